@@ -1,0 +1,59 @@
+# jomed: build, test, demo. `make help` lists the targets.
+# Every folder is one static library that may use only the folders named in its NEEDS line, so includes point one way.
+B       ?= build
+SAN     ?=
+OPT     ?= -O2 -g
+WARN     = -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes $(WERROR)
+CFLAGS   = -std=c17 -D_GNU_SOURCE $(OPT) -ffp-contract=off -fno-math-errno $(WARN) -pthread -I. -isystem third_party/include -MMD -MP $(SAN)
+LDFLAGS  = $(SAN) -pthread -Lthird_party/lib -Wl,--as-needed
+LDLIBS   = -lmicrohttpd -lgnutls -linih -ljansson -lsqlite3 -lzip -ljpeg -lpng -lpcre2-8 -lutf8proc -lnettle \
+           -lfaiss_c -lfaiss -lopenblas -lgomp -lstdc++ -lm
+
+FOLDERS         := base kernels imaging index retriever reader diagnose eval server cli
+NEEDS_base      :=
+NEEDS_kernels   := base
+NEEDS_imaging   := base
+NEEDS_index     := imaging base
+NEEDS_retriever := index imaging kernels base
+NEEDS_reader    := imaging kernels base
+NEEDS_diagnose  := reader retriever $(NEEDS_retriever)
+NEEDS_eval      := diagnose $(NEEDS_diagnose)
+NEEDS_server    := diagnose $(NEEDS_diagnose)
+NEEDS_cli       := server eval $(NEEDS_server)
+
+lib  = $(B)/lib$(1).a
+libs = $(foreach d,$(1) $(NEEDS_$(1)),$(call lib,$(d)))
+src  = $(filter-out cli/main.c,$(wildcard $(1)/*.c $(1)/cpu/*.c $(1)/ref/*.c))
+obj  = $(patsubst %.c,$(B)/obj/%.o,$(call src,$(1)))
+
+TESTS  := $(patsubst %.c,%,$(wildcard $(FOLDERS:%=tests/%/test_*.c)))
+BENCH  := $(patsubst %.c,%,$(wildcard bench/*.c))
+
+all: $(B)/jomed
+
+define folder
+$(call lib,$(1)): $(call obj,$(1)) ; @rm -f $$@; $$(AR) rcs $$@ $$^
+$(B)/tests/$(1)/test_%: $(B)/obj/tests/$(1)/test_%.o $(call libs,$(1)) ; @mkdir -p $$(@D); $$(CC) $$(LDFLAGS) $$^ -lcmocka $$(LDLIBS) -o $$@
+endef
+$(foreach d,$(FOLDERS),$(eval $(call folder,$(d))))
+
+$(B)/jomed: $(B)/obj/cli/main.o $(call libs,cli) ; $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(B)/bench/%: $(B)/obj/bench/%.o $(call libs,cli) ; @mkdir -p $(@D); $(CC) $(LDFLAGS) $^ $(BENCH_LIBS) $(LDLIBS) -o $@
+
+# One source, several instruction sets: the suffix of the file says which. Chosen at run time (kernels/cpu/cpu.c).
+ISA_avx2       := -mavx2 -mfma -mf16c
+ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+$(B)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c $< -o $@
+
+.PHONY: all deps demo test check clean help
+.SECONDARY:
+deps: ; @tools/deps.sh
+check: $(TESTS:%=$(B)/%) $(B)/jomed ; @B=$(B) tests/run.sh $(TESTS:%=$(B)/%) $(wildcard tests/*/test_*.sh)
+test: deps ; @$(MAKE) --no-print-directory -j$(shell nproc) WERROR=-Werror tests-all
+clean: ; rm -rf build*
+tests-%: ; @$(MAKE) --no-print-directory check-$* 
+# The tests of one folder: make check-reader
+check-%: ; @$(MAKE) --no-print-directory $(filter $(B)/tests/$*/%,$(TESTS:%=$(B)/%)) && B=$(B) tests/run.sh $(filter $(B)/tests/$*/%,$(TESTS:%=$(B)/%))
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,82 @@
+#include "base/queue.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+struct queue {
+    pthread_mutex_t lock;
+    pthread_cond_t  filled;
+    void          **item; /* a ring */
+    int             capacity, head, len;
+    bool            closed;
+};
+
+queue *queue_new(int capacity)
+{
+    queue *q = mem_zalloc(1, sizeof *q);
+    if (!q) return NULL;
+    q->item = mem_zalloc((size_t)capacity, sizeof *q->item);
+    if (!q->item || pthread_mutex_init(&q->lock, NULL) != 0) {
+        free(q->item);
+        free(q);
+        return NULL;
+    }
+    pthread_cond_init(&q->filled, NULL); /* cannot fail on Linux with default attributes */
+    q->capacity = capacity;
+    return q;
+}
+
+void queue_free(queue *q)
+{
+    if (!q) return;
+    pthread_cond_destroy(&q->filled);
+    pthread_mutex_destroy(&q->lock);
+    free(q->item);
+    free(q);
+}
+
+bool queue_push(queue *q, void *item)
+{
+    pthread_mutex_lock(&q->lock);
+    bool room = !q->closed && q->len < q->capacity;
+    if (room) {
+        q->item[(q->head + q->len++) % q->capacity] = item;
+        pthread_cond_signal(&q->filled);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return room;
+}
+
+void *queue_pop(queue *q)
+{
+    void *item = NULL;
+    pthread_mutex_lock(&q->lock);
+    while (q->len == 0 && !q->closed) pthread_cond_wait(&q->filled, &q->lock);
+    if (q->len > 0) {
+        item = q->item[q->head];
+        q->head = (q->head + 1) % q->capacity;
+        q->len--;
+    }
+    pthread_mutex_unlock(&q->lock);
+    return item;
+}
+
+void queue_close(queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->closed = true;
+    pthread_cond_broadcast(&q->filled);
+    pthread_mutex_unlock(&q->lock);
+}
+
+int queue_len(queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    int n = q->len;
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
+int queue_capacity(const queue *q) { return q->capacity; }

@@ -1,0 +1,78 @@
+/* diagnose.h - one request, start to end: image and question in, the marginalised answer with its evidence out.
+ *     p(a|q) = sum_k p(a | z_k o q) p_R(z_k | q)            [Mazor and Hope, arXiv 2508.17394, inference equation]
+ * Research use only: every answer says so (RESEARCH_USE). */
+#ifndef JOMED_DIAGNOSE_DIAGNOSE_H
+#define JOMED_DIAGNOSE_DIAGNOSE_H
+
+#include "base/arena.h"
+#include "index/index.h"
+#include "reader/reader.h"
+#include "retriever/retriever.h"
+
+extern const char RESEARCH_USE[];  /* "For research use only. Not for diagnostic procedures." */
+extern const char JOMED_VERSION[]; /* "0.1.0" */
+
+typedef enum { MODE_PAPER, MODE_REFERENCE } score_mode; /* design.md section 4 */
+bool        mode_parse(score_mode *out, const char *name);
+const char *mode_name(score_mode m);
+
+enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
+
+/* The models and the index, opened once and shared by all workers; borrowed. */
+typedef struct { retriever *retriever; reader *reader; passage_index *index; float tau; image_limits limits; } engine;
+
+typedef struct {
+    const uint8_t     *image;      /* PNG or JPEG */
+    size_t             image_bytes;
+    const char        *question;
+    const char *const *answers;
+    int                n_answers;
+    int                k;          /* per head */
+    score_mode         mode;
+    exclusion          exclude;
+    bool               exclude_self; /* leave out passages with exactly the query's pixels */
+    double             deadline_at;  /* clock_ms(); 0: none */
+} diagnose_request;
+
+typedef enum { STAGE_DECODE, STAGE_RETRIEVE, STAGE_PASSAGES, STAGE_READ, STAGE_FUSE, N_STAGES } stage;
+extern const char *const STAGE_NAME[N_STAGES];
+
+/* What one retrieved pair says. Strings and arrays live in the request's arena. */
+typedef struct {
+    candidate   c;
+    passage     p;
+    float      *logp;   /* [A] */
+    float      *logit;  /* [A] */
+    float      *prob;   /* [A] softmax over the closed set, in the request's mode */
+    int         answer; /* argmax of prob */
+} evidence;
+
+typedef struct {
+    int       A, K;
+    float    *prob;             /* [A] p(a|q) */
+    int       answer;           /* argmax; ties go to the first */
+    evidence *z;                /* [K] */
+    bool      consistent;       /* all candidates have the same argmax */
+    float     entropy;          /* of prob, nats */
+    float     agreement;        /* share of p_R behind candidates whose argmax is the answer */
+    bool      end_token;
+    int       n_cached, prompt_tokens;
+    uint64_t  flops;
+    double    stage_ms[N_STAGES], total_ms;
+} answer;
+
+/* Check what does not need a model: question, answers, k, image bytes present. All errors name the field. */
+bool diagnose_check(const diagnose_request *q, err *e);
+
+/* Answer one request. One kernels and one arena per worker; all that is made lives in a. */
+bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e);
+
+/* Only the retrieval half: candidates with their passages (logp, logit and prob stay NULL). */
+bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e);
+
+/* fuse.c - equations of design.md section 4, on plain arrays; exposed for tests and eval.
+ *   paper:      p_k(a) = softmax_a(logp[k]);   prob = sum_k w_k p_k
+ *   reference:  p_k(a) = softmax_a(logit[k]);  prob = softmax_a(sum_k w_k logit[k]) */
+void fuse(score_mode m, int K, int A, const float *weight, const float *logp, const float *logit, float *each, float *prob);
+
+#endif

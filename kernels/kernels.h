@@ -1,0 +1,127 @@
+/* kernels.h - the table of operations that all model code calls. kernels/cpu fills it; kernels/cuda will too.
+ *
+ * A `kernels` is one worker's device: its function table, its threads (CPU) or stream (GPU), and its scratch memory.
+ * Weights are opened once through any of them and may then be read by all of the same device.
+ *
+ * Activations   `act *`: the device's own element type, act_bytes each (CPU: f32; CUDA: bf16). Model code never looks
+ *               inside: kern_put and kern_get convert. Row-major, T rows of D unless said otherwise.
+ * Errors        Operations return nothing: a launch can fail only by our own mistake or because the device is gone,
+ *               and on a GPU that shows later anyway. The first failure is kept and every later operation does
+ *               nothing; kern_sync() reports it. So a forward pass reads straight down and checks once.
+ * Same bits     A row of a result depends on that row of the input and on the weights alone: not on T, not on the
+ *               number of threads, not on what else is in the batch. Every sum has one fixed order.
+ * Scratch       kern_take() is a stack: take, use, kern_back() to the mark. NULL is ERR_MEMORY, kept as above.
+ * FLOPs         flops counts 2 x multiply-adds of products and attention as really done (masked pairs not counted). */
+#ifndef JOMED_KERNELS_KERNELS_H
+#define JOMED_KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/safetensors.h"
+
+typedef void act; /* device memory of activations */
+
+/* A matrix [rows, cols] as PyTorch stores it ([out, in]), or a vector (rows == 1, always f32 on the device). */
+typedef struct {
+    const void *data;
+    dtype       type;  /* of data on the device */
+    int64_t     rows, cols;
+    void       *owned; /* device memory to free; NULL when data lies in the mapped file */
+} weight;
+
+typedef enum { UNIT_NONE, UNIT_GELU /* exact erf */, UNIT_QUICK_GELU /* x sigmoid(1.702 x) */, UNIT_SILU } unit;
+
+/* Keys and values of n tokens, rows of n_kv_heads * head_dim, row_stride elements apart. */
+typedef struct { const act *k, *v; int n; int row_stride; } kv_span;
+
+/* out[i] = softmax(scale q[i] K^T + bias) V over the keys that query i may see; f32 accumulation.
+ * Keys are span[0] (a cached prefix, seen by all queries; n may be 0) followed by span[1].
+ *   n_q queries are the last n_q keys of span[1] when causal or tree is asked for.
+ *   ATTEND_ALL     every key (vision and text encoders)
+ *   ATTEND_CAUSAL  query i sees span[1] keys 0 .. span[1].n - n_q + i
+ *   ATTEND_TREE    the last n_tree keys of span[1] are nodes of a tree of answers: such a query sees all keys before
+ *                  the tree and the nodes j with visible[i * n_tree + j] (itself included); queries before the tree
+ *                  are causal.
+ * Head h of the queries reads key/value head h / (n_heads / n_kv_heads).
+ * alibi: NULL, or [n_heads] slopes (host): bias -slope * |i - j| (ATTEND_ALL with n_q == span[1].n only). */
+typedef enum { ATTEND_ALL, ATTEND_CAUSAL, ATTEND_TREE } attend_mask;
+typedef struct {
+    int            n_heads, n_kv_heads, head_dim;
+    float          scale;
+    const act     *q;   /* [n_q, n_heads * head_dim], rows q_stride apart */
+    int            q_stride, n_q;
+    act           *out; /* [n_q, n_heads * head_dim], rows out_stride apart */
+    int            out_stride;
+    kv_span        span[2];
+    attend_mask    mask;
+    int            n_tree;
+    const uint8_t *visible; /* host */
+    const float   *alibi;   /* host */
+} attend_args;
+
+typedef struct kernels kernels;
+struct kernels {
+    const char *name;      /* "cpu avx512-bf16, 2 threads" */
+    int         act_bytes; /* of one activation */
+    uint64_t    flops;
+    err         failed;
+
+    /* memory */
+    void *(*alloc)(kernels *k, size_t bytes); /* lives until free_; NULL: out of memory (not kept in failed) */
+    void (*free_)(kernels *k, void *p);
+    act *(*take)(kernels *k, size_t n);       /* n activations of scratch, contents undefined */
+    size_t (*mark)(kernels *k);
+    void (*back)(kernels *k, size_t mark);
+    void (*put)(kernels *k, act *dst, const float *src, size_t n); /* host f32 -> device */
+    void (*get)(kernels *k, float *dst, const act *src, size_t n); /* device -> host f32; waits */
+    void (*copy)(kernels *k, act *dst, const act *src, size_t n);  /* device -> device */
+    bool (*weight_open)(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
+    void (*weight_close)(kernels *k, weight *w);
+    bool (*sync)(kernels *k, err *e);
+    void (*close)(kernels *k);
+
+    /* y[T, w.rows] = unit(x[T, w.cols] w^T + bias) (+ residual[T, w.rows]); bias, residual may be NULL; y may be residual.
+     * ldx, ldy: elements between rows of x and of y (and of residual: ldy). */
+    void (*linear)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                   unit u, const act *residual);
+    /* y = (x - mean) / sqrt(var + eps) * gain + bias   [Ba et al. 2016, eq. 3]; y may be x */
+    void (*layernorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
+    /* y = x / sqrt(mean(x^2) + eps) * gain             [Zhang and Sennrich 2019, eq. 4]; y may be x */
+    void (*rmsnorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
+    /* y[t, j] = unit(gate[t, j]) * up[t, j], j < F; rows of gate and up ld elements apart, of y F; y may be gate if ld == F */
+    void (*glu)(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
+    /* Rotate pairs of each head's first 2 * half dims by the angles of that row: (j, j + half), or (2j, 2j + 1)
+     * when interleaved. cos_, sin_: [T, half] f32 on the host. x: rows ld apart, heads head_dim apart; in place. */
+    void (*rope)(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
+                 int half, bool interleaved);
+    void (*attend)(kernels *k, const attend_args *a);
+    /* y[t] = table[id[t]]; ids on the host, checked by the caller */
+    void (*gather)(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
+    void (*add)(kernels *k, act *y, const act *x, size_t n); /* y += x */
+    void (*mean_rows)(kernels *k, act *y, const act *x, int T, int D);
+    /* logits[R, w.rows] f32 on the host; waits. For tests and generation. */
+    void (*logits)(kernels *k, float *out, const act *x, int R, const weight *w);
+    /* For each pair p: the raw logit of token[p] at row row[p] of x, and the log-sum-exp of that row over the vocabulary
+     * (logp = logit - lse). Only [n] floats leave the device. x [R, w.cols]; out arrays on the host; waits. */
+    void (*score)(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
+                  const int32_t *token, int n);
+};
+
+typedef enum { PRECISION_F32, PRECISION_BF16 } precision; /* of products: see docs/DESIGN.md */
+
+typedef struct {
+    const char *device;        /* "auto", "cpu" */
+    precision   products;      /* BF16: activations are rounded to bf16 before products with bf16 weights */
+    int         threads;       /* 0: one per core */
+    size_t      scratch_bytes; /* address space reserved for scratch; pages are touched only when used. 0: 8 GiB */
+} kernels_options;
+
+/* Gives *out, ended by out->close(out). ERR_USAGE: no such device. ERR_MEMORY. */
+bool kernels_open(kernels **out, const kernels_options *o, err *e);
+
+/* Keep the first failure (for the tables' own use and for model code that finds its own mistake). */
+void kernels_fail(kernels *k, err_code code, const char *text);
+
+#endif
