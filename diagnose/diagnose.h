@@ -18,7 +18,7 @@ const char *mode_name(score_mode m);
 
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
 
-/* The models and the index, opened once and shared by all workers; borrowed. */
+/* The models and the index, opened once and shared by all workers. engine.h opens one. */
 typedef struct { retriever *retriever; reader *reader; passage_index *index; float tau; image_limits limits; } engine;
 
 typedef struct {
@@ -71,8 +71,12 @@ bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena 
 bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e);
 
 /* fuse.c - equations of design.md section 4, on plain arrays; exposed for tests and eval.
- *   paper:      p_k(a) = softmax_a(logp[k]);   prob = sum_k w_k p_k
- *   reference:  p_k(a) = softmax_a(logit[k]);  prob = softmax_a(sum_k w_k logit[k]) */
-void fuse(score_mode m, int K, int A, const float *weight, const float *logp, const float *logit, float *each, float *prob);
+ *   paper:      p_k(a) = softmax_a(logp[k]);   prob = sum_k p_r_k p_k
+ *   reference:  p_k(a) = softmax_a(logit[k]);  prob = softmax_a(sum_k p_r_k logit[k])
+ * id [K] distinct: sums run in ascending id, so the bits do not depend on the candidates' order.
+ * p_r [K], p_R(z_k|q), sums to one; logp, logit [K,A] (the one the mode does not use may be NULL); each [K,A], prob [A] are written. */
+void fuse(score_mode m, int K, int A, const int64_t *id, const float *p_r, const float *logp, const float *logit,
+          float *each, float *prob);
+int  argmax(const float *x, int n); /* the first of the largest */
 
 #endif

@@ -1,0 +1,215 @@
+/* diagnose.c - a request's whole path, in the order of design.md section 3. */
+#include "diagnose/diagnose.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/text.h"
+
+const char RESEARCH_USE[] = "For research use only. Not for diagnostic procedures.";
+const char JOMED_VERSION[] = "0.1.0";
+const char *const STAGE_NAME[N_STAGES] = {"decode", "retrieve", "passages", "read", "fuse"};
+
+/* One request under way. */
+typedef struct {
+    const engine           *en;
+    kernels                *kern;
+    const diagnose_request *q;
+    arena                  *a;
+    answer                 *out;
+    image                   img;
+    candidate              *c;
+    double                  started, stage_started;
+    int                     stage; /* the one that runs; -1: none yet */
+} run;
+
+static bool in_time(const diagnose_request *q, err *e)
+{
+    if (q->deadline_at > 0 && clock_ms() > q->deadline_at)
+        return err_at(e, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed before it was answered");
+    return true;
+}
+
+/* Close the stage that ran, begin the next; N_STAGES ends the last. Refuses once the deadline is spent. */
+static bool at(run *r, int next, err *e)
+{
+    double now = clock_ms();
+    if (r->stage >= 0) r->out->stage_ms[r->stage] = now - r->stage_started;
+    r->stage = next;
+    r->stage_started = now;
+    r->out->total_ms = now - r->started;
+    return next == N_STAGES || in_time(r->q, e);
+}
+
+static bool check_answers(const diagnose_request *q, err *e)
+{
+    if (q->n_answers < 2)
+        return err_at(e, ERR_UNUSABLE, "answers-too-few", "answers", "answers: %d given, a closed question needs at least 2", q->n_answers);
+    if (q->n_answers > MAX_ANSWERS)
+        return err_at(e, ERR_UNUSABLE, "answers-too-many", "answers", "answers: %d given, at most %d are taken", q->n_answers, MAX_ANSWERS);
+    for (int i = 0; i < q->n_answers; i++) {
+        size_t n = strlen(q->answers[i]);
+        if (n == 0 || strspn(q->answers[i], " \t\r\n") == n)
+            return err_at(e, ERR_UNUSABLE, "answer-empty", "answers", "answers[%d] is empty", i);
+        if (n > MAX_ANSWER_BYTES)
+            return err_at(e, ERR_UNUSABLE, "answer-too-long", "answers", "answers[%d] has %zu bytes, at most %d are taken", i, n, MAX_ANSWER_BYTES);
+        if (!utf8_valid(q->answers[i], n))
+            return err_at(e, ERR_UNUSABLE, "text-not-utf8", "answers", "answers[%d] is not valid UTF-8", i);
+        for (int j = 0; j < i; j++)
+            if (strcmp(q->answers[i], q->answers[j]) == 0)
+                return err_at(e, ERR_UNUSABLE, "answer-duplicate", "answers", "answers[%d] equals answers[%d]", i, j);
+    }
+    return true;
+}
+
+static bool check_image(const diagnose_request *q, err *e)
+{
+    if (!q->image || q->image_bytes == 0) return err_at(e, ERR_INPUT, "field-missing", "image", "image is missing");
+    if (q->k < 1 || q->k > MAX_K)
+        return err_at(e, ERR_UNUSABLE, "k-out-of-range", "k", "k is %d, 1 to %d are taken", q->k, MAX_K);
+    return true;
+}
+
+bool diagnose_check(const diagnose_request *q, err *e)
+{
+    if (!check_image(q, e)) return false;
+    size_t n = q->question ? strlen(q->question) : 0;
+    if (n == 0 || strspn(q->question, " \t\r\n") == n)
+        return err_at(e, ERR_INPUT, "field-missing", "question", "question is missing");
+    if (n > MAX_QUESTION_BYTES)
+        return err_at(e, ERR_UNUSABLE, "question-too-long", "question", "question has %zu bytes, at most %d are taken", n, MAX_QUESTION_BYTES);
+    if (!utf8_valid(q->question, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", "question", "question is not valid UTF-8");
+    return check_answers(q, e);
+}
+
+static bool decode(run *r, err *e)
+{
+    return image_decode(&r->img, r->q->image, r->q->image_bytes, &r->en->limits, r->a, e);
+}
+
+/* Candidates of both heads and p_R. */
+static bool find(run *r, err *e)
+{
+    exclusion x = r->q->exclude;
+    uint8_t   own[32];
+    if (r->q->exclude_self) {
+        index_image_hash(own, &r->img);
+        x.image_sha256 = own;
+    }
+    return retrieve(r->en->retriever, r->kern, r->en->index, &r->img, r->q->k, &x, r->en->tau, &r->c, &r->out->K, r->a, e);
+}
+
+static bool load_passages(run *r, err *e)
+{
+    answer *o = r->out;
+    if (!(o->z = ARENA_NEW(r->a, evidence, o->K, e))) return false;
+    for (int k = 0; k < o->K; k++) {
+        o->z[k].c = r->c[k];
+        if (!index_passage(r->en->index, r->c[k].id, &o->z[k].p, r->a, e)) return false;
+    }
+    return true;
+}
+
+/* For the reader: a passage's picture, wanted only where its prefix is not cached. */
+static bool load_image(void *ctx, int64_t id, image *out, arena *a, err *e)
+{
+    const run     *r = ctx;
+    const uint8_t *bytes;
+    size_t         n;
+    media_type     type;
+    err            why = {0};
+    if (!index_passage_image(r->en->index, id, &bytes, &n, &type, a, e)) return false;
+    if (image_decode(out, bytes, n, &IMAGE_LIMITS, a, &why)) return true;
+    if (why.code == ERR_MEMORY) return *e = why, false;
+    /* It is the index's image that is wrong, not the request's. */
+    return err_at(e, ERR_FILE, "passage-image-undecodable", NULL,
+                  "the image of passage %lld cannot be decoded: run `jomed index verify` on the index", (long long)id);
+}
+
+static bool go_on(void *ctx, err *e) { return in_time(((const run *)ctx)->q, e); }
+
+static bool read_candidates(run *r, reader_scores *s, err *e)
+{
+    answer         *o = r->out;
+    reader_passage *z = ARENA_NEW(r->a, reader_passage, o->K, e);
+    if (!z) return false;
+    for (int k = 0; k < o->K; k++) z[k] = (reader_passage){o->z[k].c.id, o->z[k].p.caption ? o->z[k].p.caption : ""};
+    reader_query q = {.img = &r->img, .question = r->q->question, .answers = r->q->answers, .A = r->q->n_answers,
+                      .z = z, .K = o->K, .load = load_image, .load_ctx = r, .go_on = go_on, .go_on_ctx = r};
+    return reader_score(r->en->reader, r->kern, &q, r->a, s, e);
+}
+
+/* Fuse, and say how far the candidates agree. */
+static bool conclude(run *r, const reader_scores *s, err *e)
+{
+    answer *o = r->out;
+    int     A = o->A = r->q->n_answers, K = o->K;
+    float  *each = ARENA_NEW(r->a, float, (size_t)K * A, e), *p_r = ARENA_NEW(r->a, float, K, e);
+    int64_t *id = ARENA_NEW(r->a, int64_t, K, e);
+    if (!(o->prob = ARENA_NEW(r->a, float, A, e)) || !each || !p_r || !id) return false;
+    for (int k = 0; k < K; k++) {
+        p_r[k] = o->z[k].c.weight;
+        id[k] = o->z[k].c.id;
+    }
+    fuse(r->q->mode, K, A, id, p_r, s->logp, s->logit, each, o->prob);
+
+    o->answer = argmax(o->prob, A);
+    o->consistent = true;
+    o->end_token = s->end_token;
+    o->n_cached = s->n_cached;
+    o->prompt_tokens = s->prompt_tokens;
+    double agreement = 0, entropy = 0;
+    for (int k = 0; k < K; k++) {
+        evidence *z = &o->z[k];
+        z->logp = s->logp + (size_t)k * A;
+        z->logit = s->logit + (size_t)k * A;
+        z->prob = each + (size_t)k * A;
+        z->answer = argmax(z->prob, A);
+        o->consistent = o->consistent && z->answer == o->z[0].answer;
+        if (z->answer == o->answer) agreement += p_r[k];
+    }
+    for (int i = 0; i < A; i++) {
+        if (!isfinite(o->prob[i])) return err_set(e, ERR_BUG, "the scores are not finite numbers: are the reader's weights sound?");
+        if (o->prob[i] > 0) entropy -= (double)o->prob[i] * log(o->prob[i]);
+    }
+    o->agreement = (float)agreement;
+    o->entropy = (float)entropy;
+    return true;
+}
+
+static run begin(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out)
+{
+    *out = (answer){0};
+    kern->flops = 0;
+    return (run){.en = en, .kern = kern, .q = q, .a = a, .out = out, .started = clock_ms(), .stage = -1};
+}
+
+bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
+{
+    run           r = begin(en, kern, q, a, out);
+    reader_scores s;
+
+    bool ok = diagnose_check(q, e)
+           && at(&r, STAGE_DECODE, e)   && decode(&r, e)              /* u8 [H,W,3]                        */
+           && at(&r, STAGE_RETRIEVE, e) && find(&r, e)                /* K candidates, p_R(z_k | q)        */
+           && at(&r, STAGE_PASSAGES, e) && load_passages(&r, e)       /* their captions and origins        */
+           && at(&r, STAGE_READ, e)     && read_candidates(&r, &s, e) /* f32 [K,A] log p(a | z_k o q)      */
+           && at(&r, STAGE_FUSE, e)     && conclude(&r, &s, e)        /* f32 [A], sums to 1; the agreement */
+           && at(&r, N_STAGES, e);
+    out->flops = kern->flops;
+    return ok;
+}
+
+bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
+{
+    run r = begin(en, kern, q, a, out);
+
+    bool ok = check_image(q, e)
+           && at(&r, STAGE_DECODE, e)   && decode(&r, e)
+           && at(&r, STAGE_RETRIEVE, e) && find(&r, e)
+           && at(&r, STAGE_PASSAGES, e) && load_passages(&r, e)
+           && at(&r, N_STAGES, e);
+    out->flops = kern->flops;
+    return ok;
+}

@@ -1,0 +1,76 @@
+#include "diagnose/engine.h"
+
+#include <dirent.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/file.h"
+
+const size_t DEFAULT_CACHE_BYTES = (size_t)256 << 20;
+
+/* Below this a reader is a small one: float32 products cost little there, and keep four more digits. */
+static const int64_t SMALL_READER_BYTES = (int64_t)512 << 20;
+
+bool products_parse(products_choice *out, const char *name)
+{
+    static const char *const known[] = {"auto", "f32", "bf16"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, known[i]) == 0) return *out = (products_choice)i, true;
+    return false;
+}
+
+/* Bytes of the .safetensors files in dir; a folder that cannot be read counts 0 and fails when it is opened. */
+static int64_t weight_bytes(const char *dir)
+{
+    int64_t sum = 0;
+    DIR    *d = opendir(dir);
+    if (!d) return 0;
+    for (struct dirent *f; (f = readdir(d)) != NULL;) {
+        char        path[PATH_MAX];
+        struct stat st;
+        err         ignored = {0};
+        const char *dot = strrchr(f->d_name, '.');
+        if (dot && strcmp(dot, ".safetensors") == 0 && path_join(path, sizeof path, dir, f->d_name, &ignored) &&
+            stat(path, &st) == 0)
+            sum += st.st_size;
+    }
+    closedir(d);
+    return sum;
+}
+
+precision engine_precision(const engine_options *o)
+{
+    if (o->products != PRODUCTS_AUTO) return o->products == PRODUCTS_BF16 ? PRECISION_BF16 : PRECISION_F32;
+    return o->reader && weight_bytes(o->reader) > SMALL_READER_BYTES ? PRECISION_BF16 : PRECISION_F32;
+}
+
+bool engine_kernels(kernels **out, const engine_options *o, err *e)
+{
+    kernels_options k = {.device = o->device ? o->device : "auto", .products = engine_precision(o), .threads = o->threads};
+    return kernels_open(out, &k, e);
+}
+
+bool engine_open(engine *out, const engine_options *o, kernels *k, err *e)
+{
+    engine en = {.tau = o->tau > 0 ? o->tau : 1, .limits = IMAGE_LIMITS};
+    if (o->max_pixels > 0) en.limits.max_pixels = o->max_pixels;
+    reader_options ro = {.cache_bytes = o->cache_bytes};
+    bool ok = retriever_open(&en.retriever, o->retriever, k, e)
+           && (!o->index || index_open(&en.index, o->index, retriever_hash(en.retriever), e))
+           && (!o->reader || reader_open(&en.reader, o->reader, &ro, k, e));
+    if (ok && en.index && index_describe(en.index)->dim != retriever_dim(en.retriever))
+        ok = err_set(e, ERR_FILE, "%s: its vectors have %d dimensions, the retriever gives %d: build the index anew with this retriever",
+                     o->index, index_describe(en.index)->dim, retriever_dim(en.retriever));
+    if (ok) *out = en;
+    else engine_close(&en);
+    return ok;
+}
+
+void engine_close(engine *en)
+{
+    reader_close(en->reader);
+    index_close(en->index);
+    retriever_close(en->retriever);
+    *en = (engine){0};
+}
