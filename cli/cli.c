@@ -1,0 +1,93 @@
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int cli_fail(const char *command, const err *e)
+{
+    fprintf(stderr, "jomed %s: %s\n", command, e->text);
+    if (e->code != ERR_USAGE) return EXIT_FAILED;
+    fprintf(stderr, "`jomed %s --help` lists the options.\n", command);
+    return EXIT_USAGE;
+}
+
+bool cli_int(long *out, const char *flag, const char *value, long least, long most, err *e)
+{
+    char *end;
+    errno = 0;
+    long v = strtol(value, &end, 10);
+    if (end == value || *end || errno || v < least || v > most)
+        return err_set(e, ERR_USAGE, "%s takes a whole number from %ld to %ld", flag, least, most);
+    *out = v;
+    return true;
+}
+
+bool cli_need(const char *value, const char *flag, err *e)
+{
+    return value ? true : err_set(e, ERR_USAGE, "%s is missing", flag);
+}
+
+bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e)
+{
+    long  n;
+    char *end;
+    *taken = true;
+    switch (opt) {
+    case CLI_READER: o->reader = value; return true;
+    case CLI_RETRIEVER: o->retriever = value; return true;
+    case CLI_INDEX: o->index = value; return true;
+    case CLI_DEVICE: o->device = value; return true;
+    case CLI_PRODUCTS:
+        return products_parse(&o->products, value) || err_set(e, ERR_USAGE, "--products takes auto, f32 or bf16");
+    case CLI_THREADS:
+        if (!cli_int(&n, "--threads", value, 1, 1024, e)) return false;
+        o->threads = (int)n;
+        return true;
+    case CLI_CACHE:
+        if (!cli_int(&n, "--cache-mb", value, 0, 1 << 20, e)) return false;
+        o->cache_bytes = (size_t)n << 20;
+        return true;
+    case CLI_TAU:
+        o->tau = strtof(value, &end);
+        if (end == value || *end || !(o->tau > 0) || !isfinite(o->tau))
+            return err_set(e, ERR_USAGE, "--tau takes a number above 0");
+        return true;
+    default: *taken = false; return true;
+    }
+}
+
+static void print_heads(FILE *f, const candidate *c)
+{
+    const char *sep = "";
+    for (int h = 0; h < N_HEADS; h++)
+        if (c->heads >> h & 1) {
+            fprintf(f, "%s%s %.4f", sep, HEAD_NAME[h], c->score[h]);
+            sep = ", ";
+        }
+}
+
+void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans)
+{
+    fprintf(f, "Question  %s\nAnswer    %s  (p = %.4f)\n", q->question, q->answers[ans->answer], ans->prob[ans->answer]);
+    fprintf(f, "\n  p(a|q)\n");
+    for (int a = 0; a < ans->A; a++) {
+        char bar[31] = "";
+        int  n = (int)lroundf(ans->prob[a] * 30);
+        memset(bar, '#', (size_t)n);
+        bar[n] = 0;
+        fprintf(f, "  %.4f  %-30s  %s\n", ans->prob[a], bar, q->answers[a]);
+    }
+    fprintf(f, "\n  Evidence: %d retrieved pairs, each read with the query on its own\n", ans->K);
+    fprintf(f, "  weight  says        p       passage  similarity\n");
+    for (int k = 0; k < ans->K; k++) {
+        const evidence *z = &ans->z[k];
+        fprintf(f, "  %.4f  %-10.10s  %.4f  %7lld  ", z->c.weight, q->answers[z->answer], z->prob[z->answer], (long long)z->c.id);
+        print_heads(f, &z->c);
+        fprintf(f, "\n          %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "", z->p.caption ? z->p.caption : "");
+    }
+    if (ans->consistent) fprintf(f, "\n  The pairs agree.");
+    else fprintf(f, "\n  THE PAIRS DISAGREE: %.0f %% of the weight stands behind the answer.", 100 * (double)ans->agreement);
+    fprintf(f, "  Entropy %.3f nats, mode %s, %.1f ms.\n  %s\n", ans->entropy, mode_name(q->mode), ans->total_ms, RESEARCH_USE);
+}

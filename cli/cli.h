@@ -1,0 +1,51 @@
+/* cli.h - the commands, and what they share: exit statuses, model flags, printing an answer for people. */
+#ifndef JOMED_CLI_CLI_H
+#define JOMED_CLI_CLI_H
+
+#include <getopt.h>
+#include <stdio.h>
+#include "diagnose/diagnose.h"
+#include "diagnose/engine.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* argv[0] is the command's name. Each answers --help and returns an exit status. */
+int cmd_diagnose(int argc, char **argv);
+int cmd_retrieve(int argc, char **argv);
+int cmd_embed(int argc, char **argv);
+int cmd_index(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+
+/* "jomed COMMAND: text" on stderr (and how to get help, for a usage error); the exit status for e. */
+int cli_fail(const char *command, const err *e);
+
+/* The flags that name models, shared by diagnose, retrieve, embed and eval. */
+#define CLI_MODEL_OPTIONS \
+    {"reader", required_argument, NULL, CLI_READER}, {"retriever", required_argument, NULL, CLI_RETRIEVER}, \
+    {"index", required_argument, NULL, CLI_INDEX}, {"device", required_argument, NULL, CLI_DEVICE}, \
+    {"products", required_argument, NULL, CLI_PRODUCTS}, {"threads", required_argument, NULL, CLI_THREADS}, \
+    {"cache-mb", required_argument, NULL, CLI_CACHE}, {"tau", required_argument, NULL, CLI_TAU}
+#define CLI_MODEL_HELP \
+    "  --reader DIR       reader checkpoint (config.json, tokenizer.json, *.safetensors)\n" \
+    "  --retriever DIR    jina-clip-v1 checkpoint\n" \
+    "  --index DIR        folder made by `jomed index build`\n" \
+    "  --device NAME      auto (default) or cpu\n" \
+    "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
+    "  --threads N        threads (default: one per core)\n" \
+    "  --cache-mb N       memory for cached candidate prefixes (default 256)\n" \
+    "  --tau T            temperature of p_R (default 1)\n"
+enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_THREADS, CLI_CACHE, CLI_TAU };
+/* Take one of those options. *taken tells whether opt was one; false: ERR_USAGE. */
+bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e);
+/* ERR_USAGE naming the flag when a wanted folder was not given. */
+bool cli_need(const char *value, const char *flag, err *e);
+
+/* value as a whole number within [least, most]; ERR_USAGE names the flag. */
+bool cli_int(long *out, const char *flag, const char *value, long least, long most, err *e);
+
+/* The answer in a screenful: question, distribution, evidence, agreement, notice. */
+void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans);
+
+#endif

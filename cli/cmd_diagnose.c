@@ -1,0 +1,148 @@
+/* cmd_diagnose.c - `jomed diagnose`: the server's path for one or more image files, as text or as JSON. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "cli/cli.h"
+#include "diagnose/json.h"
+
+static const char HELP[] =
+    "usage: jomed diagnose --reader DIR --retriever DIR --index DIR --question Q --answers A,B[,..] IMAGE...\n\n"
+    "Answer a closed question about each image (PNG or JPEG), with the retrieved pairs it rests on.\n\n"
+    CLI_MODEL_HELP
+    "  --question Q       the question\n"
+    "  --answers A,B      the closed set of answers, separated by commas\n"
+    "  --answer A         one answer (repeat it; for answers that hold a comma)\n"
+    "  --k N              candidates per head, 1 to 50 (default 2)\n"
+    "  --mode MODE        paper (default) or reference (parity with the released code)\n"
+    "  --exclude-study S  leave out passages of this study\n"
+    "  --exclude-patient P  leave out passages of this patient\n"
+    "  --exclude-self     leave out passages whose image equals the query's\n"
+    "  --json             print one JSON object per image\n";
+
+enum { MAX_IMAGE_FILE = 64 << 20 };
+
+typedef struct {
+    engine_options    models;
+    diagnose_request  q;
+    const char       *answer[MAX_ANSWERS + 1];
+    bool              json, help;
+    char            **image;
+    int               n_images;
+} options;
+
+static bool add_answer(options *o, const char *s, err *e)
+{
+    if (o->q.n_answers > MAX_ANSWERS - 1) return err_set(e, ERR_USAGE, "--answers: at most %d are taken", MAX_ANSWERS);
+    o->answer[o->q.n_answers++] = s;
+    return true;
+}
+
+/* Cut the list in place: argv's strings are ours to change. An empty piece stays, so that diagnose_check names it. */
+static bool add_answers(options *o, char *list, err *e)
+{
+    for (char *s = list; s;) {
+        char *comma = strchr(s, ',');
+        if (comma) *comma = 0;
+        if (!add_answer(o, s, e)) return false;
+        s = comma ? comma + 1 : NULL;
+    }
+    return true;
+}
+
+static bool parse(options *o, int argc, char **argv, err *e)
+{
+    enum { QUESTION = 1, ANSWERS, ANSWER, K, MODE, STUDY, PATIENT, SELF, JSON, HELP_ };
+    static const struct option known[] = {
+        CLI_MODEL_OPTIONS,
+        {"question", required_argument, NULL, QUESTION}, {"answers", required_argument, NULL, ANSWERS},
+        {"answer", required_argument, NULL, ANSWER},     {"k", required_argument, NULL, K},
+        {"mode", required_argument, NULL, MODE},         {"exclude-study", required_argument, NULL, STUDY},
+        {"exclude-patient", required_argument, NULL, PATIENT}, {"exclude-self", no_argument, NULL, SELF},
+        {"json", no_argument, NULL, JSON},               {"help", no_argument, NULL, HELP_}, {0}};
+    long n;
+    for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        bool taken;
+        if (!cli_model_option(&o->models, opt, optarg, &taken, e)) return false;
+        if (taken) continue;
+        switch (opt) {
+        case QUESTION: o->q.question = optarg; break;
+        case ANSWERS: if (!add_answers(o, optarg, e)) return false; break;
+        case ANSWER: if (!add_answer(o, optarg, e)) return false; break;
+        case K: if (!cli_int(&n, "--k", optarg, 1, MAX_K, e)) return false; o->q.k = (int)n; break;
+        case MODE: if (!mode_parse(&o->q.mode, optarg)) return err_set(e, ERR_USAGE, "--mode takes paper or reference"); break;
+        case STUDY: o->q.exclude.study = optarg; break;
+        case PATIENT: o->q.exclude.patient = optarg; break;
+        case SELF: o->q.exclude_self = true; break;
+        case JSON: o->json = true; break;
+        case HELP_: o->help = true; return true;
+        default: return err_set(e, ERR_USAGE, "an option is not known or lacks its value");
+        }
+    }
+    o->image = argv + optind;
+    o->n_images = argc - optind;
+    return cli_need(o->models.reader, "--reader", e) && cli_need(o->models.retriever, "--retriever", e)
+        && cli_need(o->models.index, "--index", e) && cli_need(o->q.question, "--question", e)
+        && (o->q.n_answers > 0 || err_set(e, ERR_USAGE, "--answers is missing"))
+        && (o->n_images > 0 || err_set(e, ERR_USAGE, "an image file is missing"));
+}
+
+/* One image, start to end. The arena is reset by the caller. */
+static bool answer_one(const engine *en, kernels *k, options *o, const char *path, arena *a, err *e)
+{
+    char  *bytes = NULL;
+    answer ans;
+    bool   ok = false;
+    if (!file_read(&bytes, &o->q.image_bytes, path, MAX_IMAGE_FILE, e)) return false;
+    o->q.image = (const uint8_t *)bytes;
+    if (!diagnose(en, k, &o->q, a, &ans, e)) goto done;
+    if (o->json) {
+        json_t *j = answer_json(en, &o->q, &ans, NULL);
+        if (!j || json_object_set_new(j, "file", json_string(path)) != 0 || json_dumpf(j, stdout, JSON_COMPACT) != 0) {
+            json_decref(j);
+            err_set(e, ERR_MEMORY, "out of memory");
+            goto done;
+        }
+        json_decref(j);
+        putchar('\n');
+    } else {
+        printf("%sImage     %s\n", o->n_images > 1 ? "\n" : "", path);
+        cli_print_answer(stdout, &o->q, &ans);
+    }
+    ok = true;
+done:
+    free(bytes);
+    return ok;
+}
+
+static int run(options *o)
+{
+    err      e = {0};
+    kernels *k = NULL;
+    engine   en = {0};
+    arena   *a = arena_new(0);
+    int      status = EXIT_DONE;
+    if (!a) err_set(&e, ERR_MEMORY, "out of memory");
+    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e)) status = cli_fail("diagnose", &e);
+    for (int i = 0; status != EXIT_USAGE && en.index && i < o->n_images; i++, arena_reset(a)) {
+        e = (err){0};
+        if (answer_one(&en, k, o, o->image[i], a, &e)) continue;
+        fprintf(stderr, "jomed diagnose: %s: %s\n", o->image[i], e.text);
+        status = EXIT_FAILED;
+    }
+    engine_close(&en);
+    if (k) k->close(k);
+    arena_free(a);
+    return status;
+}
+
+int cmd_diagnose(int argc, char **argv)
+{
+    err     e = {0};
+    options o = {.models.cache_bytes = DEFAULT_CACHE_BYTES, .q.k = 2};
+    o.q.answers = o.answer;
+    if (!parse(&o, argc, argv, &e)) return cli_fail("diagnose", &e);
+    if (o.help) return fputs(HELP, stdout), EXIT_DONE;
+    return run(&o);
+}
