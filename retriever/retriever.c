@@ -1,0 +1,173 @@
+/* retriever.c - the model as a whole: its folder opened and checked, a picture or a caption to a unit vector, and the
+ * query of each head.
+ * A tuned query tower f_theta is a whole image tower that was trained away from f_0; the query is mixed from both and
+ * keeps the mixture's length, which scales all scores of a query alike. [specs/jomed.md 1.4; released code
+ * jomed.py:263-269] */
+#include "retriever/retriever.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/sha256.h"
+#include "imaging/preprocess.h"
+#include "retriever/towers.h"
+#include "retriever/wordpiece.h"
+
+static const float TUNED = 0.15f, FROZEN = 0.85f; /* e_q = TUNED f_theta + FROZEN f_0 */
+static const char *const QUERY_FILE[N_HEADS] = {[HEAD_IMAGE] = "query_image.safetensors", [HEAD_TEXT] = "query_text.safetensors"};
+
+struct retriever {
+    jina_config       config;
+    jina_image_config image;
+    wordpiece        *words;
+    safetensors      *file, *query_file[N_HEADS]; /* query_file: NULL where there is no tuned tower */
+    vision_tower     *vision, *query[N_HEADS];
+    text_tower       *text;
+    char              hash[SHA256_HEX];
+};
+
+static bool open_config(retriever *r, const char *dir, err *e)
+{
+    char path[PATH_MAX];
+    if (!path_join(path, sizeof path, dir, "config.json", e) || !jina_config_open(&r->config, path, e) ||
+        !jina_image_config_open(&r->image, dir, e))
+        return false;
+    if (r->image.size != r->config.vision.image_size)
+        return err_set(e, ERR_FILE, "%s: preprocessor_config.json makes pictures of %d pixels, config.json wants %d", dir,
+                       r->image.size, r->config.vision.image_size);
+    return true;
+}
+
+static bool open_words(retriever *r, const char *dir, err *e)
+{
+    char path[PATH_MAX];
+    if (!path_join(path, sizeof path, dir, "tokenizer.json", e) || !wordpiece_open(&r->words, path, e)) return false;
+    if (wordpiece_vocab(r->words) > text_tower_vocab(r->text))
+        return err_set(e, ERR_FILE, "%s: %d tokens, but the word embeddings have %d rows", path, wordpiece_vocab(r->words),
+                       text_tower_vocab(r->text));
+    return true;
+}
+
+static bool open_query(retriever *r, head h, const char *dir, kernels *k, err *e)
+{
+    char path[PATH_MAX];
+    if (!path_join(path, sizeof path, dir, QUERY_FILE[h], e)) return false;
+    return !file_exists(path) || (safetensors_open(&r->query_file[h], path, e) &&
+                                  vision_tower_open(&r->query[h], &r->config.vision, r->query_file[h], true, k, e));
+}
+
+bool retriever_open(retriever **out, const char *dir, kernels *k, err *e)
+{
+    bool       ok = false;
+    retriever *r = mem_zalloc(1, sizeof *r);
+    if (!r) {
+        err_set(e, ERR_MEMORY, "retriever: out of memory");
+        goto done;
+    }
+    if (!open_config(r, dir, e) || !safetensors_open(&r->file, dir, e) ||
+        !vision_tower_open(&r->vision, &r->config.vision, r->file, false, k, e) ||
+        !text_tower_open(&r->text, &r->config.text, r->file, k, e) || !open_words(r, dir, e) ||
+        !open_query(r, HEAD_IMAGE, dir, k, e) || !open_query(r, HEAD_TEXT, dir, k, e) || !sha256_model(r->hash, dir, e))
+        goto done;
+    *out = r;
+    r = NULL;
+    ok = true;
+done:
+    retriever_close(r);
+    return ok;
+}
+
+void retriever_close(retriever *r)
+{
+    if (!r) return;
+    for (int h = 0; h < N_HEADS; h++) {
+        vision_tower_close(r->query[h]);
+        safetensors_close(r->query_file[h]);
+    }
+    vision_tower_close(r->vision);
+    text_tower_close(r->text);
+    wordpiece_close(r->words);
+    safetensors_close(r->file);
+    free(r);
+}
+
+int         retriever_dim(const retriever *r) { return r->config.vision.embed; }
+const char *retriever_hash(const retriever *r) { return r->hash; }
+int64_t     retriever_parameters(const retriever *r) { return safetensors_parameters(r->file); }
+
+/* To length 1. A length that is not a number means damaged weights: no search can mean anything with it. */
+static bool normalise(float *z, int E, err *e)
+{
+    double sq = 0;
+    for (int i = 0; i < E; i++) sq += (double)z[i] * z[i];
+    if (!isfinite(sq)) return err_set(e, ERR_FILE, "retriever: the embedding is not a number: the weights are damaged");
+    double len = sqrt(sq);
+    if (len < 1e-12) len = 1e-12; /* torch.nn.functional.normalize */
+    for (int i = 0; i < E; i++) z[i] = (float)(z[i] / len);
+    return true;
+}
+
+static bool embed_pixels(const vision_tower *v, kernels *k, const float *px, int E, float *z, arena *a, err *e)
+{
+    return vision_tower_embed(v, k, px, z, NULL, a, e) && normalise(z, E, e);
+}
+
+bool retriever_embed_image(const retriever *r, kernels *k, const image *img, float *z, arena *a, err *e)
+{
+    const arena_mark here = arena_here(a);
+    float           *px;
+    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e) && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e);
+    arena_back(a, here);
+    return ok;
+}
+
+bool retriever_embed_text(const retriever *r, kernels *k, const char *caption, int max_tokens, float *z, arena *a, err *e)
+{
+    const arena_mark here = arena_here(a);
+    int32_t         *ids;
+    int              n;
+    bool ok = wordpiece_encode(r->words, caption, strlen(caption), true, max_tokens > 0 ? max_tokens : RETRIEVER_TEXT_TOKENS,
+                               &ids, &n, a, e)
+           && text_tower_embed(r->text, k, ids, n, z, NULL, a, e) && normalise(z, retriever_dim(r), e);
+    arena_back(a, here);
+    return ok;
+}
+
+/* z = TUNED f_theta + FROZEN f_0, or f_0 itself where no tower was tuned. z and f0 may be the same. */
+static bool mix(const retriever *r, kernels *k, head h, const float *px, const float *f0, float *z, arena *a, err *e)
+{
+    const int E = retriever_dim(r);
+    if (!r->query[h]) {
+        memmove(z, f0, (size_t)E * sizeof *z);
+        return true;
+    }
+    float *tuned = ARENA_NEW(a, float, E, e);
+    if (!tuned || !embed_pixels(r->query[h], k, px, E, tuned, a, e)) return false;
+    for (int i = 0; i < E; i++) z[i] = TUNED * tuned[i] + FROZEN * f0[i]; /* TRAP: not normalised again, as trained */
+    return true;
+}
+
+bool retriever_embed_queries(const retriever *r, kernels *k, const image *img, float *const z[N_HEADS], arena *a, err *e)
+{
+    const arena_mark here = arena_here(a);
+    float           *px, *f0 = NULL;
+    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e) && (f0 = ARENA_NEW(a, float, retriever_dim(r), e)) != NULL
+           && embed_pixels(r->vision, k, px, retriever_dim(r), f0, a, e);
+    for (int h = 0; ok && h < N_HEADS; h++) ok = mix(r, k, (head)h, px, f0, z[h], a, e);
+    arena_back(a, here);
+    return ok;
+}
+
+bool retriever_embed_query(const retriever *r, kernels *k, head h, const image *img, float *z, arena *a, err *e)
+{
+    const arena_mark here = arena_here(a);
+    float           *px;
+    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e) && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e)
+           && mix(r, k, h, px, z, z, a, e);
+    arena_back(a, here);
+    return ok;
+}
