@@ -1,6 +1,7 @@
 # jomed: build, test, demo. `make help` lists the targets.
 # Every folder is one static library that may use only the folders named in its NEEDS line, so includes point one way.
 B       ?= build
+PREFIX  ?= /usr/local
 SAN     ?=
 OPT     ?= -O2 -g
 WARN     = -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes $(WERROR)
@@ -46,14 +47,36 @@ ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 $(B)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c $< -o $@
 
-.PHONY: all deps demo test check clean help
+.PHONY: all deps demo test check check-sanitized check-threads clean help install
 .SECONDARY:
+help:
+	@echo "make demo      install packages, build, index the demonstration pictures, serve, ask a question"
+	@echo "make test      install packages, build, run all tests, also under sanitizers"
+	@echo "make           build build/jomed      make check-FOLDER   the tests of one folder"
+	@echo "make install   into PREFIX (/usr/local) make fuzz           60 s of each fuzz target"
 deps: ; @tools/deps.sh
-check: $(TESTS:%=$(B)/%) $(B)/jomed ; @B=$(B) tests/run.sh $(TESTS:%=$(B)/%) $(wildcard tests/*/test_*.sh)
-test: deps ; @$(MAKE) --no-print-directory -j$(shell nproc) WERROR=-Werror tests-all
+demo: deps ; @$(MAKE) --no-print-directory -j$(shell nproc) $(B)/jomed && B=$(B) tools/demo.sh
+test: deps ; @tests/all.sh
 clean: ; rm -rf build*
-tests-%: ; @$(MAKE) --no-print-directory check-$* 
+install: $(B)/jomed
+	install -Dm755 $< $(DESTDIR)$(PREFIX)/bin/jomed
+	install -Dm644 docs/jomed.1 $(DESTDIR)$(PREFIX)/share/man/man1/jomed.1
+
+# The demonstration index, which tests of the whole path share. Built once, by the program as shipped.
+DEMO_INDEX := build/demo-index
+$(DEMO_INDEX)/manifest.json: models/demo/synthetic/index.jsonl models/demo/retriever/model.safetensors
+	@$(MAKE) --no-print-directory B=build build/jomed
+	build/jomed index build --force --retriever models/demo/retriever --jsonl $< --images models/demo/synthetic --out $(DEMO_INDEX)
+
+tests  = $(filter $(1),$(TESTS:%=$(B)/%))
+script = $(wildcard $(1))
+run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
+check: $(TESTS:%=$(B)/%) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/*/test_*.sh)
+# Under AddressSanitizer: everything but the long end-to-end comparisons, which run the same code.
+check-sanitized: $(TESTS:%=$(B)/%) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/http/test_*.sh)
+THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue
+check-threads: $(call tests,$(THREADED)) $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED))
 # The tests of one folder: make check-reader
-check-%: ; @$(MAKE) --no-print-directory $(filter $(B)/tests/$*/%,$(TESTS:%=$(B)/%)) && B=$(B) tests/run.sh $(filter $(B)/tests/$*/%,$(TESTS:%=$(B)/%))
+check-%: ; @$(MAKE) --no-print-directory $(call tests,$(B)/tests/$*/%) && B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh $(call tests,$(B)/tests/$*/%) $(call script,tests/$*/test_*.sh)
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
