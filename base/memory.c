@@ -39,6 +39,8 @@ void *mem_aligned(size_t align, size_t bytes)
     return aligned_alloc(align, rounded ? rounded : align);
 }
 
+void mem_free(void *p) { free(p); }
+
 char *mem_strdup(const char *s)
 {
     size_t n = strlen(s) + 1;

@@ -1,0 +1,113 @@
+/* test_faults.c - fails when an allocation that fails on the request's path crashes, leaks (under ASan), gives a wrong
+ * answer, or leaves models, cache or index unusable for the next request. */
+#include "tests/check.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "diagnose/engine.h"
+#include "diagnose/json.h"
+
+enum { A = 2 };
+static const char *const ANSWERS[A] = {"Yes", "No"};
+
+typedef struct {
+    kernels         *k;
+    engine           en;
+    char            *image;
+    diagnose_request q;
+    float            want[A];
+} world;
+
+static const char *demo_index(void)
+{
+    const char *dir = getenv("JOMED_DEMO_INDEX");
+    return dir ? dir : "build/demo-index";
+}
+
+static int set_up(void **state)
+{
+    err            e = {0};
+    engine_options o = {.reader = DEMO("reader"), .retriever = DEMO("retriever"), .index = demo_index(), .device = "cpu",
+                        .threads = 1, .cache_bytes = 64 << 20};
+    world *w = calloc(1, sizeof *w);
+    *state = w;
+    OK(engine_kernels(&w->k, &o, &e), e);
+    OK(engine_open(&w->en, &o, w->k, &e), e);
+    OK(file_read(&w->image, &w->q.image_bytes, DEMO("synthetic/breast/test/0000.png"), 1 << 20, &e), e);
+    w->q.image = (uint8_t *)w->image;
+    w->q.question = "Does this breast ultrasound image show signs of cancer?";
+    w->q.answers = ANSWERS;
+    w->q.n_answers = A;
+    w->q.k = 2;
+    w->q.exclude_self = true;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    world *w = *state;
+    engine_close(&w->en);
+    if (w->k) w->k->close(w->k);
+    free(w->image);
+    free(w);
+    return 0;
+}
+
+/* A whole request with its response, on fresh memory. The probabilities go to prob. */
+static bool whole_request(world *w, float *prob, err *e)
+{
+    answer ans;
+    bool   ok = false;
+    arena *a = arena_new(0);
+    if (!a) return err_set(e, ERR_MEMORY, "out of memory");
+    if (diagnose(&w->en, w->k, &w->q, a, &ans, e)) {
+        json_t *j = answer_json(&w->en, &w->q, &ans, "id");
+        char   *s = j ? json_dumps(j, JSON_COMPACT) : NULL;
+        memcpy(prob, ans.prob, sizeof w->want);
+        ok = s || err_set(e, ERR_MEMORY, "out of memory");
+        if (s) mem_free(s);
+        json_decref(j);
+    }
+    arena_free(a);
+    return ok;
+}
+
+static void each_allocation_may_fail(world *w, bool cold)
+{
+    float prob[A];
+    err   e = {0};
+    OK(whole_request(w, w->want, &e), e);
+    long n = 0, failures = 0;
+    for (;; n++) {
+        e = (err){0};
+        if (cold) reader_cache_clear(w->en.reader);
+        mem_fail_after(n);
+        bool ok = whole_request(w, prob, &e);
+        bool none_failed = mem_fail_after(-1) <= n;
+        if (none_failed) {
+            OK(ok, e);
+            break;
+        }
+        if (ok) assert_memory_equal(prob, w->want, sizeof prob); /* a cache that could not keep an entry changes no answer */
+        else {
+            assert_int_equal(e.code, ERR_MEMORY);
+            failures++;
+        }
+        if (n % 8) continue;
+        e = (err){0};
+        OK(whole_request(w, prob, &e), e);
+        assert_memory_equal(prob, w->want, sizeof prob);
+    }
+    print_message("# %ld allocations failed in turn, %ld of them ended the request\n", n, failures);
+    assert_true(failures > 20);
+}
+
+static void cold_cache(void **state) { each_allocation_may_fail(*state, true); }
+static void warm_cache(void **state) { each_allocation_may_fail(*state, false); }
+
+int main(void)
+{
+    json_set_alloc_funcs(mem_alloc, mem_free); /* as the program does: the response's JSON may fail too */
+    const struct CMUnitTest tests[] = {cmocka_unit_test(cold_cache), cmocka_unit_test(warm_cache)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
