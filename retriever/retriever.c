@@ -27,7 +27,7 @@ struct retriever {
     safetensors      *file, *query_file[N_HEADS]; /* query_file: NULL where there is no tuned tower */
     vision_tower     *vision, *query[N_HEADS];
     text_tower       *text;
-    char              hash[SHA256_HEX];
+    char              hash[SHA256_HEX], query_hash[N_HEADS][SHA256_HEX];
 };
 
 static bool open_config(retriever *r, const char *dir, err *e)
@@ -56,7 +56,7 @@ static bool open_query(retriever *r, head h, const char *dir, kernels *k, err *e
 {
     char path[PATH_MAX];
     if (!path_join(path, sizeof path, dir, QUERY_FILE[h], e)) return false;
-    return !file_exists(path) || (safetensors_open(&r->query_file[h], path, e) &&
+    return !file_exists(path) || (safetensors_open(&r->query_file[h], path, e) && sha256_file(r->query_hash[h], path, e) &&
                                   vision_tower_open(&r->query[h], &r->config.vision, r->query_file[h], true, k, e));
 }
 
@@ -97,6 +97,7 @@ void retriever_close(retriever *r)
 
 int         retriever_dim(const retriever *r) { return r->config.vision.embed; }
 const char *retriever_hash(const retriever *r) { return r->hash; }
+const char *retriever_query_hash(const retriever *r, head h) { return r->query[h] ? r->query_hash[h] : NULL; }
 int64_t     retriever_parameters(const retriever *r) { return safetensors_parameters(r->file); }
 
 /* To length 1. A length that is not a number means damaged weights: no search can mean anything with it. */

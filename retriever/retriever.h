@@ -20,7 +20,8 @@ bool retriever_open(retriever **out, const char *dir, kernels *k, err *e);
 void retriever_close(retriever *r);
 int  retriever_dim(const retriever *r);
 const char *retriever_hash(const retriever *r); /* of the folder without the query towers: what an index is built with */
-int64_t     retriever_parameters(const retriever *r);
+const char *retriever_query_hash(const retriever *r, head h); /* of the head's tuned query tower; NULL: it has none */
+int64_t     retriever_parameters(const retriever *r); /* without the query towers */
 
 /* z [E] f32, unit length, the caller's. */
 bool retriever_embed_image(const retriever *r, kernels *k, const image *img, float *z, arena *a, err *e);
