@@ -1,0 +1,263 @@
+/* qwen2vl.c - Qwen2-VL: names in the checkpoint, vision tower, prompt and positions [Wang et al. 2024, arXiv:2409.12191].
+ * Sizes, tensor names and traps: docs/MODEL.md, "Qwen2-VL". The decoder is decoder.c's.
+ *
+ * Vision: a pre-norm ViT over one image at a time, patches in 2x2-block order, rotary positions of (row, column) and no
+ * others; then four neighbouring patches become one token of the text's width.
+ *     x = patch_embed(px);  x += proj(attend(rope(qkv(n1(x)))));  x += fc2(quick_gelu(fc1(n2(x))));  merge
+ * TRAP: QuickGELU in the blocks, exact GELU in the merger, and layer norms where the text has RMS norms. */
+#include "reader/qwen2vl.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "imaging/preprocess.h"
+#include "reader/chat.h"
+#include "reader/mrope.h"
+
+static const float LN_EPS = 1e-6f, ROPE_THETA = 10000.0f;
+
+/* Published name first; then as saved from transformers 4.52 on; then of a base model saved without its head. */
+static const char *const TEXT_PREFIX[] = {"model.", "model.language_model.", "language_model.", NULL};
+static const char *const VISION_PREFIX[] = {"visual.", "model.visual.", NULL};
+
+typedef struct { weight gain, bias; } norm;
+typedef struct { norm norm1, norm2; linear qkv, proj, fc1, fc2; } block;
+
+typedef struct {
+    model               base;
+    qwen2vl_config      c;
+    qwen2vl_image_config image;
+    chat               *chat;
+    weight              patch_embed; /* [E, 3 * temporal * patch^2] */
+    block              *blocks;      /* [depth] */
+    norm                ln_q;
+    linear              merge0, merge2;
+    float              *inv;         /* [head / 4] frequencies of the row, and the same of the column */
+} qwen2vl;
+
+static bool norm_open(const loader *l, norm *n, int E, err *e, const char *name)
+{
+    return load_vector(l, &n->gain, E, e, "%s.weight", name) && load_vector(l, &n->bias, E, e, "%s.bias", name);
+}
+
+static void norm_close(kernels *k, norm *n)
+{
+    k->weight_close(k, &n->gain);
+    k->weight_close(k, &n->bias);
+}
+
+static bool block_open(const loader *l, block *b, const qwen2vl_config *c, int i, err *e)
+{
+    int  E = c->E, F = c->E * c->ratio;
+    char n1[64], n2[64];
+    snprintf(n1, sizeof n1, "blocks.%d.norm1", i);
+    snprintf(n2, sizeof n2, "blocks.%d.norm2", i);
+    return norm_open(l, &b->norm1, E, e, n1) && norm_open(l, &b->norm2, E, e, n2)
+        && load_linear(l, &b->qkv, 3 * E, E, true, e, "blocks.%d.attn.qkv", i)
+        && load_linear(l, &b->proj, E, E, true, e, "blocks.%d.attn.proj", i)
+        && load_linear(l, &b->fc1, F, E, true, e, "blocks.%d.mlp.fc1", i)
+        && load_linear(l, &b->fc2, E, F, true, e, "blocks.%d.mlp.fc2", i);
+}
+
+static bool vision_open(qwen2vl *m, const loader *l, err *e)
+{
+    const qwen2vl_config *c = &m->c;
+    int     E = c->E, merged = c->merge * c->merge * E, quarter = E / c->heads / 4;
+    int64_t F = 3 * (int64_t)c->temporal * c->patch * c->patch;
+    m->blocks = mem_zalloc((size_t)c->depth, sizeof *m->blocks);
+    m->inv = mem_zalloc((size_t)quarter, sizeof *m->inv);
+    if (!m->blocks || !m->inv) return err_set(e, ERR_MEMORY, "reader: out of memory");
+    for (int j = 0; j < quarter; j++) m->inv[j] = 1.0f / powf(ROPE_THETA, (float)(2 * j) / (float)(2 * quarter));
+
+    const int64_t conv[] = {E, 3, c->temporal, c->patch, c->patch, -1};
+    if (!load_shaped(l, &m->patch_embed, conv, E, F, e, "patch_embed.proj.weight")) return false;
+    for (int i = 0; i < c->depth; i++)
+        if (!block_open(l, &m->blocks[i], c, i, e)) return false;
+    return norm_open(l, &m->ln_q, E, e, "merger.ln_q")
+        && load_linear(l, &m->merge0, merged, merged, true, e, "merger.mlp.0")
+        && load_linear(l, &m->merge2, c->text.D, merged, true, e, "merger.mlp.2");
+}
+
+/* The text's vocabulary is as long as its embedding; the tokenizer must not reach past it. */
+static bool text_open(qwen2vl *m, const model_files *f, err *e)
+{
+    loader        l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight")};
+    char          name[64];
+    const tensor *t;
+    snprintf(name, sizeof name, "%sembed_tokens.weight", l.prefix);
+    if (!safetensors_need(f->file, &t, name, (int64_t[]){0, m->c.text.D, -1}, e)) return false;
+    if (t->dim[0] < bpe_vocab(f->tokens) || t->dim[0] > INT32_MAX)
+        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name, (long long)t->dim[0], bpe_vocab(f->tokens));
+    m->c.text.V = (int)t->dim[0];
+    return decoder_open(&m->base.text, &m->c.text, &l, "lm_head.weight", e);
+}
+
+static void qwen2vl_close(model *base, kernels *k)
+{
+    qwen2vl *m = (qwen2vl *)base;
+    if (!m) return;
+    for (int i = 0; m->blocks && i < m->c.depth; i++) {
+        block *b = &m->blocks[i];
+        norm_close(k, &b->norm1);
+        norm_close(k, &b->norm2);
+        linear_close(k, &b->qkv);
+        linear_close(k, &b->proj);
+        linear_close(k, &b->fc1);
+        linear_close(k, &b->fc2);
+    }
+    k->weight_close(k, &m->patch_embed);
+    norm_close(k, &m->ln_q);
+    linear_close(k, &m->merge0);
+    linear_close(k, &m->merge2);
+    decoder_close(m->base.text, k);
+    chat_close(m->chat);
+    free(m->blocks);
+    free(m->inv);
+    free(m);
+}
+
+static bool images_agree(const qwen2vl *m, const model_files *f, err *e)
+{
+    const qwen2vl_image_config *i = &m->image;
+    if (i->patch != m->c.patch || i->merge != m->c.merge || i->temporal != m->c.temporal)
+        return err_set(e, ERR_FILE, "%s: preprocessor_config.json and config.json differ in patch, merge or temporal size", f->dir);
+    if (chat_image_id(m->chat) != m->c.image_id)
+        return err_set(e, ERR_FILE, "%s: image_token_id is %d, tokenizer.json has <|image_pad|> at %d", f->config_name, m->c.image_id, chat_image_id(m->chat));
+    return true;
+}
+
+static bool qwen2vl_open(model **out, const model_files *f, err *e)
+{
+    loader   l = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_embed.proj.weight")};
+    qwen2vl *m = mem_zalloc(1, sizeof *m);
+    if (!m) return err_set(e, ERR_MEMORY, "reader: out of memory");
+    bool ok = qwen2vl_config_open(&m->c, f, e)
+           && qwen2vl_image_config_open(&m->image, f->dir, e)
+           && chat_open(&m->chat, f->tokens, f->dir, e)
+           && images_agree(m, f, e)
+           && vision_open(m, &l, e)
+           && text_open(m, f, e);
+    if (!ok) {
+        qwen2vl_close(&m->base, f->k);
+        return false;
+    }
+    m->base.end_id = chat_end_id(m->chat);
+    m->base.max_tokens = m->c.max_tokens;
+    *out = &m->base;
+    return true;
+}
+
+static bool qwen2vl_prepare(const model *base, picture *out, const image *img, arena *a, err *e)
+{
+    const qwen2vl *m = (const qwen2vl *)base;
+    patches        p;
+    if (!qwen2vl_patches(&p, NULL, img, &m->image, a, e)) return false;
+    *out = (picture){p.grid_h / m->c.merge, p.grid_w / m->c.merge, p.grid_h, p.grid_w, p.px};
+    return true;
+}
+
+/* cos, sin [P, head / 2] in the order of the patches: merge blocks row by row, inside a block row by row. The first half
+ * of the frequencies turns by the patch's row, the second by its column. */
+static bool rope_tables(const qwen2vl *m, const picture *p, float **cos_, float **sin_, arena *a, err *e)
+{
+    int    quarter = m->c.E / m->c.heads / 4, side = p->grid_h > p->grid_w ? p->grid_h : p->grid_w, s = m->c.merge;
+    size_t half = 2 * (size_t)quarter, P = (size_t)p->grid_h * (size_t)p->grid_w, n = (size_t)side * (size_t)quarter;
+    float *c = ARENA_NEW(a, float, P * half, e), *sn = c ? ARENA_NEW(a, float, P * half, e) : NULL;
+    float *one_c = sn ? ARENA_NEW(a, float, n, e) : NULL, *one_s = one_c ? ARENA_NEW(a, float, n, e) : NULL;
+    if (!one_s) return false;
+    for (int i = 0; i < side; i++)
+        for (int j = 0; j < quarter; j++) {
+            float angle = (float)i * m->inv[j];
+            one_c[i * quarter + j] = cosf(angle);
+            one_s[i * quarter + j] = sinf(angle);
+        }
+    size_t t = 0;
+    for (int R = 0; R < p->grid_h; R += s)
+        for (int C = 0; C < p->grid_w; C += s)
+            for (int r = R; r < R + s; r++)
+                for (int col = C; col < C + s; col++, t++)
+                    for (int j = 0; j < quarter; j++) {
+                        c[t * half + (size_t)j] = one_c[r * quarter + j];
+                        sn[t * half + (size_t)j] = one_s[r * quarter + j];
+                        c[t * half + (size_t)(quarter + j)] = one_c[col * quarter + j];
+                        sn[t * half + (size_t)(quarter + j)] = one_s[col * quarter + j];
+                    }
+    *cos_ = c;
+    *sin_ = sn;
+    return true;
+}
+
+static bool qwen2vl_encode(const model *base, kernels *k, const picture *pic, act *out, const tap *t, arena *a, err *e)
+{
+    const qwen2vl        *m = (const qwen2vl *)base;
+    const qwen2vl_config *c = &m->c;
+    int        P = pic->grid_h * pic->grid_w, E = c->E, hd = E / c->heads, D = c->text.D, n = c->merge * c->merge;
+    int        F = 3 * c->temporal * c->patch * c->patch, wide = c->ratio * E;
+    float     *cos_, *sin_;
+    arena_mark am = arena_here(a);
+    if (!rope_tables(m, pic, &cos_, &sin_, a, e)) return false;
+
+    size_t mark = k->mark(k);
+    act   *x = k->take(k, (size_t)P * (size_t)E);
+    act   *h = k->take(k, (size_t)P * (size_t)E);
+    size_t inner = k->mark(k);
+    act   *px = k->take(k, (size_t)P * (size_t)F);
+    k->put(k, px, pic->px, (size_t)P * (size_t)F);
+    k->linear(k, x, E, px, F, P, &m->patch_embed, NULL, UNIT_NONE, NULL);
+    tap_see(t, "vision.patch_embed", -1, k, x, P, E);
+    k->back(k, inner);
+
+    act *qkv = k->take(k, (size_t)P * 3 * (size_t)E); /* rows [q | k | v] */
+    act *f = k->take(k, (size_t)P * (size_t)wide);
+    for (int i = 0; i < c->depth; i++) {
+        const block *b = &m->blocks[i];
+        k->layernorm(k, h, x, P, E, &b->norm1.gain, &b->norm1.bias, LN_EPS);
+        linear_run(k, &b->qkv, qkv, 3 * E, h, P, UNIT_NONE, NULL);
+        k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
+        attend_args at = {.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
+                          .q = qkv, .q_stride = 3 * E, .n_q = P, .out = h, .out_stride = E, .mask = ATTEND_ALL};
+        at.span[1] = (kv_span){act_at(k, qkv, (size_t)E), act_at(k, qkv, 2 * (size_t)E), P, 3 * E};
+        k->attend(k, &at);
+        linear_run(k, &b->proj, x, E, h, P, UNIT_NONE, x);
+
+        k->layernorm(k, h, x, P, E, &b->norm2.gain, &b->norm2.bias, LN_EPS);
+        linear_run(k, &b->fc1, f, wide, h, P, UNIT_QUICK_GELU, NULL);
+        linear_run(k, &b->fc2, x, E, f, P, UNIT_NONE, x);
+        tap_see(t, "vision.block", i, k, x, P, E);
+    }
+    /* The patches of a block follow each other, so that [P,E] read as [P / n, n * E] is the concatenation. */
+    k->layernorm(k, h, x, P, E, &m->ln_q.gain, &m->ln_q.bias, LN_EPS);
+    linear_run(k, &m->merge0, x, n * E, h, P / n, UNIT_GELU, NULL);
+    linear_run(k, &m->merge2, out, D, x, P / n, UNIT_NONE, NULL);
+    tap_see(t, "vision.merger", -1, k, out, P / n, D);
+    k->back(k, mark);
+    arena_back(a, am);
+    return true;
+}
+
+static uint64_t qwen2vl_encode_flops(const model *base, const picture *pic)
+{
+    const qwen2vl_config *c = &((const qwen2vl *)base)->c;
+    uint64_t P = (uint64_t)pic->grid_h * (uint64_t)pic->grid_w, E = (uint64_t)c->E, u = (uint64_t)(c->merge * c->merge);
+    uint64_t F = 3 * (uint64_t)(c->temporal * c->patch * c->patch), ratio = (uint64_t)c->ratio;
+    uint64_t blocks = (uint64_t)c->depth * (2 * P * (3 + 1 + 2 * ratio) * E * E + 4 * P * P * E);
+    return 2 * P * F * E + blocks + 2 * (P / u) * (u * E * u * E + u * E * (uint64_t)c->text.D);
+}
+
+static bool qwen2vl_prefix(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e)
+{
+    return chat_prefix(((const qwen2vl *)m)->chat, caption, z->rows, z->cols, out, a, e);
+}
+
+static bool qwen2vl_query(const model *m, const char *question, const picture *q, prompt *out, arena *a, err *e)
+{
+    return chat_query(((const qwen2vl *)m)->chat, question, q->rows, q->cols, out, a, e);
+}
+
+const family FAMILY_QWEN2VL = {
+    .model_type = "qwen2_vl", .open = qwen2vl_open, .close = qwen2vl_close,
+    .prepare = qwen2vl_prepare, .encode = qwen2vl_encode, .encode_flops = qwen2vl_encode_flops,
+    .prefix = qwen2vl_prefix, .query = qwen2vl_query, .positions = mrope_positions,
+};
