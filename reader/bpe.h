@@ -5,6 +5,8 @@
 #ifndef JOMED_READER_BPE_H
 #define JOMED_READER_BPE_H
 
+#include <stddef.h>
+#include <stdint.h>
 #include "base/arena.h"
 
 typedef struct bpe bpe;

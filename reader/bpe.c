@@ -1,0 +1,218 @@
+/* bpe.c - text to ids and back, in the order of the tokenizers library:
+ *   cut out added tokens -> NFC of what lies between -> pre-tokenizer's pieces -> bytes -> merges -> post-processor
+ * TRAP: added tokens go first, so neither NFC nor a merge ever reaches across one. */
+#include "reader/bpe_impl.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "base/unicode.h"
+
+enum { MAX_TEXT_BYTES = 64 << 20 }; /* so that positions and counts fit an int whatever NFC does to the length */
+
+/* One call of bpe_encode. */
+typedef struct {
+    const bpe  *b;
+    arena      *a;
+    err        *e;
+    split_run  *run;
+    bpe_scratch scratch;
+    int32_t    *ids;
+    int         n, room;
+} encoder;
+
+static bool ids_room(encoder *E, size_t more)
+{
+    if ((size_t)(E->room - E->n) >= more) return true;
+    if (more > INT_MAX / 4 || E->n > INT_MAX / 4) return err_set(E->e, ERR_TOO_LARGE, "tokenizer: text too long");
+    int      room = 2 * E->n + (int)more + 64;
+    int32_t *ids = ARENA_NEW(E->a, int32_t, room, E->e);
+    if (!ids) return false;
+    if (E->n) memcpy(ids, E->ids, (size_t)E->n * sizeof *ids);
+    E->ids = ids;
+    E->room = room;
+    return true;
+}
+
+static bool put_ids(encoder *E, const int32_t *ids, int n)
+{
+    if (!ids_room(E, (size_t)n)) return false;
+    for (int i = 0; i < n; i++) E->ids[E->n++] = ids[i];
+    return true;
+}
+
+/* --- One piece, one section -------------------------------------------------------------------------------------- */
+
+static bool encode_piece(encoder *E, const char *s, size_t n)
+{
+    const bpe_tables *v = &E->b->tables;
+    if (!ids_room(E, n)) return false;
+    int32_t *ids = E->ids + E->n;
+    if (E->b->ignore_merges) {
+        /* A special token is spelled out in the vocabulary too, but text must not become one. */
+        int32_t id = bpe_tables_find(v, s, n);
+        int     k  = id >= 0 ? E->b->added_by_id[id] : -1;
+        if (id >= 0 && (k < 0 || !E->b->added[k].special)) {
+            ids[0] = id;
+            E->n++;
+            return true;
+        }
+    }
+    for (size_t i = 0; i < n; i++) ids[i] = v->byte_id[(uint8_t)s[i]];
+    int left = bpe_merge(v, ids, (int)n, &E->scratch, E->a, E->e);
+    if (left < 0) return false;
+    E->n += left;
+    return true;
+}
+
+static bool run_stage(encoder *E, int i, const char *s, const char *subject, size_t n);
+
+/* s with a space in front, and its subject. */
+static bool space_stage(encoder *E, int i, const char *s, const char *subject, size_t n)
+{
+    if (s[0] == ' ') return run_stage(E, i + 1, s, subject, n);
+    char *t = ARENA_NEW(E->a, char, n + 1, E->e), *u = t;
+    if (!t) return false;
+    t[0] = ' ';
+    memcpy(t + 1, s, n);
+    if (subject != s) {
+        if (!(u = ARENA_NEW(E->a, char, n + 1, E->e))) return false;
+        u[0] = ' ';
+        memcpy(u + 1, subject, n);
+    }
+    return run_stage(E, i + 1, t, u, n + 1);
+}
+
+/* Cut s at the matches: what lies between two matches is a piece, each match is one; the stage says which stay. */
+static bool split_stage(encoder *E, int i, const char *s, const char *subject, size_t n)
+{
+    const bpe_stage *st = &E->b->stage[i];
+    size_t           gap = 0, from = 0, start, end;
+    while (from <= n) {
+        if (!split_next(st->pattern, E->run, subject, n, from, &start, &end, E->e)) return false;
+        if (st->keep_gap && !run_stage(E, i + 1, s + gap, subject + gap, start - gap)) return false;
+        if (st->keep_match && !run_stage(E, i + 1, s + start, subject + start, end - start)) return false;
+        if (start == n) break;
+        gap = from = end;
+        if (end == start) /* an empty match only cuts: go on behind the next character */
+            do from++; while (from < n && ((uint8_t)s[from] & 0xc0) == 0x80);
+    }
+    return true;
+}
+
+/* subject: what patterns see in place of s, byte for byte at the same offsets (split_subject). */
+static bool run_stage(encoder *E, int i, const char *s, const char *subject, size_t n)
+{
+    if (n == 0) return true;
+    if (i == E->b->n_stages) return encode_piece(E, s, n);
+    return E->b->stage[i].pattern ? split_stage(E, i, s, subject, n) : space_stage(E, i, s, subject, n);
+}
+
+/* Text between added tokens. */
+static bool encode_section(encoder *E, const char *s, size_t n)
+{
+    const char *t = s, *subject;
+    size_t      len = n;
+    if (n == 0) return true;
+    return (!E->b->nfc || unicode_nfc(s, n, &t, &len, E->a, E->e)) && split_subject(&subject, t, len, E->a, E->e)
+           && run_stage(E, 0, t, subject, len);
+}
+
+/* --- Added tokens ------------------------------------------------------------------------------------------------ */
+
+/* The longest added token that s [n] begins with, NULL if none: added[lo, hi) are those that agree in the first k bytes,
+ * and contents are sorted, so each further byte narrows the range by two binary searches. */
+static const added_token *added_prefix(const bpe *b, const char *s, size_t n)
+{
+    const added_token *best = NULL;
+    int                lo = 0, hi = b->n_added;
+    for (size_t k = 0; lo < hi; k++) {
+        if (b->added[lo].len == k) best = &b->added[lo++]; /* sorts before those that it is a prefix of */
+        if (k == n) break;
+        int c = (uint8_t)s[k], end = hi;
+        for (int mid; lo < end;) {
+            mid = (lo + end) / 2;
+            if ((uint8_t)b->added[mid].content[k] < c) lo = mid + 1;
+            else end = mid;
+        }
+        for (int first = lo, mid; first < hi;) {
+            mid = (first + hi) / 2;
+            if ((uint8_t)b->added[mid].content[k] <= c) first = mid + 1;
+            else hi = mid;
+        }
+    }
+    return best;
+}
+
+static bool encode_with_added(encoder *E, const char *s, size_t n)
+{
+    size_t section = 0;
+    for (size_t i = 0; i < n;) {
+        const added_token *t = added_prefix(E->b, s + i, n - i);
+        if (!t) { i++; continue; }
+        if (!encode_section(E, s + section, i - section) || !put_ids(E, &t->id, 1)) return false;
+        i += t->len;
+        section = i;
+    }
+    return encode_section(E, s + section, n - section);
+}
+
+int bpe_special(const bpe *b, const char *content)
+{
+    size_t             n = strlen(content);
+    const added_token *t = n ? added_prefix(b, content, n) : NULL;
+    return t && t->len == n ? t->id : -1;
+}
+
+/* --- The two directions ------------------------------------------------------------------------------------------ */
+
+bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, int32_t **ids, int *n_ids, arena *a, err *e)
+{
+    if (n > MAX_TEXT_BYTES) return err_set(e, ERR_TOO_LARGE, "tokenizer: text of more than %d bytes", MAX_TEXT_BYTES);
+    if (!utf8_valid(s, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", NULL, "tokenizer: text is not valid UTF-8");
+
+    encoder E = {.b = b, .a = a, .e = e};
+    if (!split_begin(&E.run, a, e) || !ids_room(&E, n / 3)) return false; /* about three bytes a token in English */
+    if (post && !put_ids(&E, b->head, b->n_head)) return false;
+    if (!(special ? encode_with_added(&E, s, n) : encode_section(&E, s, n))) return false;
+    if (post && !put_ids(&E, b->tail, b->n_tail)) return false;
+    *ids = E.ids;
+    *n_ids = E.n;
+    return true;
+}
+
+/* Bytes of one id; an id that the file does not have (rows that pad the embedding) is an error. */
+static bool id_bytes(const bpe *b, int32_t id, const char **s, size_t *n, err *e)
+{
+    if (id < 0 || id >= b->tables.n_ids) return err_set(e, ERR_BUG, "tokenizer: id %d is outside the vocabulary", (int)id);
+    int k = b->added_by_id[id];
+    const piece *p = &b->tables.piece[id];
+    if (k < 0 && p->len < 0) return err_set(e, ERR_BUG, "tokenizer: id %d is not in use", (int)id);
+    *s = k >= 0 ? b->added[k].content : b->tables.pool + p->off;
+    *n = k >= 0 ? b->added[k].len : (size_t)p->len;
+    return true;
+}
+
+bool bpe_decode(const bpe *b, const int32_t *ids, int n, char **s, size_t *len, arena *a, err *e)
+{
+    const char *part;
+    size_t      n_part, total = 0;
+    for (int i = 0; i < n; i++) {
+        if (!id_bytes(b, ids[i], &part, &n_part, e)) return false;
+        total += n_part;
+    }
+    char *out = arena_take(a, total + 1, e), *o = out;
+    if (!out) return false;
+    for (int i = 0; i < n; i++) {
+        if (!id_bytes(b, ids[i], &part, &n_part, e)) return false;
+        memcpy(o, part, n_part);
+        o += n_part;
+    }
+    *s = out;
+    *len = total;
+    return true;
+}
+
+int bpe_vocab(const bpe *b) { return b->tables.n_ids; }
