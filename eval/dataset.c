@@ -196,7 +196,7 @@ void dataset_close(dataset *d)
 int64_t     dataset_count(const dataset *d) { return d->n; }
 const char *dataset_name(const dataset *d) { return d->name; }
 
-bool dataset_case(const dataset *d, int64_t i, eval_case *out, arena *a, err *e)
+bool dataset_case(dataset *d, int64_t i, eval_case *out, arena *a, err *e)
 {
     *out = (eval_case){0};
     return d->medmnist ? medmnist_case(d->medmnist, i, out, a, e) : jsonl_case(d, i, out, a, e);

@@ -26,8 +26,10 @@ typedef struct {
     outcome       **slot;   /* [n_cases], NULL until answered; under lock */
     err             broken; /* what ends the run; under lock */
     int             n_left; /* workers that still run; under lock */
-    atomic_int_fast64_t next;
     atomic_bool     stop;
+
+    pthread_mutex_t reading; /* of the data set, which is read case after case */
+    int64_t         next;    /* under reading */
 } run;
 
 typedef struct { run *run; kernels *kern; pthread_t thread; } worker;
@@ -60,7 +62,6 @@ static bool answer_case(const worker *w, int64_t i, outcome *o, eval_case *c, ar
 {
     const run_plan *p = w->run->p;
     answer          ans;
-    if (!dataset_case(p->set, i, c, a, &o->why)) return false;
     if (!c->answers) {
         o->kind = CASE_OPEN;
         return prediction_open(&o->line, i, c->gold_text, &o->why);
@@ -72,18 +73,34 @@ static bool answer_case(const worker *w, int64_t i, outcome *o, eval_case *c, ar
            keep_answers(o, c, &o->why) && prediction_of(&o->line, i, c, &ans, &o->why);
 }
 
-/* NULL: no memory even for saying so. */
-static outcome *outcome_of(const worker *w, int64_t i, arena *a, err *e)
+/* The next case of the set. Claimed and read in one go, so that the file is read forwards. false: none is left. */
+static bool next_case(run *r, int64_t *i, eval_case *c, arena *a, bool *read, err *why)
+{
+    pthread_mutex_lock(&r->reading);
+    *i = r->next;
+    bool some = *i < r->p->n_cases;
+    if (some) {
+        r->next++;
+        *read = dataset_case(r->p->set, *i, c, a, why);
+    }
+    pthread_mutex_unlock(&r->reading);
+    return some;
+}
+
+/* Answer a case. NULL: there is none left; or, with e, no memory even for saying what failed, or the device is lost. */
+static outcome *next_outcome(const worker *w, int64_t *i, arena *a, err *e)
 {
     eval_case c = {0};
+    bool      read = false;
     outcome  *o = mem_zalloc(1, sizeof *o);
     if (!o) return err_set(e, ERR_MEMORY, "eval: out of memory"), NULL;
-    if (answer_case(w, i, o, &c, a)) return o;
+    if (!next_case(w->run, i, &c, a, &read, &o->why)) return outcome_free(o), NULL;
+    if (read && answer_case(w, *i, o, &c, a)) return o;
     o->kind = CASE_FAILED;
     free(o->line);
     o->line = NULL;
     if (o->why.code == ERR_GPU) err_set(e, ERR_GPU, "%s", o->why.text);
-    else if (prediction_failed(&o->line, i, c.gold_text, &o->why, e)) return o;
+    else if (prediction_failed(&o->line, *i, c.gold_text, &o->why, e)) return o;
     outcome_free(o);
     return NULL;
 }
@@ -105,9 +122,8 @@ static void *worker_main(void *arg)
     arena  *a = arena_new(0);
     if (!a) err_set(&e, ERR_MEMORY, "eval: out of memory");
     while (!e.code && !atomic_load(&r->stop)) {
-        int64_t i = atomic_fetch_add(&r->next, 1);
-        if (i >= r->p->n_cases) break;
-        outcome *o = outcome_of(w, i, a, &e);
+        int64_t  i;
+        outcome *o = next_outcome(w, &i, a, &e);
         if (!o) break;
         pthread_mutex_lock(&r->lock);
         r->slot[i] = o;
@@ -175,6 +191,7 @@ static bool start(run *r, err *e)
     pthread_condattr_t monotonic;
     if (!(r->slot = mem_zalloc((size_t)r->p->n_cases + 1, sizeof *r->slot))) return err_set(e, ERR_MEMORY, "eval: out of memory");
     pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->reading, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&r->ready, &monotonic);
@@ -212,6 +229,7 @@ bool run_cases(const run_plan *p, report *to, int64_t *done, err *e)
     free(r.slot);
     free(w);
     pthread_mutex_destroy(&r.lock);
+    pthread_mutex_destroy(&r.reading);
     pthread_cond_destroy(&r.ready);
     if (r.broken.code) return err_set(e, r.broken.code, "%s", r.broken.text);
     return true;

@@ -14,7 +14,7 @@
 
 typedef struct {
     const engine   *en;
-    const dataset  *set;
+    dataset        *set;
     kernels *const *kern;        /* [workers] */
     int             workers;
     int64_t         n_cases;     /* the first n_cases of the set */
