@@ -116,7 +116,8 @@ bool jina_config_open(jina_config *out, const char *path, err *e)
     jina_config c = {0};
     json_t     *j = NULL;
     if (!json_open(&j, path, e)) return false;
-    bool ok = check_switches(j, path, e) && read_vision(&c.vision, j, path, e) && read_text(&c.text, j, path, e);
+    bool ok = (json_is_object(j) || err_set(e, ERR_FILE, "%s: not a JSON object", path)) && check_switches(j, path, e)
+           && read_vision(&c.vision, j, path, e) && read_text(&c.text, j, path, e);
     json_decref(j);
     if (!ok) return false;
     /* Without a projection the text tower ends at its own width, and both towers must meet in one space. */
