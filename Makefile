@@ -39,6 +39,8 @@ endef
 $(foreach d,$(FOLDERS),$(eval $(call folder,$(d))))
 
 $(B)/jomed: $(B)/obj/cli/main.o $(call libs,cli) ; $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# Tools that test scripts use.
+$(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(call libs,eval) ; @mkdir -p $(@D); $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(B)/bench/%: $(B)/obj/bench/%.o $(call libs,cli) ; @mkdir -p $(@D); $(CC) $(LDFLAGS) $^ $(BENCH_LIBS) $(LDLIBS) -o $@
 
 # One source, several instruction sets: the suffix of the file says which. Chosen at run time (kernels/cpu/cpu.c).
@@ -71,11 +73,12 @@ $(DEMO_INDEX)/manifest.json: models/demo/synthetic/index.jsonl models/demo/retri
 tests  = $(filter $(1),$(TESTS:%=$(B)/%))
 script = $(wildcard $(1))
 run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
-check: $(TESTS:%=$(B)/%) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/*/test_*.sh)
+check: $(TESTS:%=$(B)/%) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparisons, which run the same code.
 check-sanitized: $(TESTS:%=$(B)/%) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/http/test_*.sh)
 THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue
 check-threads: $(call tests,$(THREADED)) $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED))
+check-e2e: $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
 # The tests of one folder: make check-reader
 check-%: ; @$(MAKE) --no-print-directory $(call tests,$(B)/tests/$*/%) && B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh $(call tests,$(B)/tests/$*/%) $(call script,tests/$*/test_*.sh)
 
