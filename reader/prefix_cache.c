@@ -9,8 +9,8 @@ enum { BUCKETS = 4096 }; /* 1 GB of 2 MB prefixes is 512 entries; the demonstrat
 
 struct prefix_cache {
     pthread_mutex_t lock;
-    prefix         *bucket[BUCKETS];
-    prefix         *newest, *oldest; /* of the published ones, held or not */
+    prefix_entry   *bucket[BUCKETS];
+    prefix_entry   *newest, *oldest; /* of the published ones, held or not */
     size_t          bytes, limit;
     int             entries;
     uint64_t        hits, misses, evictions;
@@ -44,7 +44,7 @@ prefix_cache *prefix_cache_new(size_t limit_bytes)
     return c;
 }
 
-static void drop(kernels *k, prefix *p)
+static void drop(kernels *k, prefix_entry *p)
 {
     if (p->keys.data) k->free_(k, p->keys.data);
     free(p);
@@ -52,7 +52,7 @@ static void drop(kernels *k, prefix *p)
 
 /* --- under the lock from here on --- */
 
-static void list_add(prefix_cache *c, prefix *p)
+static void list_add(prefix_cache *c, prefix_entry *p)
 {
     p->newer = NULL;
     p->older = c->newest;
@@ -60,22 +60,22 @@ static void list_add(prefix_cache *c, prefix *p)
     c->newest = p;
 }
 
-static void list_remove(prefix_cache *c, prefix *p)
+static void list_remove(prefix_cache *c, prefix_entry *p)
 {
     *(p->newer ? &p->newer->older : &c->newest) = p->older;
     *(p->older ? &p->older->newer : &c->oldest) = p->newer;
 }
 
-static prefix *lookup(prefix_cache *c, prefix_key key)
+static prefix_entry *lookup(prefix_cache *c, prefix_key key)
 {
-    prefix *p = c->bucket[slot(key)];
+    prefix_entry *p = c->bucket[slot(key)];
     while (p && !same(p->key, key)) p = p->chain;
     return p;
 }
 
-static void unpublish(prefix_cache *c, prefix *p)
+static void unpublish(prefix_cache *c, prefix_entry *p)
 {
-    prefix **at = &c->bucket[slot(p->key)];
+    prefix_entry **at = &c->bucket[slot(p->key)];
     while (*at != p) at = &(*at)->chain;
     *at = p->chain;
     list_remove(c, p);
@@ -84,7 +84,7 @@ static void unpublish(prefix_cache *c, prefix *p)
 }
 
 /* Take p out and put it on the list of what is to be freed once the lock is gone. */
-static void retire(prefix_cache *c, prefix *p, prefix **freed)
+static void retire(prefix_cache *c, prefix_entry *p, prefix_entry **freed)
 {
     unpublish(c, p);
     c->bytes -= p->bytes;
@@ -93,12 +93,12 @@ static void retire(prefix_cache *c, prefix *p, prefix **freed)
 }
 
 /* Make room for bytes more by retiring the oldest that nobody holds. */
-static bool make_room(prefix_cache *c, size_t bytes, prefix **freed)
+static bool make_room(prefix_cache *c, size_t bytes, prefix_entry **freed)
 {
     if (bytes > c->limit) return false; /* would empty the cache for nothing */
-    for (prefix *p = c->oldest; c->bytes > c->limit - bytes; ) {
+    for (prefix_entry *p = c->oldest; c->bytes > c->limit - bytes; ) {
         if (!p) return false;
-        prefix *next = p->newer;
+        prefix_entry *next = p->newer;
         if (p->refs == 0) {
             retire(c, p, freed);
             c->evictions++;
@@ -110,19 +110,19 @@ static bool make_room(prefix_cache *c, size_t bytes, prefix **freed)
 
 /* --- end of that --- */
 
-static void free_list(kernels *k, prefix *p)
+static void free_list(kernels *k, prefix_entry *p)
 {
     while (p) {
-        prefix *next = p->chain;
+        prefix_entry *next = p->chain;
         drop(k, p);
         p = next;
     }
 }
 
-const prefix *prefix_cache_find(prefix_cache *c, prefix_key key)
+const prefix_entry *prefix_cache_find(prefix_cache *c, prefix_key key)
 {
     pthread_mutex_lock(&c->lock);
-    prefix *p = lookup(c, key);
+    prefix_entry *p = lookup(c, key);
     if (p) {
         p->refs++;
         list_remove(c, p);
@@ -133,10 +133,10 @@ const prefix *prefix_cache_find(prefix_cache *c, prefix_key key)
     return p;
 }
 
-prefix *prefix_cache_reserve(prefix_cache *c, kernels *k, prefix_key key, size_t kv_bytes)
+prefix_entry *prefix_cache_reserve(prefix_cache *c, kernels *k, prefix_key key, size_t kv_bytes)
 {
-    size_t  bytes = kv_bytes + sizeof(prefix);
-    prefix *freed = NULL;
+    size_t  bytes = kv_bytes + sizeof(prefix_entry);
+    prefix_entry *freed = NULL;
     pthread_mutex_lock(&c->lock);
     bool room = make_room(c, bytes, &freed);
     if (room) c->bytes += bytes;
@@ -144,9 +144,9 @@ prefix *prefix_cache_reserve(prefix_cache *c, kernels *k, prefix_key key, size_t
     free_list(k, freed);
     if (!room) return NULL;
 
-    prefix *p = mem_zalloc(1, sizeof *p);
+    prefix_entry *p = mem_zalloc(1, sizeof *p);
     if (p) {
-        *p = (prefix){.key = key, .bytes = bytes, .refs = 1, .keys.data = k->alloc(k, kv_bytes)};
+        *p = (prefix_entry){.key = key, .bytes = bytes, .refs = 1, .keys.data = k->alloc(k, kv_bytes)};
         if (p->keys.data) return p;
     }
     free(p);
@@ -156,11 +156,11 @@ prefix *prefix_cache_reserve(prefix_cache *c, kernels *k, prefix_key key, size_t
     return NULL;
 }
 
-void prefix_cache_publish(prefix_cache *c, prefix *p)
+void prefix_cache_publish(prefix_cache *c, prefix_entry *p)
 {
     pthread_mutex_lock(&c->lock);
     if (!lookup(c, p->key)) {
-        prefix **at = &c->bucket[slot(p->key)];
+        prefix_entry **at = &c->bucket[slot(p->key)];
         p->chain = *at;
         *at = p;
         list_add(c, p);
@@ -170,10 +170,10 @@ void prefix_cache_publish(prefix_cache *c, prefix *p)
     pthread_mutex_unlock(&c->lock);
 }
 
-void prefix_cache_release(prefix_cache *c, kernels *k, const prefix *held)
+void prefix_cache_release(prefix_cache *c, kernels *k, const prefix_entry *held)
 {
     if (!held) return;
-    prefix *p = (prefix *)held; /* ours: readers only borrow it as const */
+    prefix_entry *p = (prefix_entry *)held; /* ours: readers only borrow it as const */
     pthread_mutex_lock(&c->lock);
     bool gone = --p->refs == 0 && !p->published;
     if (gone) c->bytes -= p->bytes;
@@ -183,9 +183,9 @@ void prefix_cache_release(prefix_cache *c, kernels *k, const prefix *held)
 
 void prefix_cache_clear(prefix_cache *c, kernels *k)
 {
-    prefix *freed = NULL;
+    prefix_entry *freed = NULL;
     pthread_mutex_lock(&c->lock);
-    for (prefix *p = c->oldest, *next; p; p = next) {
+    for (prefix_entry *p = c->oldest, *next; p; p = next) {
         next = p->newer;
         if (p->refs == 0) retire(c, p, &freed);
         else unpublish(c, p); /* the last release frees it and gives its bytes back */

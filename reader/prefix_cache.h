@@ -22,7 +22,7 @@ typedef struct prefix_cache prefix_cache;
 typedef struct { int64_t passage, adapter; uint64_t caption; } prefix_key;
 prefix_key prefix_key_of(int64_t passage, int64_t adapter, const char *caption);
 
-typedef struct prefix {
+typedef struct prefix_entry {
     kv  keys;
     int cursor; /* position of the token that follows */
     /* the cache's own */
@@ -30,16 +30,16 @@ typedef struct prefix {
     size_t         bytes;
     int            refs;
     bool           published;
-    struct prefix *chain, *newer, *older;
-} prefix;
+    struct prefix_entry *chain, *newer, *older;
+} prefix_entry;
 
 prefix_cache *prefix_cache_new(size_t limit_bytes); /* NULL: out of memory */
 void          prefix_cache_free(prefix_cache *c, kernels *k); /* NULL is fine; nothing may be held */
 
-const prefix *prefix_cache_find(prefix_cache *c, prefix_key key); /* NULL: not there */
-prefix       *prefix_cache_reserve(prefix_cache *c, kernels *k, prefix_key key, size_t kv_bytes); /* NULL: no room */
-void          prefix_cache_publish(prefix_cache *c, prefix *p);
-void          prefix_cache_release(prefix_cache *c, kernels *k, const prefix *p); /* NULL is fine */
+const prefix_entry *prefix_cache_find(prefix_cache *c, prefix_key key); /* NULL: not there */
+prefix_entry       *prefix_cache_reserve(prefix_cache *c, kernels *k, prefix_key key, size_t kv_bytes); /* NULL: no room */
+void                prefix_cache_publish(prefix_cache *c, prefix_entry *p);
+void                prefix_cache_release(prefix_cache *c, kernels *k, const prefix_entry *p); /* NULL is fine */
 
 void prefix_cache_read_stats(prefix_cache *c, reader_cache_stats *out);
 void prefix_cache_clear(prefix_cache *c, kernels *k); /* entries in use go when they are released */

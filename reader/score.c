@@ -23,12 +23,6 @@ typedef struct {
     float  *logit, *lse; /* [n_edges] */
 } request;
 
-static bool check_query(const reader_query *q, err *e)
-{
-    if (q->A < 1 || q->K < 1) return err_set(e, ERR_BUG, "reader: %d answers, %d candidates", q->A, q->K);
-    return true;
-}
-
 static size_t width(const reader *r) { return (size_t)decoder_sizes(r->m->text)->D; }
 
 /* Vision tokens of a picture on the scratch stack. */
@@ -50,13 +44,22 @@ static bool append_tree(prompt *p, const trie *t, arena *a, err *e)
     return true;
 }
 
+static bool fits(const reader *r, int n_tokens, err *e)
+{
+    if (n_tokens <= r->m->max_tokens) return true;
+    return err_at(e, ERR_UNUSABLE, "prompt-too-long", "question", "the prompt and its longest answer make %d tokens, at most %d",
+                  n_tokens, r->m->max_tokens);
+}
+
 static bool request_open(request *s, reader *r, const reader_query *q, arena *a, err *e)
 {
     s->q = q;
-    if (!check_query(q, e) || !trie_of_answers(&s->t, r->tokens, q->answers, q->A, r->m->end_id, a, e)) return false;
+    if (q->A < 1 || q->K < 1) return err_set(e, ERR_BUG, "reader: %d answers, %d candidates", q->A, q->K);
+    if (!trie_of_answers(&s->t, r->tokens, q->answers, q->A, r->m->end_id, a, e)) return false;
     if (!r->f->prepare(r->m, &s->image, q->img, a, e)) return false;
     if (!r->f->query(r->m, q->question, &s->image, &s->ask, a, e)) return false;
     s->n_query = s->ask.n_ids;
+    if (!fits(r, s->n_query + trie_longest(&s->t), e)) return false; /* before anything is computed */
     s->logit = ARENA_NEW(a, float, s->t.n_edges, e);
     s->lse = s->logit ? ARENA_NEW(a, float, s->t.n_edges, e) : NULL;
     return s->lse && append_tree(&s->ask, &s->t, a, e);
@@ -66,9 +69,13 @@ static bool request_open(request *s, reader *r, const reader_query *q, arena *a,
 static bool render_prefix(const reader *r, const reader_query *q, const reader_passage *z, picture *pic, prompt *p, arena *a, err *e)
 {
     image img;
-    return q->load(q->load_ctx, z->id, &img, a, e)
-        && r->f->prepare(r->m, pic, &img, a, e)
-        && r->f->prefix(r->m, z->caption, pic, p, a, e);
+    if (!q->load(q->load_ctx, z->id, &img, a, e)) return false;
+    if (r->f->prepare(r->m, pic, &img, a, e) && r->f->prefix(r->m, z->caption, pic, p, a, e)) return true;
+    if (e->code == ERR_UNUSABLE) { /* the index is at fault, not a field of the request */
+        e->code = ERR_FILE;
+        e->problem = e->field = NULL;
+    }
+    return false;
 }
 
 static bool run_prefix(const reader *r, kernels *k, const picture *pic, const prompt *p, kv *keys, int *cursor, arena *a, err *e)
@@ -89,8 +96,8 @@ static bool run_prefix(const reader *r, kernels *k, const picture *pic, const pr
 
 /* The prefix of a passage, from the cache or computed: into the cache if there is room, into scratch if not. *held is to
  * be released; *out is valid until then and until scratch goes back. */
-static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix *out,
-                             const prefix **held, bool *cached, arena *a, err *e)
+static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_entry *out,
+                             const prefix_entry **held, bool *cached, arena *a, err *e)
 {
     prefix_key key = prefix_key_of(z->id, 0, z->caption);
     *held = prefix_cache_find(r->cache, key);
@@ -105,9 +112,9 @@ static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const
         return err_at(e, ERR_UNUSABLE, "prompt-too-long", "question", "a retrieved pair makes %d tokens, at most %d", p.n_ids, r->m->max_tokens);
 
     size_t  len = decoder_kv_len(r->m->text, p.n_ids);
-    prefix *fresh = prefix_cache_reserve(r->cache, k, key, len * (size_t)k->act_bytes);
+    prefix_entry *fresh = prefix_cache_reserve(r->cache, k, key, len * (size_t)k->act_bytes);
     *held = fresh;
-    *out = (prefix){.keys = {.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p.n_ids}};
+    *out = (prefix_entry){.keys = {.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p.n_ids}};
     if (!run_prefix(r, k, &pic, &p, &out->keys, &out->cursor, a, e) || !k->sync(k, e)) return false;
     if (fresh) {
         fresh->keys = out->keys;
@@ -132,7 +139,7 @@ static void place(const reader *r, const request *s, int cursor, int32_t *pos, i
 }
 
 /* One pass over the query part and the trie, then the edges' logits. */
-static bool run_query(const reader *r, kernels *k, const request *s, const prefix *before, arena *a, err *e)
+static bool run_query(const reader *r, kernels *k, const request *s, const prefix_entry *before, arena *a, err *e)
 {
     int      T = s->ask.n_ids, rows = 1 + s->t.n_tree;
     size_t   D = width(r), mark = k->mark(k);
@@ -168,29 +175,21 @@ static void sum_answers(const request *s, float *logp, float *logit)
     }
 }
 
-static bool fits(const reader *r, const request *s, const prefix *before, int *longest, err *e)
-{
-    int n = before->keys.n + s->n_query;
-    if (n > *longest) *longest = n;
-    if (n + trie_longest(&s->t) <= r->m->max_tokens) return true;
-    return err_at(e, ERR_UNUSABLE, "prompt-too-long", "question", "the prompt and its longest answer make %d tokens, at most %d",
-                  n + trie_longest(&s->t), r->m->max_tokens);
-}
-
 static bool score_candidate(reader *r, kernels *k, const request *s, int i, reader_scores *out, arena *a, err *e)
 {
-    prefix        before;
-    const prefix *held = NULL;
-    bool          cached = false;
-    size_t        mark = k->mark(k);
-    arena_mark    am = arena_here(a);
+    prefix_entry        before;
+    const prefix_entry *held = NULL;
+    bool                cached = false;
+    size_t              mark = k->mark(k);
+    arena_mark          am = arena_here(a);
     bool ok = candidate_prefix(r, k, s->q, &s->q->z[i], &before, &held, &cached, a, e)
-           && fits(r, s, &before, &out->prompt_tokens, e)
+           && fits(r, before.keys.n + s->n_query + trie_longest(&s->t), e)
            && run_query(r, k, s, &before, a, e);
     prefix_cache_release(r->cache, k, held);
     k->back(k, mark);
     arena_back(a, am);
     if (!ok) return false;
+    if (before.keys.n + s->n_query > out->prompt_tokens) out->prompt_tokens = before.keys.n + s->n_query;
     out->n_cached += cached;
     sum_answers(s, out->logp + (size_t)i * (size_t)s->t.A, out->logit + (size_t)i * (size_t)s->t.A);
     return true;

@@ -31,11 +31,11 @@ static device new_device(void)
 
 static prefix_key key(int64_t id) { return prefix_key_of(id, 0, "a caption"); }
 
-enum { KV = 1000, EACH = KV + sizeof(prefix) };
+enum { KV = 1000, EACH = KV + sizeof(prefix_entry) };
 
 static void put(prefix_cache *c, device *d, int64_t id)
 {
-    prefix *p = prefix_cache_reserve(c, &d->k, key(id), KV);
+    prefix_entry *p = prefix_cache_reserve(c, &d->k, key(id), KV);
     assert_non_null(p);
     p->cursor = (int)id;
     prefix_cache_publish(c, p);
@@ -44,7 +44,7 @@ static void put(prefix_cache *c, device *d, int64_t id)
 
 static bool has(prefix_cache *c, device *d, int64_t id)
 {
-    const prefix *p = prefix_cache_find(c, key(id));
+    const prefix_entry *p = prefix_cache_find(c, key(id));
     if (p) assert_int_equal(p->cursor, id);
     prefix_cache_release(c, &d->k, p);
     return p != NULL;
@@ -85,12 +85,12 @@ static void an_entry_in_use_stays(void **state)
     device        d = new_device();
     prefix_cache *c = prefix_cache_new(2 * EACH + EACH / 2);
     put(c, &d, 1);
-    const prefix *held = prefix_cache_find(c, key(1));
+    const prefix_entry *held = prefix_cache_find(c, key(1));
     put(c, &d, 2);
     put(c, &d, 3); /* 2 has to go, though 1 is older */
     assert_true(has(c, &d, 1));
     assert_false(has(c, &d, 2));
-    const prefix *also = prefix_cache_find(c, key(3));
+    const prefix_entry *also = prefix_cache_find(c, key(3));
     assert_null(prefix_cache_reserve(c, &d.k, key(4), KV)); /* all is held: no room, and nothing was dropped */
     assert_int_equal(stats(c).bytes, 2 * EACH);
     prefix_cache_release(c, &d.k, held);
@@ -121,7 +121,7 @@ static void of_two_that_fill_the_same_the_first_wins(void **state)
     (void)state;
     device        d = new_device();
     prefix_cache *c = prefix_cache_new(4 * EACH);
-    prefix       *x = prefix_cache_reserve(c, &d.k, key(1), KV), *y = prefix_cache_reserve(c, &d.k, key(1), KV);
+    prefix_entry       *x = prefix_cache_reserve(c, &d.k, key(1), KV), *y = prefix_cache_reserve(c, &d.k, key(1), KV);
     assert_int_equal(stats(c).bytes, 2 * EACH); /* counted from the moment it is taken */
     prefix_cache_publish(c, x);
     prefix_cache_publish(c, y);
@@ -129,7 +129,7 @@ static void of_two_that_fill_the_same_the_first_wins(void **state)
     prefix_cache_release(c, &d.k, y);
     assert_int_equal(stats(c).bytes, EACH);
     prefix_cache_release(c, &d.k, x);
-    const prefix *p = prefix_cache_find(c, key(1));
+    const prefix_entry *p = prefix_cache_find(c, key(1));
     assert_ptr_equal(p, x);
     prefix_cache_release(c, &d.k, p);
     prefix_cache_free(c, &d.k);
@@ -141,7 +141,7 @@ static void what_was_not_published_is_not_found(void **state)
     (void)state;
     device        d = new_device();
     prefix_cache *c = prefix_cache_new(4 * EACH);
-    prefix       *x = prefix_cache_reserve(c, &d.k, key(1), KV);
+    prefix_entry       *x = prefix_cache_reserve(c, &d.k, key(1), KV);
     assert_false(has(c, &d, 1));
     prefix_cache_release(c, &d.k, x); /* its pass failed */
     assert_int_equal(stats(c).bytes, 0);
@@ -169,7 +169,7 @@ static void clearing_spares_what_is_in_use_until_its_release(void **state)
     prefix_cache *c = prefix_cache_new(4 * EACH);
     put(c, &d, 1);
     put(c, &d, 2);
-    const prefix *held = prefix_cache_find(c, key(2));
+    const prefix_entry *held = prefix_cache_find(c, key(2));
     prefix_cache_clear(c, &d.k);
     assert_int_equal(stats(c).entries, 0);
     assert_int_equal(stats(c).bytes, EACH);
@@ -190,7 +190,7 @@ static void no_memory_is_no_room(void **state)
     for (int n = 0; n < 2; n++) { /* the entry, then its keys and values */
         prefix_cache *c = prefix_cache_new(4 * EACH);
         mem_fail_after(n);
-        prefix *p = prefix_cache_reserve(c, &d.k, key(1), KV);
+        prefix_entry *p = prefix_cache_reserve(c, &d.k, key(1), KV);
         mem_fail_after(-1);
         assert_null(p);
         assert_int_equal(stats(c).bytes, 0);
@@ -227,9 +227,9 @@ static void *hammer(void *arg)
     for (int i = 0; i < 20000; i++) {
         w->seed = w->seed * 1664525u + 1013904223u;
         int64_t       id = w->seed >> 8 & 15;
-        const prefix *p = prefix_cache_find(w->c, key(id));
+        const prefix_entry *p = prefix_cache_find(w->c, key(id));
         if (!p) {
-            prefix *fresh = prefix_cache_reserve(w->c, &w->d->k, key(id), KV);
+            prefix_entry *fresh = prefix_cache_reserve(w->c, &w->d->k, key(id), KV);
             if (fresh) {
                 memset(fresh->keys.data, (int)id, KV);
                 fresh->cursor = (int)id;
