@@ -63,6 +63,21 @@ void *queue_pop(queue *q)
     return item;
 }
 
+void *queue_take_if(queue *q, bool (*want)(void *item, void *ctx), void *ctx)
+{
+    void *item = NULL;
+    pthread_mutex_lock(&q->lock);
+    for (int i = 0; i < q->len && !item; i++) {
+        if (!want(q->item[(q->head + i) % q->capacity], ctx)) continue;
+        item = q->item[(q->head + i) % q->capacity];
+        for (int j = i; j + 1 < q->len; j++) /* close the gap: the others keep their order */
+            q->item[(q->head + j) % q->capacity] = q->item[(q->head + j + 1) % q->capacity];
+        q->len--;
+    }
+    pthread_mutex_unlock(&q->lock);
+    return item;
+}
+
 void queue_close(queue *q)
 {
     pthread_mutex_lock(&q->lock);

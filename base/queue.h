@@ -11,6 +11,8 @@ void   queue_free(queue *q);    /* must be empty and without waiters */
 bool   queue_push(queue *q, void *item); /* false: full or closed */
 void  *queue_pop(queue *q);              /* waits; NULL: closed and empty */
 void   queue_close(queue *q);
+/* Take out one waiting item that want() says yes to, the oldest first; NULL: none. want() runs under the lock. */
+void  *queue_take_if(queue *q, bool (*want)(void *item, void *ctx), void *ctx);
 int    queue_len(queue *q);
 int    queue_capacity(const queue *q);
 

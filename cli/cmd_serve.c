@@ -1,0 +1,136 @@
+/* cmd_serve.c - jomed serve: bind, open, warm up, serve, wait, drain, close in reverse order. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "cli/cli.h"
+#include "server/config.h"
+#include "server/notify.h"
+#include "server/server.h"
+
+static int print_text(text *t)
+{
+    bool ok = !t->failed && fwrite(t->s, 1, t->len, stdout) == t->len && fflush(stdout) == 0;
+    text_free(t);
+    return ok ? EXIT_DONE : EXIT_FAILED;
+}
+
+static engine_options models(const config *c)
+{
+    engine_options o = {.reader = c->reader, .retriever = c->retriever, .index = c->index, .device = c->device,
+                        .threads = (int)c->threads, .cache_bytes = (size_t)c->cache_mb << 20, .tau = (float)c->tau,
+                        .max_pixels = c->max_pixels};
+    products_parse(&o.products, c->products); /* one of its words: config.c saw to that */
+    return o;
+}
+
+/* One per worker; those opened so far are in kern also after a failure. */
+static bool open_kernels(kernels **kern, const engine_options *o, int n, err *e)
+{
+    for (int i = 0; i < n; i++)
+        if (!engine_kernels(&kern[i], o, e)) return false;
+    return true;
+}
+
+static void report(const config *c, const engine *en, const kernels *k, int port, double seconds)
+{
+    LOG(LOG_INFO, "ready", LOG_S("version", JOMED_VERSION), LOG_S("host", c->bind), LOG_I("port", port), LOG_S("device", k->name),
+        LOG_I("workers", c->workers), LOG_I("threads", c->threads), LOG_I("queue", c->queue),
+        LOG_I("parameters", reader_parameters(en->reader) + retriever_parameters(en->retriever)),
+        LOG_S("reader", reader_hash(en->reader)), LOG_S("retriever", retriever_hash(en->retriever)),
+        LOG_S("index", index_describe(en->index)->hash), LOG_I("passages", index_describe(en->index)->n_passages),
+        LOG_I("cache_bytes", c->cache_mb << 20), LOG_I("arena_bytes", c->arena_bytes), LOG_D("seconds", seconds));
+    if (strncmp(c->bind, "127.", 4) != 0 && strcmp(c->bind, "::1") != 0)
+        LOG(LOG_WARN, "exposed", LOG_S("host", c->bind), LOG_S("text", "there is no authentication: anyone who reaches this address may use it"));
+}
+
+/* Wait for SIGTERM or SIGINT, then drain. false: a second signal came, or a request would not end. */
+static bool serve_until_told(server *s, const sigset_t *stop)
+{
+    int             sig;
+    struct timespec now = {0, 0};
+    drain_state     d = DRAINING;
+    while (sigwait(stop, &sig) != 0) { }
+    LOG(LOG_INFO, "stop", LOG_I("signal", sig));
+    notify_systemd("STOPPING=1");
+    server_drain_begin(s);
+    while (d == DRAINING) {
+        if (sigtimedwait(stop, NULL, &now) > 0) {
+            LOG(LOG_WARN, "stop_at_once", LOG_S("text", "a second signal came while requests were being finished"));
+            return false;
+        }
+        d = server_drain_step(s, 20);
+    }
+    if (d == STUCK) LOG(LOG_ERROR, "drain_timeout", LOG_S("text", "a request did not end within drain_timeout_ms"));
+    return d == DRAINED;
+}
+
+static int run(const config *c)
+{
+    int            fd = -1, port = 0, status = EXIT_FAILED;
+    double         began = clock_ms();
+    engine_options o = models(c);
+    engine         en = {0};
+    server        *s = NULL;
+    err            e = {0};
+    sigset_t       stop;
+    kernels      **kern = mem_zalloc((size_t)c->workers, sizeof *kern);
+
+    /* before any thread starts: they all inherit this, so a signal comes to nobody but serve_until_told() */
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    sigprocmask(SIG_BLOCK, &stop, NULL);
+    signal(SIGPIPE, SIG_IGN);
+
+    if (!kern) err_set(&e, ERR_MEMORY, "out of memory");
+    bool ok = kern && server_bind(&fd, &port, c, &e) && open_kernels(kern, &o, (int)c->workers, &e) && engine_open(&en, &o, kern[0], &e);
+    if (ok) {
+        ok = server_open(&s, c, &en, kern, fd, &e);
+        fd = -1;
+    }
+    if (ok) {
+        report(c, &en, kern[0], port, (clock_ms() - began) / 1e3);
+        printf(strchr(c->bind, ':') ? "listening on http://[%s]:%d\n" : "listening on http://%s:%d\n", c->bind, port);
+        fflush(stdout);
+        notify_systemd("READY=1");
+        /* Threads still compute for requests that we will not wait for: returning would tear down what they use. */
+        if (!serve_until_told(s, &stop)) _exit(EXIT_FAILED);
+        status = EXIT_DONE;
+    }
+    server_close(s);
+    engine_close(&en);
+    for (int64_t i = 0; kern && i < c->workers; i++)
+        if (kern[i]) kern[i]->close(kern[i]);
+    free(kern);
+    if (fd >= 0) close(fd);
+    if (e.code) return cli_fail("serve", &e);
+    LOG(LOG_INFO, "stopped", LOG_I("port", port));
+    return status;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    config        c;
+    err           e = {0};
+    config_action action;
+    text          t = {0};
+    log_level     level = LOG_INFO;
+
+    if (!config_from_args(&c, argc - 1, argv + 1, environ, &action, &e)) return cli_fail("serve", &e);
+    if (action == CONFIG_HELP) return config_usage(&t), print_text(&t);
+    if (action == CONFIG_PRINT) return config_print(&c, false, &t), print_text(&t);
+    if (!config_check(&c, (int)sysconf(_SC_NPROCESSORS_ONLN), &e)) return cli_fail("serve", &e);
+    if (action == CONFIG_CHECK && !config_check_folders(&c, &e)) return cli_fail("serve", &e);
+    if (action == CONFIG_CHECK) return printf("the configuration is valid\n"), EXIT_DONE;
+    log_level_parse(&level, c.level);
+    log_threshold(level);
+    return run(&c);
+}

@@ -1,0 +1,452 @@
+/* http.c - libmicrohttpd's callbacks: the walk of one request.
+ *
+ *   first call     headers_read, refuse_head: everything that can be refused is refused here, before the body is read and
+ *                  before "100 Continue" goes out, so that a client that waits for it never uploads
+ *   with data      request_feed
+ *   without data   GET: answer. POST: request_finish, then suspend the connection and submit the job
+ *   after resume   the job's answer
+ *   completed      log, count, free. The only place where an exchange ends.
+ *
+ * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit is therefore refused
+ * with bytes of our own (response_raw) and the connection is dropped.
+ * TRAP: suspend before submitting. A worker may resume at once, and resuming what is not suspended is undefined. */
+#include "server/http.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "server/headers.h"
+
+struct http {
+    server              *s;
+    struct MHD_Daemon   *daemon;
+    struct MHD_Response *no_memory; /* made at start: the answer when there is no memory to make one */
+    int                  listen_fd; /* -1: the library has closed it, or will */
+};
+
+/* One request and its answer. */
+typedef struct {
+    server                *s;
+    struct MHD_Connection *connection;
+    watched               *watched;
+    int                    fd;
+    route_id               route;
+    method_id              method;
+    int64_t                id; /* of a passage */
+    bool                   verbose, answered, submitted;
+    char                   request_id[REQUEST_ID_BYTES], trace[33];
+    request               *body; /* NULL: none is taken */
+    err                    failed; /* of the body's fields: kept until all of it has come */
+    err                    why;
+    job                    job;
+    response               out;
+    double                 began;
+} exchange;
+
+static const char ACCEPT_POST[] = "application/json, multipart/form-data";
+
+/* ---- answering ---- */
+
+static void add_header(struct MHD_Response *r, const char *name, const char *value)
+{
+    /* fails only without memory; an answer without a header is better than none, but for those that frame it, which the
+     * library makes itself */
+    if (value) (void)MHD_add_response_header(r, name, value);
+}
+
+static struct MHD_Response *make_response(exchange *x, response *out)
+{
+    struct MHD_Response *r = out->body ? MHD_create_response_from_buffer(out->bytes, out->body, MHD_RESPMEM_MUST_FREE)
+                                       : MHD_create_response_from_buffer(out->bytes, out->small, MHD_RESPMEM_MUST_COPY);
+    if (!r) return NULL;
+    out->body = NULL; /* the library's now */
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%d", out->retry_after_s);
+    add_header(r, "Content-Type", out->media);
+    add_header(r, "Cache-Control", "no-store");
+    add_header(r, "X-Content-Type-Options", "nosniff");
+    add_header(r, "X-Request-Id", x->request_id);
+    add_header(r, "Allow", out->allow);
+    add_header(r, "Accept-Post", out->accept_post);
+    add_header(r, "Accept-Encoding", out->accept_encoding);
+    add_header(r, "Retry-After", out->retry_after_s > 0 ? seconds : NULL);
+    if (out->close || atomic_load(&x->s->draining)) add_header(r, "Connection", "close");
+    return r;
+}
+
+/* Hand x->out to the library. MHD_NO drops the connection. */
+static enum MHD_Result answer_now(exchange *x)
+{
+    if (!watch_move(x->watched, clock_ms() + (double)x->s->cfg->write_timeout_ms, false)) return MHD_NO;
+    struct MHD_Response *r = make_response(x, &x->out);
+    x->answered = true;
+    if (!r) {
+        x->out.status = 503;
+        return MHD_queue_response(x->connection, 503, x->s->http->no_memory);
+    }
+    enum MHD_Result sent = MHD_queue_response(x->connection, (unsigned)x->out.status, r);
+    MHD_destroy_response(r);
+    return sent;
+}
+
+static void set_problem(exchange *x, const char *slug, const char *detail)
+{
+    respond_problem(&x->out, slug, detail, x->request_id);
+    if (x->out.status == 503) x->out.retry_after_s = pool_retry_after_s(x->s->pool);
+}
+
+static void set_error(exchange *x, const err *e)
+{
+    x->why = *e;
+    respond_err(&x->out, e, x->body ? request_unknown_field(x->body) : NULL, x->request_id);
+    if (x->out.status == 503) x->out.retry_after_s = pool_retry_after_s(x->s->pool);
+    if (e->code == ERR_BUSY || e->code == ERR_MEMORY) metrics_shed(x->s->m, SHED_MEMORY);
+}
+
+/* ---- first call ---- */
+
+static void name_request(exchange *x, const headers *h)
+{
+    unsigned char r[8] = {0};
+    if (h->request_id && request_id_is_sane(h->request_id)) {
+        snprintf(x->request_id, sizeof x->request_id, "%s", h->request_id);
+    } else {
+        if (getrandom(r, sizeof r, GRND_NONBLOCK) < 0) memcpy(r, &x->began, sizeof r); /* before the kernel is seeded */
+        hex_encode(x->request_id, r, sizeof r);
+    }
+    if (h->traceparent && !trace_id(x->trace, h->traceparent)) x->trace[0] = 0;
+}
+
+static method_id method_of(const char *m)
+{
+    return strcmp(m, "GET") == 0 ? METHOD_GET : strcmp(m, "HEAD") == 0 ? METHOD_HEAD : strcmp(m, "POST") == 0 ? METHOD_POST : METHOD_OTHER;
+}
+
+static enum MHD_Result see_argument(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
+{
+    exchange *x = cls;
+    (void)kind, (void)value;
+    if (strcmp(key, "verbose") == 0) x->verbose = true;
+    return MHD_YES;
+}
+
+/* Why a POST is refused before its body; NULL: it is not. */
+static const char *refuse_post(exchange *x, const headers *h, const char **detail)
+{
+    server *s = x->s;
+    if (h->content_encoding && strcasecmp(h->content_encoding, "identity") != 0) {
+        x->out.accept_encoding = "identity";
+        return "encoding-unsupported";
+    }
+    if (request_body_type(h->content_type) == BODY_OTHER) {
+        x->out.accept_post = ACCEPT_POST;
+        return "media-type-unsupported";
+    }
+    if (h->content_length < 0 && !h->chunked) return "length-required";
+    if (h->content_length > s->cfg->body_bytes) {
+        *detail = "Content-Length is larger than the limit that /v1/models names";
+        return "body-too-large";
+    }
+    if (MHD_get_connection_values(x->connection, MHD_GET_ARGUMENT_KIND, NULL, NULL) > 0) {
+        *detail = "fields belong into the body: the query string is not read";
+        return "field-unknown";
+    }
+    if (atomic_load(&s->refusing)) {
+        metrics_shed(s->m, SHED_DRAIN);
+        return "draining";
+    }
+    if (pool_full(s->pool)) {
+        metrics_shed(s->m, SHED_QUEUE);
+        return "busy";
+    }
+    return pool_broken(s->pool) ? "device-failed" : NULL;
+}
+
+static const char *refuse_head(exchange *x, const headers *h, const char *version, const char **detail)
+{
+    const route *r = x->route < N_ROUTES ? &ROUTES[x->route] : NULL;
+    bool         get = x->method == METHOD_GET || x->method == METHOD_HEAD;
+    if ((*detail = headers_conflict(h, version)) != NULL) return "header-conflict";
+    if (h->n > x->s->cfg->headers) return "headers-too-many";
+    if (!r) return "not-found";
+    if (r->post ? x->method != METHOD_POST : !get) {
+        x->out.allow = r->post ? "POST" : "GET, HEAD";
+        return "method-not-allowed";
+    }
+    if (h->expect && strcasecmp(h->expect, "100-continue") != 0) return "expectation-failed";
+    if (!accept_admits(h->accept, r->media)) return "not-acceptable";
+    if (get && (h->content_length > 0 || h->chunked)) return "body-unexpected";
+    return r->post ? refuse_post(x, h, detail) : NULL;
+}
+
+static exchange *exchange_new(server *s, struct MHD_Connection *c, watched *w)
+{
+    exchange *x = mem_zalloc(1, sizeof *x);
+    if (!x) return NULL;
+    x->s = s;
+    x->connection = c;
+    x->watched = w;
+    x->fd = w->fd;
+    x->began = clock_ms();
+    atomic_fetch_add(&s->in_flight, 1);
+    return x;
+}
+
+static enum MHD_Result begin(server *s, struct MHD_Connection *c, const char *path, const char *method, const char *version, void **state)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    watched                        *w = info ? info->socket_context : NULL;
+    exchange                       *x = w ? exchange_new(s, c, w) : NULL;
+    if (!x) return MHD_queue_response(c, 503, s->http->no_memory);
+    *state = x;
+
+    headers     h;
+    const char *detail = NULL;
+    headers_read(&h, c);
+    name_request(x, &h);
+    x->method = method_of(method);
+    x->route = route_find(path, &x->id);
+    bool has_body = h.content_length > 0 || h.chunked;
+    if (has_body) snprintf(w->request_id, sizeof w->request_id, "%s", x->request_id);
+    if (!watch_move(w, has_body ? clock_ms() + (double)s->cfg->read_timeout_ms : 0, has_body)) return MHD_NO;
+
+    const char *slug = refuse_head(x, &h, version, &detail);
+    if (slug) set_problem(x, slug, detail);
+    else if (ROUTES[x->route].post &&
+             !request_new(&x->body, ROUTES[x->route].fields, *ROUTES[x->route].n_fields, h.content_type, &s->limits, &x->failed))
+        set_error(x, &x->failed);
+    else if (!ROUTES[x->route].post) MHD_get_connection_values(c, MHD_GET_ARGUMENT_KIND, see_argument, x);
+
+    /* Without a body the answer can wait for the second call, which keeps the connection; a body is not to be read. */
+    bool framing = slug && strcmp(slug, "header-conflict") == 0;
+    if (x->out.status && (has_body || framing)) {
+        x->out.close = true;
+        watch_linger(s->watch, x->fd);
+        return answer_now(x);
+    }
+    return MHD_YES;
+}
+
+/* ---- the body ---- */
+
+/* Refuse in the middle of a body: no use to read on. */
+static enum MHD_Result refuse_body(exchange *x, const err *e)
+{
+    char raw[2048];
+    if (!watch_move(x->watched, clock_ms() + (double)x->s->cfg->write_timeout_ms, false)) return MHD_NO;
+    set_error(x, e);
+    x->answered = true;
+    size_t n = response_raw(&x->out, x->request_id, raw, sizeof raw);
+    if (send(x->fd, raw, n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)n) watch_linger(x->s->watch, x->fd);
+    return MHD_NO;
+}
+
+static enum MHD_Result take_body(exchange *x, const char *data, size_t *n)
+{
+    err e = {0};
+    if (!x->body) { /* a body that refuse_head() did not foresee: answered at its end */
+        *n = 0;
+        return MHD_YES;
+    }
+    bool ok = request_feed(x->body, data, *n, &e);
+    *n = 0;
+    if (ok) return MHD_YES;
+    if (e.code == ERR_TOO_LARGE || e.code == ERR_BUSY || e.code == ERR_MEMORY) return refuse_body(x, &e);
+    x->failed = e; /* about a field: the answer follows at the end of the body, and the connection lives on */
+    return MHD_YES;
+}
+
+/* ---- the end of the request ---- */
+
+static enum MHD_Result submit(exchange *x)
+{
+    err e = {0};
+    if (x->failed.code || !request_finish(x->body, x->route == ROUTE_DIAGNOSES, clock_ms(), &e)) {
+        set_error(x, x->failed.code ? &x->failed : &e);
+        return answer_now(x);
+    }
+    x->job = (job){.q = request_query(x->body), .retrieve_only = x->route == ROUTE_RETRIEVALS, .request_id = x->request_id,
+                   .fd = x->fd, .owner = x};
+    if (!watch_move(x->watched, 0, false)) return MHD_NO; /* from here on the deadline rules */
+    x->submitted = true;
+    MHD_suspend_connection(x->connection);
+    if (pool_submit(x->s->pool, &x->job)) return MHD_YES; /* x is the pool's: do not touch it */
+    metrics_shed(x->s->m, SHED_QUEUE);
+    respond_problem(&x->job.out, "busy", NULL, x->request_id);
+    MHD_resume_connection(x->connection);
+    return MHD_YES;
+}
+
+void http_resume(job *j)
+{
+    exchange *x = j->owner;
+    MHD_resume_connection(x->connection);
+}
+
+static enum MHD_Result finish(exchange *x)
+{
+    if (x->submitted) {
+        x->out = x->job.out;
+        x->job.out.body = NULL;
+        x->why = x->job.why;
+        if (x->out.status == STATUS_CLIENT_GONE) return MHD_NO;
+        if (x->out.status == 503) x->out.retry_after_s = pool_retry_after_s(x->s->pool);
+        return answer_now(x);
+    }
+    if (x->out.status) return answer_now(x);
+    if (x->body) return submit(x);
+    resource_get(x->s, x->route, x->id, x->verbose, x->request_id, &x->out, &x->why);
+    return answer_now(x);
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *path, const char *method, const char *version,
+                                  const char *data, size_t *n, void **state)
+{
+    exchange *x = *state;
+    if (!x) return begin(cls, c, path, method, version, state);
+    if (x->answered) return MHD_NO; /* the library does not come back after an answer; if it did, this would end it */
+    return *n > 0 ? take_body(x, data, n) : finish(x);
+}
+
+/* ---- completed ---- */
+
+static void log_exchange(const exchange *x, int status, double total_ms)
+{
+    static const char *const method[N_METHODS] = {"GET", "HEAD", "POST", "other"};
+    const job               *j = &x->job;
+    log_field f[24];
+    int       n = 0;
+    f[n++] = LOG_S("request", x->request_id);
+    if (x->trace[0]) f[n++] = LOG_S("trace", x->trace);
+    f[n++] = LOG_S("route", route_label(x->route));
+    f[n++] = LOG_S("method", method[x->method]);
+    f[n++] = LOG_I("status", status);
+    if (x->out.problem) f[n++] = LOG_S("problem", x->out.problem);
+    if (x->why.field) f[n++] = LOG_S("field", x->why.field);
+    if (status >= 500 && x->why.text[0]) f[n++] = LOG_S("text", x->why.text);
+    if (x->body) f[n++] = LOG_I("body_bytes", request_bytes(x->body));
+    if (x->submitted) {
+        static const char *const key[N_STAGES] = {"decode_ms", "retrieve_ms", "passages_ms", "read_ms", "fuse_ms"};
+        f[n++] = LOG_I("k", j->q->k);
+        f[n++] = LOG_I("answers", j->q->n_answers);
+        f[n++] = LOG_I("cached", j->n_cached);
+        f[n++] = LOG_D("queue_ms", j->queue_ms);
+        for (int s = 0; s < N_STAGES; s++) f[n++] = LOG_D(key[s], j->stage_ms[s]);
+        f[n++] = LOG_I("flops", j->flops);
+    }
+    f[n++] = LOG_D("total_ms", total_ms);
+    bool quiet = x->route < N_ROUTES && ROUTES[x->route].quiet && status == 200;
+    log_line(status >= 500 ? LOG_ERROR : quiet ? LOG_DEBUG : LOG_INFO, "request", f, n);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode how)
+{
+    exchange *x = *state;
+    (void)cls, (void)c;
+    if (!x) return;
+    *state = NULL;
+    server *s = x->s;
+    double  ms = clock_ms() - x->began;
+    int     status = x->answered ? x->out.status : STATUS_CLIENT_GONE;
+    if (!x->answered && watch_gave_up(x->watched)) status = 408;
+    if (!x->answered && how == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN) status = 503;
+    log_exchange(x, status, ms);
+    metrics_request(s->m, x->route, x->method, status, ms / 1e3);
+    watch_move(x->watched, clock_ms() + (double)s->cfg->idle_timeout_ms, false);
+    response_free(&x->out);
+    response_free(&x->job.out);
+    request_free(x->body);
+    free(x);
+    atomic_fetch_sub(&s->in_flight, 1);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode what)
+{
+    server *s = cls;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+        *context = info ? watch_add(s->watch, info->connect_fd, clock_ms() + (double)s->cfg->read_timeout_ms) : NULL;
+    } else if (*context) {
+        watch_remove(s->watch, *context);
+        *context = NULL;
+    }
+}
+
+/* ---- opening and closing ---- */
+
+bool http_open(http **out, server *s, int listen_fd, err *e)
+{
+    static const char out_of_memory[] = "{\"type\":\"urn:jomed:problem:out-of-memory\",\"status\":503,\"title\":\"The server has no memory left for this request\"}";
+    bool  ok = false;
+    http *h = mem_zalloc(1, sizeof *h);
+    if (!h) {
+        close(listen_fd);
+        return err_set(e, ERR_MEMORY, "out of memory for the HTTP server");
+    }
+    h->s = s;
+    h->listen_fd = listen_fd;
+    s->http = h;
+    h->no_memory = MHD_create_response_from_buffer(sizeof out_of_memory - 1, (void *)out_of_memory, MHD_RESPMEM_PERSISTENT);
+    if (!h->no_memory || MHD_add_response_header(h->no_memory, "Content-Type", "application/problem+json") != MHD_YES ||
+        MHD_add_response_header(h->no_memory, "Retry-After", "1") != MHD_YES) {
+        err_set(e, ERR_MEMORY, "out of memory for the HTTP server");
+        goto done;
+    }
+    if (listen(listen_fd, 1024) != 0) {
+        err_set(e, ERR_FILE, "cannot listen on %s port %d: %s", s->cfg->bind, (int)s->cfg->port, strerror(errno));
+        goto done;
+    }
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
+    if (strchr(s->cfg->bind, ':')) flags |= MHD_USE_IPv6;
+    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, s,
+                                 MHD_OPTION_LISTEN_SOCKET, listen_fd,
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+                                 MHD_OPTION_THREAD_POOL_SIZE, (unsigned)s->cfg->http_threads,
+                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->cfg->connections,
+                                 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)s->cfg->connections_per_ip,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, 0U, /* the watch has better ones */
+                                 MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                                 MHD_OPTION_END);
+    if (!h->daemon) {
+        err_set(e, ERR_FILE, "libmicrohttpd %s cannot start: are %d connections within the limit of open files?", MHD_get_version(), (int)s->cfg->connections);
+        goto done;
+    }
+    h->listen_fd = -1; /* closed by the library */
+    *out = h;
+    h = NULL;
+    ok = true;
+done:
+    http_close(h);
+    return ok;
+}
+
+void http_refuse_connections(http *h)
+{
+    /* the library gives the listening socket back, so that connections in its backlog are not reset but never accepted:
+     * closing it tells a balancer at once */
+    MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+    if (fd != MHD_INVALID_SOCKET) close(fd);
+}
+
+void http_close(http *h)
+{
+    if (!h) return;
+    if (h->daemon) MHD_stop_daemon(h->daemon);
+    if (h->no_memory) MHD_destroy_response(h->no_memory);
+    if (h->listen_fd >= 0) close(h->listen_fd);
+    h->s->http = NULL;
+    free(h);
+}

@@ -1,0 +1,249 @@
+#include "server/worker.h"
+
+#include <math.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/queue.h"
+#include "diagnose/json.h"
+
+typedef struct {
+    pool     *p;
+    kernels  *kern;
+    arena    *a;
+    pthread_t thread;
+    bool      started;
+    atomic_size_t high; /* of a, for others to read */
+} worker;
+
+struct pool {
+    pool_options  o;
+    queue        *waiting;
+    atomic_int    running;
+    atomic_ulong  recent_us; /* moving average of one job's time */
+    atomic_bool   broken;
+    worker       *w;
+};
+
+static void *worker_main(void *arg);
+
+bool pool_open(pool **out, const pool_options *o, err *e)
+{
+    bool  ok = false;
+    pool *p = mem_zalloc(1, sizeof *p);
+    if (!p) {
+        err_set(e, ERR_MEMORY, "out of memory for the workers");
+        goto done;
+    }
+    p->o = *o;
+    p->waiting = queue_new(o->queue);
+    p->w = mem_zalloc((size_t)o->workers, sizeof *p->w);
+    ok = p->waiting && p->w;
+    for (int i = 0; ok && i < o->workers; i++) {
+        p->w[i].p = p;
+        p->w[i].kern = o->kern[i];
+        p->w[i].a = arena_new(o->arena_bytes);
+        ok = p->w[i].a != NULL;
+    }
+    if (!ok) {
+        err_set(e, ERR_MEMORY, "out of memory for the workers");
+        goto done;
+    }
+    *out = p;
+    p = NULL;
+done:
+    pool_close(p);
+    return ok;
+}
+
+void pool_close(pool *p)
+{
+    if (!p) return;
+    if (p->waiting) queue_close(p->waiting);
+    for (int i = 0; p->w && i < p->o.workers; i++) {
+        if (p->w[i].started) pthread_join(p->w[i].thread, NULL);
+        arena_free(p->w[i].a);
+    }
+    queue_free(p->waiting);
+    free(p->w);
+    free(p);
+}
+
+bool pool_start(pool *p, err *e)
+{
+    /* signals are for the main thread, which waits for them */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool ok = true;
+    for (int i = 0; ok && i < p->o.workers; i++) {
+        ok = pthread_create(&p->w[i].thread, NULL, worker_main, &p->w[i]) == 0;
+        p->w[i].started = ok;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ok || err_set(e, ERR_MEMORY, "cannot start %d worker threads", p->o.workers);
+}
+
+/* ---- the warm-up case ---- */
+
+/* A soft ring on a ramp: no one's picture, and not constant, so that a norm of zero cannot hide. */
+static bool draw(image *img, arena *a, err *e)
+{
+    enum { SIDE = 64 };
+    *img = (image){SIDE, SIDE, arena_take_n(a, (size_t)3 * SIDE * SIDE, 1, e)};
+    if (!img->rgb) return false;
+    for (int y = 0; y < SIDE; y++)
+        for (int x = 0; x < SIDE; x++) {
+            double r = hypot(x - 31.5, y - 31.5), v = 40 + 2 * x + 80 * exp(-(r - 18) * (r - 18) / 20);
+            for (int c = 0; c < 3; c++) img->rgb[3 * (y * SIDE + x) + c] = (uint8_t)(v > 255 ? 255 : v);
+        }
+    return true;
+}
+
+static bool warm_up(worker *w, err *e)
+{
+    static const char *const answers[] = {"Yes", "No"};
+    image                    img;
+    uint8_t                 *png;
+    size_t                   n;
+    answer                   out;
+    arena_reset(w->a);
+    bool ok = draw(&img, w->a, e) && image_encode_png(&png, &n, &img, w->a, e);
+    diagnose_request q = {.question = "Is this image normal?", .answers = answers, .n_answers = 2, .k = 1, .mode = MODE_PAPER};
+    if (ok) {
+        q.image = png;
+        q.image_bytes = n;
+        ok = diagnose(w->p->o.en, w->kern, &q, w->a, &out, e);
+    }
+    double sum = 0;
+    for (int i = 0; ok && i < out.A; i++) sum += out.prob[i];
+    if (ok && !(fabs(sum - 1) < 1e-4)) ok = err_set(e, ERR_FILE, "warm-up: the answer's probabilities sum to %g, not 1: are the weights sound?", sum);
+    arena_reset(w->a);
+    return ok;
+}
+
+bool pool_warm_up(pool *p, err *e)
+{
+    for (int i = 0; i < p->o.workers; i++)
+        if (!warm_up(&p->w[i], e)) return false;
+    return true;
+}
+
+/* ---- jobs ---- */
+
+static bool client_gone(const job *j)
+{
+    /* A reset connection shows as POLLHUP or POLLERR. A client that only closed its sending half has not gone: it may
+     * still read, and it gets its answer. */
+    struct pollfd f = {.fd = j->fd};
+    return j->fd >= 0 && poll(&f, 1, 0) == 1 && (f.revents & (POLLHUP | POLLERR));
+}
+
+static bool late(const job *j, double now) { return j->q->deadline_at > 0 && now > j->q->deadline_at; }
+
+static void fail(job *j, const char *request_id) { respond_err(&j->out, &j->why, NULL, request_id); }
+
+/* Give up on a job before it is computed. */
+static void give_up(pool *p, job *j, double now)
+{
+    j->queue_ms = now - j->queued_at;
+    if (client_gone(j)) {
+        j->out.status = STATUS_CLIENT_GONE;
+        metrics_shed(p->o.m, SHED_GONE);
+    } else {
+        err_at(&j->why, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed while it waited");
+        fail(j, j->request_id);
+        metrics_shed(p->o.m, SHED_DEADLINE);
+    }
+    p->o.done(j);
+}
+
+static void record(pool *p, job *j, const answer *a)
+{
+    j->n_cached = a->n_cached;
+    j->K = a->K;
+    j->flops = a->flops;
+    j->total_ms = a->total_ms;
+    for (int s = 0; s < N_STAGES; s++) {
+        j->stage_ms[s] = a->stage_ms[s];
+        if (a->stage_ms[s] > 0) metrics_stage(p->o.m, (stage)s, a->stage_ms[s] / 1e3);
+    }
+}
+
+static void compute(worker *w, job *j)
+{
+    const engine *en = w->p->o.en;
+    answer        a = {0};
+    bool ok = j->retrieve_only ? diagnose_retrieve(en, w->kern, j->q, w->a, &a, &j->why) : diagnose(en, w->kern, j->q, w->a, &a, &j->why);
+    record(w->p, j, &a);
+    if (ok) respond_json(&j->out, 200, j->retrieve_only ? retrieval_json(en, &a, j->request_id) : answer_json(en, j->q, &a, j->request_id), j->request_id);
+    else fail(j, j->request_id);
+    if (j->why.code == ERR_GPU) atomic_store(&w->p->broken, true);
+}
+
+static void *worker_main(void *arg)
+{
+    worker *w = arg;
+    pool   *p = w->p;
+    for (job *j; (j = queue_pop(p->waiting)) != NULL; arena_reset(w->a)) {
+        double now = clock_ms();
+        j->queue_ms = now - j->queued_at;
+        metrics_queue_wait(p->o.m, j->queue_ms / 1e3);
+        if (late(j, now) || client_gone(j)) {
+            give_up(p, j, now);
+            continue;
+        }
+        atomic_fetch_add(&p->running, 1);
+        compute(w, j);
+        /* one job in eight: quick to follow a change of load, slow enough not to jump with one large image */
+        unsigned long us = (unsigned long)((clock_ms() - now) * 1e3), old = atomic_load(&p->recent_us);
+        atomic_store(&p->recent_us, old ? old - old / 8 + us / 8 : us);
+        atomic_store(&w->high, arena_high_water(w->a));
+        atomic_fetch_sub(&p->running, 1);
+        p->o.done(j); /* j is the HTTP thread's again: do not touch it */
+    }
+    return NULL;
+}
+
+bool pool_submit(pool *p, job *j)
+{
+    j->queued_at = clock_ms();
+    return queue_push(p->waiting, j);
+}
+
+static bool is_hopeless(void *item, void *now) { return late(item, *(double *)now) || client_gone(item); }
+
+void pool_sweep(pool *p)
+{
+    double now = clock_ms();
+    for (job *j; (j = queue_take_if(p->waiting, is_hopeless, &now)) != NULL;) give_up(p, j, now);
+}
+
+bool pool_full(pool *p) { return queue_len(p->waiting) >= queue_capacity(p->waiting); }
+int  pool_waiting(pool *p) { return queue_len(p->waiting); }
+int  pool_running(pool *p) { return atomic_load(&p->running); }
+bool pool_broken(pool *p) { return atomic_load(&p->broken); }
+
+int pool_retry_after_s(pool *p)
+{
+    double one = (double)atomic_load(&p->recent_us) / 1e6;
+    double s = ceil((pool_waiting(p) + pool_running(p)) * one / p->o.workers);
+    return s < 1 ? 1 : s > 3600 ? 3600 : (int)s;
+}
+
+size_t pool_arena_bytes(pool *p)
+{
+    size_t most = 0;
+    for (int i = 0; i < p->o.workers; i++) {
+        size_t high = atomic_load(&p->w[i].high);
+        if (high > most) most = high;
+    }
+    return most;
+}

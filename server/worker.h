@@ -1,0 +1,58 @@
+/* worker.h - the threads that compute, and the bounded queue before them.
+ * A job is made by an HTTP thread, which suspends its connection and submits it. From then on it belongs to the pool, until
+ * the pool calls done() with it, exactly once; after that it is the HTTP thread's again. */
+#ifndef JOMED_SERVER_WORKER_H
+#define JOMED_SERVER_WORKER_H
+
+#include "diagnose/diagnose.h"
+#include "server/metrics.h"
+#include "server/respond.h"
+
+typedef struct {
+    /* in */
+    const diagnose_request *q;
+    bool                    retrieve_only;
+    const char             *request_id;
+    int                     fd;     /* of the client: asked whether it is still there before work starts; -1: not asked */
+    void                   *owner;  /* the HTTP side's */
+    /* out */
+    response out;
+    err      why;                   /* of a failure, for the log */
+    double   queued_at, queue_ms, stage_ms[N_STAGES], total_ms;
+    int      n_cached, K;
+    uint64_t flops;
+} job;
+
+enum { STATUS_CLIENT_GONE = 499 }; /* of a job nobody waits for: logged, never sent */
+
+typedef struct pool pool;
+typedef struct {
+    const engine   *en;
+    kernels *const *kern;    /* one per worker; kept */
+    int             workers, queue;
+    size_t          arena_bytes;
+    metrics        *m;
+    void (*done)(job *j);    /* called by a worker, or by the thread in pool_sweep() */
+} pool_options;
+
+/* Threads wait for pool_start(). */
+bool pool_open(pool **out, const pool_options *o, err *e);
+/* Score one real case on every worker's kernels, a drawn picture against the index: what readiness means. */
+bool pool_warm_up(pool *p, err *e);
+bool pool_start(pool *p, err *e);
+/* Finish what is queued and running, end the threads, free. NULL is fine. */
+void pool_close(pool *p);
+
+/* false: the queue is full; the job is still the caller's. */
+bool pool_submit(pool *p, job *j);
+/* Answer the waiting jobs whose deadline has passed or whose client is gone, and free their places. To be called often. */
+void pool_sweep(pool *p);
+
+bool   pool_full(pool *p);
+int    pool_waiting(pool *p);
+int    pool_running(pool *p);
+int    pool_retry_after_s(pool *p); /* what waits and runs, times the recent time of one, over the workers; at least 1 */
+bool   pool_broken(pool *p);        /* the device failed: nothing more will be answered */
+size_t pool_arena_bytes(pool *p);   /* most that any worker's arena has held */
+
+#endif
