@@ -70,7 +70,8 @@ static void print_heads(FILE *f, const candidate *c)
 
 void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans)
 {
-    fprintf(f, "Question  %s\nAnswer    %s  (p = %.4f)\n", q->question, q->answers[ans->answer], ans->prob[ans->answer]);
+    if (q->question) fprintf(f, "Question  %s\n", q->question);
+    fprintf(f, "Answer    %s  (p = %.4f)\n", q->answers[ans->answer], ans->prob[ans->answer]);
     fprintf(f, "\n  p(a|q)\n");
     for (int a = 0; a < ans->A; a++) {
         char bar[31] = "";

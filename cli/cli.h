@@ -16,6 +16,7 @@ int cmd_embed(int argc, char **argv);
 int cmd_index(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_show(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* "jomed COMMAND: text" on stderr (and how to get help, for a usage error); the exit status for e. */
@@ -45,7 +46,7 @@ bool cli_need(const char *value, const char *flag, err *e);
 /* value as a whole number within [least, most]; ERR_USAGE names the flag. */
 bool cli_int(long *out, const char *flag, const char *value, long least, long most, err *e);
 
-/* The answer in a screenful: question, distribution, evidence, agreement, notice. */
+/* The answer in a screenful: question (NULL: left out), distribution, evidence, agreement, notice. */
 void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans);
 
 #endif

@@ -12,6 +12,7 @@ static const struct { const char *name; int (*run)(int, char **); const char *he
     {"index", cmd_index, "build, describe or verify an index"},
     {"eval", cmd_eval, "run a data set and report metrics"},
     {"serve", cmd_serve, "serve requests over HTTP"},
+    {"show", cmd_show, "print an answer of the server for people"},
     {"version", cmd_version, "print versions"},
 };
 enum { N_COMMANDS = sizeof COMMAND / sizeof *COMMAND };

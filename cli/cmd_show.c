@@ -1,0 +1,132 @@
+/* cmd_show.c - `jomed show`: an answer of POST /v1/diagnoses as the text that `jomed diagnose` prints.
+ * The JSON is read back into an answer and goes to the one renderer, so that the two cannot differ. */
+#include <string.h>
+
+#include "base/json.h"
+#include "cli/cli.h"
+
+static const char HELP[] =
+    "usage: jomed show [--question Q] [FILE]\n\n"
+    "Print an answer of POST /v1/diagnoses, or a line of `jomed diagnose --json`, for people. Reads FILE, or standard\n"
+    "input. An answer does not repeat its question: --question Q puts it back.\n";
+
+static bool malformed(const char *what, err *e)
+{
+    return err_set(e, ERR_FILE, "not an answer of /v1/diagnoses: %s is missing or has another type", what);
+}
+
+static float number(const json_t *o, const char *key, bool *ok)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!json_is_number(v)) *ok = false;
+    return (float)json_number_value(v);
+}
+
+/* Where text stands among the answers; -1. */
+static int place(const diagnose_request *q, const char *s)
+{
+    for (int i = 0; s && i < q->n_answers; i++)
+        if (strcmp(q->answers[i], s) == 0) return i;
+    return -1;
+}
+
+static bool read_distribution(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
+{
+    const json_t *list = json_object_get(o, "probabilities");
+    size_t        n = json_array_size(list);
+    bool          ok = true;
+    if (n < 1 || n > MAX_ANSWERS) return malformed("probabilities", e);
+    ans->A = q->n_answers = (int)n;
+    q->answers = names;
+    if (!(ans->prob = ARENA_NEW(a, float, n, e))) return false;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *p = json_array_get(list, i);
+        ans->prob[i] = number(p, "probability", &ok);
+        names[i] = json_string_value(json_object_get(p, "answer"));
+        if (!names[i] || !ok || !(ans->prob[i] >= 0 && ans->prob[i] <= 1)) return malformed("probabilities", e);
+    }
+    ans->answer = place(q, json_string_value(json_object_get(o, "answer")));
+    return ans->answer >= 0 || malformed("answer", e);
+}
+
+static bool read_candidate(const json_t *o, const diagnose_request *q, evidence *z, arena *a, err *e)
+{
+    const json_t *scores = json_object_get(o, "scores"), *probs = json_object_get(o, "probabilities");
+    bool          ok = json_is_integer(json_object_get(o, "id"));
+    z->c.id = json_integer_value(json_object_get(o, "id"));
+    z->c.weight = number(o, "weight", &ok);
+    for (int h = 0; h < N_HEADS; h++) {
+        const json_t *s = json_object_get(scores, HEAD_NAME[h]);
+        if (!s) continue;
+        z->c.heads |= 1u << h;
+        z->c.score[h] = number(scores, HEAD_NAME[h], &ok);
+    }
+    z->answer = place(q, json_string_value(json_object_get(o, "answer")));
+    z->p = (passage){.id = z->c.id, .source = json_string_value(json_object_get(o, "source")),
+                     .caption = json_string_value(json_object_get(o, "caption"))};
+    if (!ok || !z->c.heads || z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers) return malformed("evidence", e);
+    if (!(z->prob = ARENA_NEW(a, float, q->n_answers, e))) return false;
+    for (int i = 0; i < q->n_answers; i++) z->prob[i] = (float)json_number_value(json_array_get(probs, (size_t)i));
+    return true;
+}
+
+static bool read_evidence(const json_t *o, const diagnose_request *q, answer *ans, arena *a, err *e)
+{
+    const json_t *list = json_object_get(o, "evidence");
+    size_t        n = json_array_size(list);
+    if (n < 1 || n > 2 * MAX_K) return malformed("evidence", e);
+    ans->K = (int)n;
+    if (!(ans->z = ARENA_NEW(a, evidence, n, e))) return false;
+    for (size_t k = 0; k < n; k++)
+        if (!read_candidate(json_array_get(list, k), q, &ans->z[k], a, e)) return false;
+    return true;
+}
+
+static bool show(const json_t *o, const char *question, arena *a, err *e)
+{
+    const char      *names[MAX_ANSWERS], *mode = json_string_value(json_object_get(o, "mode"));
+    diagnose_request q = {.question = question};
+    answer           ans = {0};
+    bool             ok = true;
+    if (!read_distribution(o, &q, &ans, names, a, e) || !read_evidence(o, &q, &ans, a, e)) return false;
+    ans.consistent = json_is_true(json_object_get(o, "consistent"));
+    ans.agreement = number(o, "agreement", &ok);
+    ans.entropy = number(o, "entropy_nats", &ok);
+    ans.total_ms = number(json_object_get(o, "timings_ms"), "total", &ok);
+    if (!ok || !mode || !mode_parse(&q.mode, mode)) return malformed("agreement, entropy_nats, timings_ms or mode", e);
+    cli_print_answer(stdout, &q, &ans);
+    return true;
+}
+
+/* A problem (RFC 9457) instead of an answer: say what it says. */
+static bool is_problem(const json_t *o, err *e)
+{
+    const char *title = json_string_value(json_object_get(o, "title")), *detail = json_string_value(json_object_get(o, "detail"));
+    if (!title || json_object_get(o, "evidence")) return false;
+    err_set(e, ERR_FILE, "the server answered: %s%s%s", title, detail ? ": " : "", detail ? detail : "");
+    return true;
+}
+
+int cmd_show(int argc, char **argv)
+{
+    static const struct option known[] = {{"question", required_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}};
+    const char  *question = NULL;
+    err          e = {0};
+    json_error_t why;
+    for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        if (opt == 'h') return fputs(HELP, stdout), EXIT_DONE;
+        if (opt == 'q') question = optarg;
+        else return err_set(&e, ERR_USAGE, "an option is not known or lacks its value"), cli_fail("show", &e);
+    }
+    if (argc - optind > 1) return err_set(&e, ERR_USAGE, "takes one file"), cli_fail("show", &e);
+
+    json_t *o = NULL;
+    arena  *a = arena_new(0);
+    if (!a) err_set(&e, ERR_MEMORY, "out of memory");
+    else if (optind < argc) json_open(&o, argv[optind], &e);
+    else if (!(o = json_loadf(stdin, JSON_REJECT_DUPLICATES, &why))) err_set(&e, ERR_FILE, "standard input is not JSON, line %d", why.line);
+    bool ok = o && !is_problem(o, &e) && show(o, question, a, &e);
+    json_decref(o);
+    arena_free(a);
+    return ok ? EXIT_DONE : cli_fail("show", &e);
+}
