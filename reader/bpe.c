@@ -47,21 +47,21 @@ static bool put_ids(encoder *E, const int32_t *ids, int n)
 
 static bool encode_piece(encoder *E, const char *s, size_t n)
 {
-    const bpe_tables *v = &E->b->tables;
+    const bpe *b = E->b;
     if (!ids_room(E, n)) return false;
     int32_t *ids = E->ids + E->n;
-    if (E->b->ignore_merges) {
-        /* A special token is spelled out in the vocabulary too, but text must not become one. */
-        int32_t id = bpe_tables_find(v, s, n);
-        int     k  = id >= 0 ? E->b->added_by_id[id] : -1;
-        if (id >= 0 && (k < 0 || !E->b->added[k].special)) {
+    if (b->ignore_merges) {
+        /* TRAP: the vocabulary may spell special tokens too, but text must not become one by being a whole piece. */
+        int32_t id = pieces_find(&b->pieces, s, n);
+        int     k = id >= 0 ? b->added_by_id[id] : -1;
+        if (id >= 0 && (k < 0 || !b->added.list[k].special)) {
             ids[0] = id;
             E->n++;
             return true;
         }
     }
-    for (size_t i = 0; i < n; i++) ids[i] = v->byte_id[(uint8_t)s[i]];
-    int left = bpe_merge(v, ids, (int)n, &E->scratch, E->a, E->e);
+    for (size_t i = 0; i < n; i++) ids[i] = b->byte_id[(uint8_t)s[i]];
+    int left = bpe_merge(&b->merges, ids, (int)n, &E->scratch, E->a, E->e);
     if (left < 0) return false;
     E->n += left;
     return true;
@@ -122,35 +122,11 @@ static bool encode_section(encoder *E, const char *s, size_t n)
 
 /* --- Added tokens ------------------------------------------------------------------------------------------------ */
 
-/* The longest added token that s [n] begins with, NULL if none: added[lo, hi) are those that agree in the first k bytes,
- * and contents are sorted, so each further byte narrows the range by two binary searches. */
-static const added_token *added_prefix(const bpe *b, const char *s, size_t n)
-{
-    const added_token *best = NULL;
-    int                lo = 0, hi = b->n_added;
-    for (size_t k = 0; lo < hi; k++) {
-        if (b->added[lo].len == k) best = &b->added[lo++]; /* sorts before those that it is a prefix of */
-        if (k == n) break;
-        int c = (uint8_t)s[k], end = hi;
-        for (int mid; lo < end;) {
-            mid = (lo + end) / 2;
-            if ((uint8_t)b->added[mid].content[k] < c) lo = mid + 1;
-            else end = mid;
-        }
-        for (int first = lo, mid; first < hi;) {
-            mid = (first + hi) / 2;
-            if ((uint8_t)b->added[mid].content[k] <= c) first = mid + 1;
-            else hi = mid;
-        }
-    }
-    return best;
-}
-
 static bool encode_with_added(encoder *E, const char *s, size_t n)
 {
     size_t section = 0;
     for (size_t i = 0; i < n;) {
-        const added_token *t = added_prefix(E->b, s + i, n - i);
+        const added_token *t = added_tokens_prefix(&E->b->added, s + i, n - i);
         if (!t) { i++; continue; }
         if (!encode_section(E, s + section, i - section) || !put_ids(E, &t->id, 1)) return false;
         i += t->len;
@@ -161,9 +137,8 @@ static bool encode_with_added(encoder *E, const char *s, size_t n)
 
 int bpe_special(const bpe *b, const char *content)
 {
-    size_t             n = strlen(content);
-    const added_token *t = n ? added_prefix(b, content, n) : NULL;
-    return t && t->len == n ? t->id : -1;
+    const added_token *t = added_tokens_find(&b->added, content);
+    return t ? t->id : -1;
 }
 
 /* --- The two directions ------------------------------------------------------------------------------------------ */
@@ -175,9 +150,9 @@ bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, 
 
     encoder E = {.b = b, .a = a, .e = e};
     if (!split_begin(&E.run, a, e) || !ids_room(&E, n / 3)) return false; /* about three bytes a token in English */
-    if (post && !put_ids(&E, b->head, b->n_head)) return false;
+    if (post && !put_ids(&E, b->post.head, b->post.n_head)) return false;
     if (!(special ? encode_with_added(&E, s, n) : encode_section(&E, s, n))) return false;
-    if (post && !put_ids(&E, b->tail, b->n_tail)) return false;
+    if (post && !put_ids(&E, b->post.tail, b->post.n_tail)) return false;
     *ids = E.ids;
     *n_ids = E.n;
     return true;
@@ -186,12 +161,12 @@ bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, 
 /* Bytes of one id; an id that the file does not have (rows that pad the embedding) is an error. */
 static bool id_bytes(const bpe *b, int32_t id, const char **s, size_t *n, err *e)
 {
-    if (id < 0 || id >= b->tables.n_ids) return err_set(e, ERR_BUG, "tokenizer: id %d is outside the vocabulary", (int)id);
+    if (id < 0 || id >= b->pieces.n_ids) return err_set(e, ERR_BUG, "tokenizer: id %d is outside the vocabulary", (int)id);
     int k = b->added_by_id[id];
-    const piece *p = &b->tables.piece[id];
+    const piece *p = &b->pieces.piece[id];
     if (k < 0 && p->len < 0) return err_set(e, ERR_BUG, "tokenizer: id %d is not in use", (int)id);
-    *s = k >= 0 ? b->added[k].content : b->tables.pool + p->off;
-    *n = k >= 0 ? b->added[k].len : (size_t)p->len;
+    *s = k >= 0 ? b->added.list[k].content : b->pieces.pool + p->off;
+    *n = k >= 0 ? b->added.list[k].len : (size_t)p->len;
     return true;
 }
 
@@ -215,4 +190,4 @@ bool bpe_decode(const bpe *b, const int32_t *ids, int n, char **s, size_t *len, 
     return true;
 }
 
-int bpe_vocab(const bpe *b) { return b->tables.n_ids; }
+int bpe_vocab(const bpe *b) { return b->pieces.n_ids; }

@@ -1,0 +1,70 @@
+#include "base/pieces.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+bool pieces_init(pieces *p, int n_ids, int n, size_t pool_bytes, err *e)
+{
+    uint32_t size = 16;
+    while (size < 2u * (uint32_t)n) size *= 2;
+    *p = (pieces){.n_ids = n_ids, .mask = size - 1};
+    p->pool = mem_alloc(pool_bytes + 1);
+    p->piece = mem_alloc(((size_t)n_ids + 1) * sizeof *p->piece);
+    p->slot = mem_alloc((size_t)size * sizeof *p->slot);
+    if (!p->pool || !p->piece || !p->slot) {
+        pieces_free(p);
+        return err_set(e, ERR_MEMORY, "tokenizer: out of memory");
+    }
+    for (int i = 0; i < n_ids; i++) p->piece[i] = (piece){0, -1};
+    for (uint32_t i = 0; i < size; i++) p->slot[i] = -1;
+    return true;
+}
+
+void pieces_free(pieces *p)
+{
+    free(p->pool);
+    free(p->piece);
+    free(p->slot);
+    *p = (pieces){0};
+}
+
+/* The slot that holds prefix + s, or the empty one where it would go. */
+static int32_t *slot_of(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
+{
+    for (uint32_t i = (uint32_t)(h ^ h >> 32);; i++) { /* FNV-1a mixes upwards: fold the upper half into the bits in use */
+        int32_t *slot = &p->slot[i & p->mask];
+        if (*slot < 0) return slot;
+        const piece *q = &p->piece[*slot];
+        const char  *bytes = p->pool + q->off;
+        if ((size_t)q->len == n_prefix + n && memcmp(bytes, prefix, n_prefix) == 0 && memcmp(bytes + n_prefix, s, n) == 0)
+            return slot;
+    }
+}
+
+static uint64_t hash_of(const char *s, size_t n)
+{
+    uint64_t h = PIECE_HASH_START;
+    for (size_t i = 0; i < n; i++) h = piece_hash(h, s[i]);
+    return h;
+}
+
+bool pieces_add(pieces *p, int32_t id, const char *s, size_t n)
+{
+    int32_t *slot = slot_of(p, hash_of(s, n), "", 0, s, n);
+    if (*slot >= 0 || p->piece[id].len >= 0) return false;
+    p->piece[id] = (piece){(uint32_t)p->pool_bytes, (int32_t)n};
+    memcpy(p->pool + p->pool_bytes, s, n);
+    p->pool_bytes += n;
+    if ((int)n > p->longest) p->longest = (int)n;
+    *slot = id;
+    return true;
+}
+
+int32_t pieces_find(const pieces *p, const char *s, size_t n) { return *slot_of(p, hash_of(s, n), "", 0, s, n); }
+
+int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
+{
+    return *slot_of(p, h, prefix, n_prefix, s, n);
+}
