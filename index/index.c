@@ -17,7 +17,7 @@
 
 const char *const HEAD_NAME[N_HEADS] = {"image", "text"};
 
-enum { FETCH_MARGIN = 16, MAX_IMAGE_FILE = 256 << 20 };
+enum { FETCH_MARGIN = 16 };
 
 struct passage_index {
     char      *dir;
