@@ -3,6 +3,8 @@
 #ifndef JOMED_RETRIEVER_WORDPIECE_H
 #define JOMED_RETRIEVER_WORDPIECE_H
 
+#include <stddef.h>
+#include <stdint.h>
 #include "base/arena.h"
 
 typedef struct wordpiece wordpiece;

@@ -1,4 +1,4 @@
-#include "tests/reader/vectors.h"
+#include "tests/vectors.h"
 
 #include "base/file.h"
 #include "reader/bpe.h"

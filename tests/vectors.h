@@ -1,6 +1,6 @@
 /* vectors.h - one line of a vectors.jsonl: a text, its ids, and what decoding them gives (fixtures/README.md). */
-#ifndef JOMED_TESTS_READER_VECTORS_H
-#define JOMED_TESTS_READER_VECTORS_H
+#ifndef JOMED_TESTS_VECTORS_H
+#define JOMED_TESTS_VECTORS_H
 
 #include <jansson.h>
 #include "tests/check.h"
