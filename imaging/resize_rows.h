@@ -1,0 +1,35 @@
+/* resize_rows.h - the two inner loops of bicubic resizing, each twice: plain C, and AVX2 chosen at run time.
+ * Both add the same integers modulo 2^32, so they agree to the bit (tests/imaging/test_resize.c).
+ *
+ * A weight is a fixed-point number of 22 fractional bits, k. The AVX2 loops multiply 16 bits at a time: k is also kept as
+ * high * 2^16 + low, both signed 16-bit. */
+#ifndef JOMED_IMAGING_RESIZE_ROWS_H
+#define JOMED_IMAGING_RESIZE_ROWS_H
+
+#include <stdint.h>
+
+/* One axis: output i is the sum of taps n[i] input samples from lo[i], weights k[i * stride ..]. Weights past n[i] are
+ * zero up to stride, a multiple of 4. */
+typedef struct {
+    int      n_out, stride;
+    int     *lo, *n;     /* [n_out] */
+    int32_t *k;          /* [n_out, stride] */
+    int16_t *high, *low; /* the same, split */
+} resize_axis;
+
+enum { RESIZE_BITS = 22, RESIZE_PAD = 16 /* bytes that the row loops may read and write past the end */ };
+
+typedef struct {
+    /* One row: out [axis->n_out * 3] from in; both buffers have room for RESIZE_PAD more bytes. */
+    void (*row)(uint8_t *out, const uint8_t *in, const resize_axis *axis);
+    /* One output row of n bytes: the weighted sum of n_rows input rows, stride bytes apart. */
+    void (*column)(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k, const int16_t *high,
+                   const int16_t *low);
+} resize_rows;
+
+extern const resize_rows RESIZE_ROWS_PLAIN;
+#if defined(__x86_64__)
+extern const resize_rows RESIZE_ROWS_AVX2;
+#endif
+
+#endif
