@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "imaging/preprocess.h"
+#include "index/npz.h"
 #include "retriever/retriever.h"
 #include "retriever/towers.h"
 
@@ -440,6 +441,61 @@ static void all_demonstration_items_have_pytorchs_embeddings(void **state)
     retriever_close(r);
 }
 
+/* One row of a MedMNIST array as RGB: [H,W] or [H,W,3] bytes. */
+static image npz_picture(npz_array *z, int64_t row)
+{
+    const npy_shape *s = npz_shape(z);
+    err              e = {0};
+    uint8_t          raw[28 * 28 * 3];
+    assert_true(s->row_bytes <= sizeof raw && s->dim[1] == 28 && s->dim[2] == 28);
+    OK(npz_row(z, row, raw, &e), e);
+    image img = {28, 28, must(arena_take(mem, sizeof raw, &e))};
+    for (int i = 0; i < 28 * 28; i++)
+        for (int c = 0; c < 3; c++) img.rgb[3 * i + c] = s->n_dims == 4 ? raw[3 * i + c] : raw[i];
+    return img;
+}
+
+/* Every STEP-th of the 6,334 MedMNIST items; the tests of the whole program see them all. */
+static void real_items_have_pytorchs_embeddings(void **state)
+{
+    (void)state;
+    enum { STEP = 29 };
+    retriever   *r = NULL;
+    safetensors *s = NULL;
+    npz_array   *z = NULL;
+    item        *row;
+    char         open[160] = "";
+    float        v[DEMO_E];
+    err          e = {0};
+    if (!file_exists(shared_path("data/medmnist/retinamnist.npz"))) SKIP("%s is not there", shared_path("data/medmnist"));
+    r = open_folder(DEMO("retriever"));
+    OK(safetensors_open(&s, DEMO("real/embeddings.safetensors"), &e), e);
+    const float *zi = safetensors_find(s, "image")->data, *zt = safetensors_find(s, "text")->data;
+    int          n = read_rows(&row, DEMO("real/index.jsonl"), "", "img_path");
+    assert_int_equal(n, 6334);
+    for (int i = 0; i < n; i += STEP, arena_reset(mem)) {
+        char *hash = must(strchr(row[i].file, '#'));
+        *hash = 0;
+        if (strcmp(open, row[i].file) != 0) {
+            npz_close(z);
+            z = NULL;
+            snprintf(open, sizeof open, "%s", row[i].file);
+            char path[256];
+            snprintf(path, sizeof path, "data/medmnist/%s", open);
+            OK(npz_open(&z, shared_path(path), "train_images", &e), e);
+        }
+        image img = npz_picture(z, atol((char *)must(strchr(hash + 1, '/')) + 1));
+        OK(retriever_embed_image(r, kern, &img, v, mem, &e), e);
+        CLOSE(v, zi + (size_t)i * DEMO_E, DEMO_E, EMBEDDING, row[i].file);
+        OK(retriever_embed_text(r, kern, row[i].caption, 0, v, mem, &e), e);
+        CLOSE(v, zt + (size_t)i * DEMO_E, DEMO_E, EMBEDDING, row[i].caption);
+    }
+    npz_close(z);
+    free(row);
+    safetensors_close(s);
+    retriever_close(r);
+}
+
 /* Exact search by hand: the k best of n unit vectors, equal scores by the lower id. */
 static void best_of(const float *z, const float *base, int n, int k, int64_t *id, float *score)
 {
@@ -552,6 +608,7 @@ int main(void)
         cmocka_unit_test(weights_that_are_not_numbers_end_in_an_error_not_in_an_embedding),
         cmocka_unit_test(every_failing_allocation_of_opening_is_an_error_without_a_leak),
         cmocka_unit_test(all_demonstration_items_have_pytorchs_embeddings),
+        cmocka_unit_test(real_items_have_pytorchs_embeddings),
         cmocka_unit_test(all_demonstration_cases_find_pytorchs_candidates_scores_and_weights),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
