@@ -45,13 +45,36 @@ $(B)/jomed: $(B)/obj/cli/main.o $(call libs,cli) ; $(CC) $(LDFLAGS) $^ $(LDLIBS)
 $(B)/tests/e2e/%: $(B)/obj/tests/e2e/%.o $(call libs,eval) ; @mkdir -p $(@D); $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(B)/bench/%: $(B)/obj/bench/%.o $(call libs,cli) ; @mkdir -p $(@D); $(CC) $(LDFLAGS) $^ $(BENCH_LIBS) $(LDLIBS) -o $@
 
+# Fuzz targets: tests/fuzz/fuzz_NAME.c and the folders it needs. replay_NAME runs a corpus without a fuzzer, for `make check`;
+# fuzz_NAME is libFuzzer's, in a build folder of its own.
+FUZZ_image       := imaging
+FUZZ_safetensors := base
+FUZZ_json        := server
+FUZZ_multipart   := server
+FUZZ_tokenizer   := reader retriever
+FUZZ_npz         := index
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+REPLAYS := $(FUZZERS:%=$(B)/fuzz/replay_%)
+define fuzzer
+$(B)/fuzz/replay_$(1): $(B)/obj/tests/fuzz/fuzz_$(1).o $(B)/obj/tests/fuzz/replay.o $(foreach d,$(FUZZ_$(1)),$(call libs,$(d)))
+	@mkdir -p $$(@D); $$(CC) $$(LDFLAGS) -Wl,--start-group $$^ -Wl,--end-group $$(LDLIBS) -o $$@
+$(B)/fuzz/fuzz_$(1): $(B)/obj/tests/fuzz/fuzz_$(1).o $(foreach d,$(FUZZ_$(1)),$(call libs,$(d)))
+	@mkdir -p $$(@D); $$(CC) -fsanitize=fuzzer $$(LDFLAGS) -Wl,--start-group $$^ -Wl,--end-group $$(LDLIBS) -o $$@
+endef
+$(foreach f,$(FUZZERS),$(eval $(call fuzzer,$(f))))
+FUZZ_SAN := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+fuzz:
+	@tools/deps.sh fuzz
+	@$(MAKE) --no-print-directory B=build-fuzz CC=clang SAN="$(FUZZ_SAN)" $(FUZZERS:%=build-fuzz/fuzz/fuzz_%)
+	@JOMED_BUILD=build-fuzz tests/fuzz/run.sh $(FUZZERS)
+
 # One source, several instruction sets: the suffix of the file says which. Chosen at run time (kernels/cpu/cpu.c).
 ISA_avx2       := -mavx2 -mfma -mf16c
 ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 $(B)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c $< -o $@
 
-.PHONY: all deps demo test check check-sanitized check-threads clean help install
+.PHONY: all deps demo test fuzz check check-sanitized check-threads clean help install
 .SECONDARY:
 help:
 	@echo "make demo      install packages, build, index the demonstration pictures, serve, ask a question"
@@ -75,11 +98,12 @@ $(DEMO_INDEX)/manifest.json: models/demo/synthetic/index.jsonl models/demo/retri
 tests  = $(filter $(1),$(TESTS:%=$(B)/%))
 script = $(wildcard $(1))
 run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
-check: $(TESTS:%=$(B)/%) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/*/test_*.sh)
+check: $(TESTS:%=$(B)/%) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparisons, which run the same code.
-check-sanitized: $(TESTS:%=$(B)/%) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/http/test_*.sh)
+check-sanitized: $(TESTS:%=$(B)/%) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh)
 THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue
 check-threads: $(call tests,$(THREADED)) $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED))
+check-fuzz: $(REPLAYS) ; $(run) $(call script,tests/fuzz/test_*.sh)
 check-e2e: $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
 # The tests of one folder: make check-reader
 check-%: ; @$(MAKE) --no-print-directory $(call tests,$(B)/tests/$*/%) && B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh $(call tests,$(B)/tests/$*/%) $(call script,tests/$*/test_*.sh)
