@@ -13,6 +13,12 @@ int cli_fail(const char *command, const err *e)
     return EXIT_USAGE;
 }
 
+void cli_item_failed(const char *command, const char *item, const err *e)
+{
+    if (strstr(e->text, item)) fprintf(stderr, "jomed %s: %s\n", command, e->text); /* errors of files name them */
+    else fprintf(stderr, "jomed %s: %s: %s\n", command, item, e->text);
+}
+
 bool cli_int(long *out, const char *flag, const char *value, long least, long most, err *e)
 {
     char *end;

@@ -22,6 +22,9 @@ int cmd_version(int argc, char **argv);
 /* "jomed COMMAND: text" on stderr (and how to get help, for a usage error); the exit status for e. */
 int cli_fail(const char *command, const err *e);
 
+/* One of several items failed, the others go on: "jomed COMMAND: ITEM: text" on stderr, ITEM once. */
+void cli_item_failed(const char *command, const char *item, const err *e);
+
 /* The flags that name models, shared by diagnose, retrieve, embed and eval. */
 #define CLI_MODEL_OPTIONS \
     {"reader", required_argument, NULL, CLI_READER}, {"retriever", required_argument, NULL, CLI_RETRIEVER}, \

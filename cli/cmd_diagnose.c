@@ -128,7 +128,7 @@ static int run(options *o)
     for (int i = 0; status != EXIT_USAGE && en.index && i < o->n_images; i++, arena_reset(a)) {
         e = (err){0};
         if (answer_one(&en, k, o, o->image[i], a, &e)) continue;
-        fprintf(stderr, "jomed diagnose: %s: %s\n", o->image[i], e.text);
+        cli_item_failed("diagnose", o->image[i], &e);
         status = EXIT_FAILED;
     }
     engine_close(&en);

@@ -100,13 +100,14 @@ static int run(const options *o)
     retriever *r = NULL;
     arena     *a = arena_new(0);
     int        status = EXIT_DONE, n = o->n_texts + o->n_images;
+    char       item[32];
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
     if (!a || !engine_kernels(&k, &o->models, &e) || !retriever_open(&r, o->models.retriever, k, &e)) status = cli_fail("embed", &e);
     for (int i = 0; r && i < n; i++, arena_reset(a)) {
         e = (err){0};
         if (embed_one(r, k, o, i, a, &e)) continue;
-        if (o->n_texts > 0) fprintf(stderr, "jomed embed: text %d: %s\n", i + 1, e.text);
-        else fprintf(stderr, "jomed embed: %s: %s\n", o->image[i], e.text);
+        snprintf(item, sizeof item, "text %d", i + 1);
+        cli_item_failed("embed", o->n_texts > 0 ? item : o->image[i], &e);
         status = EXIT_FAILED;
     }
     retriever_close(r);

@@ -108,7 +108,7 @@ static int run(options *o)
     for (int i = 0; en.index && i < o->n_images; i++, arena_reset(a)) {
         e = (err){0};
         if (retrieve_one(&en, k, o, o->image[i], a, &e)) continue;
-        fprintf(stderr, "jomed retrieve: %s: %s\n", o->image[i], e.text);
+        cli_item_failed("retrieve", o->image[i], &e);
         status = EXIT_FAILED;
     }
     engine_close(&en);
