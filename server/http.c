@@ -418,7 +418,9 @@ bool http_open(http **out, server *s, int listen_fd, err *e)
                                  MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->cfg->connections,
                                  MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)s->cfg->connections_per_ip,
                                  MHD_OPTION_CONNECTION_TIMEOUT, 0U, /* the watch has better ones */
-                                 MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                                 /* 0.9.75's strictness is only a missing Host, which headers.c refuses in better form (the
+                                  * library sends its refusal's head twice); later versions also refuse folding and bare LF */
+                                 MHD_OPTION_STRICT_FOR_CLIENT, MHD_VERSION > 0x00097500 ? 1 : 0,
                                  MHD_OPTION_END);
     if (!h->daemon) {
         err_set(e, ERR_FILE, "libmicrohttpd %s cannot start: are %d connections within the limit of open files?", MHD_get_version(), (int)s->cfg->connections);

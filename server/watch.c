@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,7 +14,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-enum { TICK_MS = 50, LINGER_MS = 2000, LINGERERS = 256, GIVEN_UP = -1 };
+enum { TICK_MS = 50, LINGER_MS = 2000, LINGERERS = 256, GIVEN_UP = -1, GONE = -2 };
 
 typedef struct { int fd; double until_ms; } lingerer;
 
@@ -42,11 +44,22 @@ static void shut(watched *c, bool reading_body)
     shutdown(c->fd, SHUT_RDWR);
 }
 
+/* The other side has ended its half, and all it sent has been read: the rest of its body can never come. The HTTP
+ * library misses this end when it comes together with data (it waits for an edge that has passed). */
+static bool has_ended(int fd)
+{
+    struct pollfd f = {.fd = fd, .events = POLLRDHUP};
+    int           unread = 0;
+    return poll(&f, 1, 0) == 1 && (f.revents & (POLLRDHUP | POLLHUP | POLLERR)) && (ioctl(fd, FIONREAD, &unread) != 0 || unread == 0);
+}
+
 static void look_at_connections(watch *w, int64_t now)
 {
     for (watched *c = w->first; c; c = c->next) {
         int64_t state = atomic_load(&c->state);
-        if (state > 0 && now > state / 2 && atomic_compare_exchange_strong(&c->state, &state, GIVEN_UP)) shut(c, state & 1);
+        bool    body = state > 0 && (state & 1);
+        if (state > 0 && now > state / 2 && atomic_compare_exchange_strong(&c->state, &state, GIVEN_UP)) shut(c, body);
+        else if (body && has_ended(c->fd) && atomic_compare_exchange_strong(&c->state, &state, GONE)) shutdown(c->fd, SHUT_RDWR);
     }
 }
 
@@ -166,7 +179,7 @@ bool watch_move(watched *c, double until_ms, bool reading_body)
 {
     int64_t old = atomic_load(&c->state);
     do
-        if (old == GIVEN_UP) return false;
+        if (old < 0) return false;
     while (!atomic_compare_exchange_weak(&c->state, &old, 2 * (int64_t)until_ms + reading_body));
     return true;
 }

@@ -13,7 +13,7 @@
 typedef struct watched watched;
 struct watched {
     int             fd;
-    _Atomic int64_t state; /* 2 * limit in clock_ms() + (1 while a body is read); 0: no limit; GIVEN_UP: has been shut down */
+    _Atomic int64_t state; /* 2 * limit in clock_ms() + (1 while a body is read); 0: no limit; below: has been shut down */
     char            request_id[REQUEST_ID_BYTES]; /* written by the connection's own thread while no body is read */
     watched        *prev, *next;
 };
@@ -28,7 +28,7 @@ void     watch_remove(watch *w, watched *c);           /* before fd is closed */
 /* A new limit (0: none). false: too late, the connection has been given up and nothing may be sent on it.
  * What the caller wrote to *c before is seen by the watch. */
 bool watch_move(watched *c, double until_ms, bool reading_body);
-bool watch_gave_up(const watched *c);
+bool watch_gave_up(const watched *c); /* by its limit; false also where the client went first */
 
 /* Read and throw away what still comes on fd, until it ends or two seconds have passed. fd is duplicated, so the caller
  * may close its own. Past 256 at once this does nothing. */

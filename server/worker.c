@@ -140,10 +140,10 @@ bool pool_warm_up(pool *p, err *e)
 
 static bool client_gone(const job *j)
 {
-    /* A reset connection shows as POLLHUP or POLLERR. A client that only closed its sending half has not gone: it may
-     * still read, and it gets its answer. */
-    struct pollfd f = {.fd = j->fd};
-    return j->fd >= 0 && poll(&f, 1, 0) == 1 && (f.revents & (POLLHUP | POLLERR));
+    /* A client that ended its sending half counts as gone too: that is what giving up looks like (a time-out, an
+     * interrupted curl), long before anything can tell it from a client that would still listen. */
+    struct pollfd f = {.fd = j->fd, .events = POLLRDHUP};
+    return j->fd >= 0 && poll(&f, 1, 0) == 1 && (f.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
 static bool late(const job *j, double now) { return j->q->deadline_at > 0 && now > j->q->deadline_at; }

@@ -1,0 +1,142 @@
+/* fake_engine.c - stands in for the models when a test is about the server: a question decides what happens, and a gate
+ * holds workers for as long as a test wants. Included by a test; the Makefile links tests of this folder so that these
+ * definitions win over the libraries'. Everything else (checks, JSON, images) is the real thing. */
+#include <pthread.h>
+#include <string.h>
+
+#include "diagnose/diagnose.h"
+#include "base/clock.h"
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t  changed;
+    bool            held;      /* diagnose() waits while this is set */
+    int             inside;    /* in diagnose() now */
+    int             calls;     /* ever, without the warm-up */
+    err_code        fail_with; /* ERR_NONE: answer */
+    const char     *fail_text;
+} fake = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0, 0, ERR_NONE, ""};
+
+static inline void fake_set(bool held)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.held = held;
+    pthread_cond_broadcast(&fake.changed);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+/* Wait until n requests are inside diagnose(). */
+static inline void fake_wait_inside(int n)
+{
+    pthread_mutex_lock(&fake.lock);
+    while (fake.inside != n) pthread_cond_wait(&fake.changed, &fake.lock);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+static inline int fake_calls(void)
+{
+    pthread_mutex_lock(&fake.lock);
+    int n = fake.calls;
+    pthread_mutex_unlock(&fake.lock);
+    return n;
+}
+
+static inline void fake_fail(err_code code, const char *why)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.fail_with = code;
+    fake.fail_text = why;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+/* Pass the gate; false: told to fail. */
+static inline bool fake_pass(err *e)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.inside++;
+    fake.calls++;
+    pthread_cond_broadcast(&fake.changed);
+    while (fake.held) pthread_cond_wait(&fake.changed, &fake.lock);
+    fake.inside--;
+    pthread_cond_broadcast(&fake.changed);
+    err_code    code = fake.fail_with;
+    const char *why = fake.fail_text;
+    pthread_mutex_unlock(&fake.lock);
+    return code == ERR_NONE || err_set(e, code, "%s", why);
+}
+
+static inline bool fake_evidence(answer *out, arena *a, err *e)
+{
+    out->K = 1;
+    out->z = ARENA_NEW(a, evidence, 1, e);
+    if (!out->z) return false;
+    out->z[0].c = (candidate){.id = 7, .heads = 1u << HEAD_IMAGE, .score = {0.5f, 0}, .weight = 1};
+    out->z[0].p = (passage){.id = 7, .source = "fake", .caption = "a caption"};
+    return true;
+}
+
+bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
+{
+    (void)en, (void)kern;
+    *out = (answer){.A = q->n_answers, .consistent = true, .agreement = 1, .flops = 1000};
+    bool warm_up = strcmp(q->question, "Is this image normal?") == 0;
+    if (!warm_up && !fake_pass(e)) return false;
+    float *p = ARENA_NEW(a, float, (size_t)3 * (size_t)out->A, e);
+    if (!p || !fake_evidence(out, a, e)) return false;
+    out->prob = p;
+    for (int i = 0; i < out->A; i++) p[i] = 1.0f / (float)out->A;
+    out->z[0].prob = p;
+    out->z[0].logp = p + out->A;
+    out->z[0].logit = p + 2 * out->A;
+    for (int s = 0; s < N_STAGES; s++) out->stage_ms[s] = 0.25;
+    out->total_ms = 1.25;
+    return true;
+}
+
+bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
+{
+    (void)en, (void)kern, (void)q;
+    *out = (answer){0};
+    return fake_pass(e) && fake_evidence(out, a, e);
+}
+
+static const char FAKE_HASH[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+const index_info *index_describe(const passage_index *ix)
+{
+    static const index_info info = {.dir = "fake", .retriever_hash = FAKE_HASH, .factory = "Flat", .tool_version = "0", .created = "2026-01-01T00:00:00Z",
+                                    .hash = FAKE_HASH, .format = 1, .dim = 4, .n_passages = 9};
+    (void)ix;
+    return &info;
+}
+
+bool index_passage(passage_index *ix, int64_t id, passage *out, arena *a, err *e)
+{
+    (void)ix, (void)a;
+    if (id != 7) return err_at(e, ERR_NOT_FOUND, "passage-unknown", NULL, "the index has no passage of this id");
+    *out = (passage){.id = 7, .source = "fake", .caption = "a caption", .study = "SECRET-STUDY", .patient = "SECRET-PATIENT"};
+    strcpy(out->image_sha256, FAKE_HASH);
+    return true;
+}
+
+static const uint8_t FAKE_IMAGE[] = "\x89PNG\r\n\x1a\nnot really";
+
+bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, size_t *n, media_type *type, arena *a, err *e)
+{
+    (void)ix, (void)a;
+    if (id == 8) return err_at(e, ERR_FILE, "passage-image-missing", NULL, "passage 8: /srv/pictures/8.png is missing");
+    if (id != 7) return err_at(e, ERR_NOT_FOUND, "passage-unknown", NULL, "the index has no passage of this id");
+    *bytes = FAKE_IMAGE;
+    *n = sizeof FAKE_IMAGE - 1;
+    *type = MEDIA_PNG;
+    return true;
+}
+
+const char *reader_hash(const reader *r) { return (void)r, FAKE_HASH; }
+const char *reader_family(const reader *r) { return (void)r, "fake"; }
+int64_t     reader_parameters(const reader *r) { return (void)r, 1; }
+int         reader_max_tokens(const reader *r) { return (void)r, 64; }
+void        reader_cache(reader *r, reader_cache_stats *out) { (void)r, *out = (reader_cache_stats){.hits = 3}; }
+const char *retriever_hash(const retriever *r) { return (void)r, FAKE_HASH; }
+int64_t     retriever_parameters(const retriever *r) { return (void)r, 1; }
+int         retriever_dim(const retriever *r) { return (void)r, 4; }
