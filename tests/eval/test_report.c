@@ -14,11 +14,11 @@ static const char *const YES_NO[] = {"Yes", "No"};
 /* ---- one case ---- */
 
 /* A candidate that says Yes with probability p, and its raw logits. */
-static evidence says(int64_t id, unsigned heads, float image, float text, float weight, float p, float *logp, float *logit)
+static evidence says(int64_t id, unsigned heads, float s_image, float s_text, float p_r, float p, float *logp, float *logit)
 {
     logp[0] = logf(p);
     logp[1] = logf(1 - p);
-    return (evidence){.c = {.id = id, .heads = heads, .score = {image, text}, .weight = weight}, .logp = logp, .logit = logit,
+    return (evidence){.c = {.id = id, .heads = heads, .score = {s_image, s_text}, .weight = p_r}, .logp = logp, .logit = logit,
                       .answer = p >= .5f ? 0 : 1};
 }
 
@@ -84,9 +84,9 @@ static void head_without_candidates_has_an_answer(void **state)
 
 /* ---- the summary ---- */
 
-static case_result result(int gold, int said, int image, int right, bool consistent)
+static case_result result(int gold, int said, int by_image, int right, bool consistent)
 {
-    return (case_result){.gold = gold, .answer = said, .by_mode = {said, 1 - said}, .by_head = {image, said}, .first = said, .K = 4,
+    return (case_result){.gold = gold, .answer = said, .by_mode = {said, 1 - said}, .by_head = {by_image, said}, .first = said, .K = 4,
                          .right = right, .head_K = {2, 2}, .head_right = {right > 2 ? 2 : right, right > 2 ? right - 2 : 0},
                          .consistent = consistent, .exact = gold == said, .recall = gold == said, .n_cached = 3,
                          .flops = 1000, .ms = said ? 4 : 2};
@@ -137,9 +137,9 @@ static void summary_differs_from_hand_count(void **state)
     NEAR(at(o, "inconsistent_cases", "n"), 2, 0);
     NEAR(at(o, "inconsistent_cases", "accuracy"), 1. / 2, 0);
     NEAR(at(o, "inconsistent_cases", "macro_f1"), (0 + 2. / 3) / 2, 1e-15);
-    const json_t *image = json_object_get(json_object_get(o, "heads"), "image"), *modes = json_object_get(o, "modes");
-    NEAR(at(image, "accuracy", NULL), 2. / 4, 0); /* case 1 has no answer of the image head: wrong */
-    NEAR(at(image, "candidate_accuracy", NULL), (2 + 1 + 2 + 2) / 8., 0);
+    const json_t *by_image = json_object_get(json_object_get(o, "heads"), "image"), *modes = json_object_get(o, "modes");
+    NEAR(at(by_image, "accuracy", NULL), 2. / 4, 0); /* case 1 has no answer of the image head: wrong */
+    NEAR(at(by_image, "candidate_accuracy", NULL), (2 + 1 + 2 + 2) / 8., 0);
     NEAR(at(modes, "paper", "accuracy"), 3. / 4, 0);
     NEAR(at(modes, "reference", "accuracy"), 1. / 4, 0);
     NEAR(at(o, "flops", NULL), 4000, 0);
@@ -210,7 +210,7 @@ static void many_labels_are_confused(void **state)
     OK(report_new(&r, &e), e);
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < 500; i++) {
-            char        right[16], wrong[16];
+            char        right[24], wrong[24];
             case_result c = result(0, pass, 0, 4, true);
             snprintf(right, sizeof right, "label %d", i);
             snprintf(wrong, sizeof wrong, "other %d", i);
