@@ -43,7 +43,7 @@ typedef struct {
     bool (*encode)(const model *m, kernels *k, const picture *p, act *out, const tap *t, arena *a, err *e);
     uint64_t (*encode_flops)(const model *m, const picture *p); /* by the formula */
 
-    /* The prompt's two halves, docs/DESIGN.md "Prompt": the retrieved pair; the query up to the answer's first token. */
+    /* The prompt's two halves, docs/MODEL.md, "Scoring": the retrieved pair; the query up to the answer's first token. */
     bool (*prefix)(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e);
     bool (*query)(const model *m, const char *question, const picture *q, prompt *out, arena *a, err *e);
     /* pos [3, n_ids] of a piece that starts at cursor; returns the cursor after it. */
