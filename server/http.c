@@ -104,14 +104,14 @@ static enum MHD_Result answer_now(exchange *x)
 static void set_problem(exchange *x, const char *slug, const char *detail)
 {
     respond_problem(&x->out, slug, detail, x->request_id);
-    if (x->out.status == 503) x->out.retry_after_s = pool_retry_after_s(x->s->pool);
+    if (x->out.status == 503) x->out.retry_after_s = workers_retry_after_s(x->s->pool);
 }
 
 static void set_error(exchange *x, const err *e)
 {
     x->why = *e;
     respond_err(&x->out, e, x->body ? request_unknown_field(x->body) : NULL, x->request_id);
-    if (x->out.status == 503) x->out.retry_after_s = pool_retry_after_s(x->s->pool);
+    if (x->out.status == 503) x->out.retry_after_s = workers_retry_after_s(x->s->pool);
     if (e->code == ERR_BUSY || e->code == ERR_MEMORY) metrics_shed(x->s->m, SHED_MEMORY);
 }
 
@@ -167,11 +167,11 @@ static const char *refuse_post(exchange *x, const headers *h, const char **detai
         metrics_shed(s->m, SHED_DRAIN);
         return "draining";
     }
-    if (pool_full(s->pool)) {
+    if (workers_full(s->pool)) {
         metrics_shed(s->m, SHED_QUEUE);
         return "busy";
     }
-    return pool_broken(s->pool) ? "device-failed" : NULL;
+    return workers_broken(s->pool) ? "device-failed" : NULL;
 }
 
 static const char *refuse_head(exchange *x, const headers *h, const char *version, const char **detail)
@@ -282,7 +282,7 @@ static enum MHD_Result submit(exchange *x)
     if (!watch_move(x->watched, 0, false)) return MHD_NO; /* from here on the deadline rules */
     x->submitted = true;
     MHD_suspend_connection(x->connection);
-    if (pool_submit(x->s->pool, &x->job)) return MHD_YES; /* x is the pool's: do not touch it */
+    if (workers_submit(x->s->pool, &x->job)) return MHD_YES; /* x is the pool's: do not touch it */
     metrics_shed(x->s->m, SHED_QUEUE);
     respond_problem(&x->job.out, "busy", NULL, x->request_id);
     MHD_resume_connection(x->connection);
@@ -302,7 +302,7 @@ static enum MHD_Result finish(exchange *x)
         x->job.out.body = NULL;
         x->why = x->job.why;
         if (x->out.status == STATUS_CLIENT_GONE) return MHD_NO;
-        if (x->out.status == 503) x->out.retry_after_s = pool_retry_after_s(x->s->pool);
+        if (x->out.status == 503) x->out.retry_after_s = workers_retry_after_s(x->s->pool);
         return answer_now(x);
     }
     if (x->out.status) return answer_now(x);

@@ -6,7 +6,7 @@
 #include "diagnose/json.h"
 #include "server/http.h"
 
-bool server_ready(const server *s) { return !atomic_load(&s->draining) && !pool_broken(s->pool); }
+bool server_ready(const server *s) { return !atomic_load(&s->draining) && !workers_broken(s->pool); }
 
 static void get_passage(server *s, int64_t id, arena *a, const char *request_id, response *out, err *why)
 {
@@ -49,12 +49,12 @@ static void with_arena(server *s, route_id r, int64_t id, const char *request_id
 
 static void get_ready(server *s, bool verbose, const char *request_id, response *out)
 {
-    bool    ready = server_ready(s), broken = pool_broken(s->pool), draining = atomic_load(&s->draining);
+    bool    ready = server_ready(s), broken = workers_broken(s->pool), draining = atomic_load(&s->draining);
     json_t *o = json_pack("{s:b}", "ready", ready);
     /* the models are open and a case has been scored, or the port would not be open */
     if (o && verbose && json_object_set_new(o, "checks", json_pack("{s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:i}",
-            "case_scored_at_start", 1, "device", !broken, "accepting", !draining, "queue_has_room", !pool_full(s->pool),
-            "waiting", pool_waiting(s->pool), "running", pool_running(s->pool), "workers", (int)s->cfg->workers,
+            "case_scored_at_start", 1, "device", !broken, "accepting", !draining, "queue_has_room", !workers_full(s->pool),
+            "waiting", workers_waiting(s->pool), "running", workers_running(s->pool), "workers", (int)s->cfg->workers,
             "in_flight", atomic_load(&s->in_flight))) != 0) {
         json_decref(o);
         o = NULL;
@@ -81,7 +81,7 @@ static void get_models(server *s, const char *request_id, response *out)
 static void get_metrics(server *s, response *out, err *why)
 {
     text   t = {0};
-    gauges g = {.queue_depth = pool_waiting(s->pool), .in_flight = atomic_load(&s->in_flight), .ready = server_ready(s),
+    gauges g = {.queue_depth = workers_waiting(s->pool), .in_flight = atomic_load(&s->in_flight), .ready = server_ready(s),
                 .body_bytes = atomic_load(&s->budget.used), .en = s->en};
     reader_cache(s->en->reader, &g.cache);
     metrics_text(s->m, &g, &t);

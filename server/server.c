@@ -41,15 +41,15 @@ bool server_bind(int *fd, int *port, const config *c, err *e)
 static void tick(void *ctx)
 {
     server *s = ctx;
-    if (s->pool) pool_sweep(s->pool);
+    if (s->pool) workers_sweep(s->pool);
 }
 
 static bool compute_side_open(server *s, kernels *const *kern, err *e)
 {
-    pool_options o = {.en = s->en, .kern = kern, .workers = (int)s->cfg->workers, .queue = (int)s->cfg->queue,
+    workers_options o = {.en = s->en, .kern = kern, .workers = (int)s->cfg->workers, .queue = (int)s->cfg->queue,
                       .arena_bytes = (size_t)s->cfg->arena_bytes, .m = s->m, .done = http_resume};
     s->device = kern[0]->name;
-    return pool_open(&s->pool, &o, e) && pool_warm_up(s->pool, e) && pool_start(s->pool, e);
+    return workers_open(&s->pool, &o, e) && workers_warm_up(s->pool, e) && workers_start(s->pool, e);
 }
 
 /* Take down what is there, in reverse. */
@@ -58,7 +58,7 @@ static void close_all(server *s)
     if (!s) return;
     http_close(s->http);
     watch_close(s->watch); /* its tick sweeps the pool */
-    pool_close(s->pool);
+    workers_close(s->pool);
     metrics_free(s->m);
     free(s->openapi);
     free(s);
@@ -100,7 +100,7 @@ void server_drain_begin(server *s)
 {
     s->drain_began = clock_ms();
     atomic_store(&s->draining, true);
-    LOG(LOG_INFO, "drain", LOG_I("waiting", pool_waiting(s->pool)), LOG_I("count", atomic_load(&s->in_flight)));
+    LOG(LOG_INFO, "drain", LOG_I("waiting", workers_waiting(s->pool)), LOG_I("count", atomic_load(&s->in_flight)));
 }
 
 drain_state server_drain_step(server *s, int step_ms)

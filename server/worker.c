@@ -24,7 +24,7 @@ typedef struct {
 } worker;
 
 struct pool {
-    pool_options  o;
+    workers_options  o;
     queue        *waiting;
     atomic_int    running;
     atomic_ulong  recent_us; /* moving average of one job's time */
@@ -34,7 +34,7 @@ struct pool {
 
 static void *worker_main(void *arg);
 
-bool pool_open(pool **out, const pool_options *o, err *e)
+bool workers_open(pool **out, const workers_options *o, err *e)
 {
     bool  ok = false;
     pool *p = mem_zalloc(1, sizeof *p);
@@ -59,11 +59,11 @@ bool pool_open(pool **out, const pool_options *o, err *e)
     *out = p;
     p = NULL;
 done:
-    pool_close(p);
+    workers_close(p);
     return ok;
 }
 
-void pool_close(pool *p)
+void workers_close(pool *p)
 {
     if (!p) return;
     if (p->waiting) queue_close(p->waiting);
@@ -76,7 +76,7 @@ void pool_close(pool *p)
     free(p);
 }
 
-bool pool_start(pool *p, err *e)
+bool workers_start(pool *p, err *e)
 {
     /* signals are for the main thread, which waits for them */
     sigset_t all, before;
@@ -129,7 +129,7 @@ static bool warm_up(worker *w, err *e)
     return ok;
 }
 
-bool pool_warm_up(pool *p, err *e)
+bool workers_warm_up(pool *p, err *e)
 {
     for (int i = 0; i < p->o.workers; i++)
         if (!warm_up(&p->w[i], e)) return false;
@@ -212,7 +212,7 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-bool pool_submit(pool *p, job *j)
+bool workers_submit(pool *p, job *j)
 {
     j->queued_at = clock_ms();
     return queue_push(p->waiting, j);
@@ -220,25 +220,25 @@ bool pool_submit(pool *p, job *j)
 
 static bool is_hopeless(void *item, void *now) { return late(item, *(double *)now) || client_gone(item); }
 
-void pool_sweep(pool *p)
+void workers_sweep(pool *p)
 {
     double now = clock_ms();
     for (job *j; (j = queue_take_if(p->waiting, is_hopeless, &now)) != NULL;) give_up(p, j, now);
 }
 
-bool pool_full(pool *p) { return queue_len(p->waiting) >= queue_capacity(p->waiting); }
-int  pool_waiting(pool *p) { return queue_len(p->waiting); }
-int  pool_running(pool *p) { return atomic_load(&p->running); }
-bool pool_broken(pool *p) { return atomic_load(&p->broken); }
+bool workers_full(pool *p) { return queue_len(p->waiting) >= queue_capacity(p->waiting); }
+int  workers_waiting(pool *p) { return queue_len(p->waiting); }
+int  workers_running(pool *p) { return atomic_load(&p->running); }
+bool workers_broken(pool *p) { return atomic_load(&p->broken); }
 
-int pool_retry_after_s(pool *p)
+int workers_retry_after_s(pool *p)
 {
     double one = (double)atomic_load(&p->recent_us) / 1e6;
-    double s = ceil((pool_waiting(p) + pool_running(p)) * one / p->o.workers);
+    double s = ceil((workers_waiting(p) + workers_running(p)) * one / p->o.workers);
     return s < 1 ? 1 : s > 3600 ? 3600 : (int)s;
 }
 
-size_t pool_arena_bytes(pool *p)
+size_t workers_arena_bytes(pool *p)
 {
     size_t most = 0;
     for (int i = 0; i < p->o.workers; i++) {

@@ -32,27 +32,27 @@ typedef struct {
     int             workers, queue;
     size_t          arena_bytes;
     metrics        *m;
-    void (*done)(job *j);    /* called by a worker, or by the thread in pool_sweep() */
-} pool_options;
+    void (*done)(job *j);    /* called by a worker, or by the thread in workers_sweep() */
+} workers_options;
 
-/* Threads wait for pool_start(). */
-bool pool_open(pool **out, const pool_options *o, err *e);
+/* Threads wait for workers_start(). */
+bool workers_open(pool **out, const workers_options *o, err *e);
 /* Score one real case on every worker's kernels, a drawn picture against the index: what readiness means. */
-bool pool_warm_up(pool *p, err *e);
-bool pool_start(pool *p, err *e);
+bool workers_warm_up(pool *p, err *e);
+bool workers_start(pool *p, err *e);
 /* Finish what is queued and running, end the threads, free. NULL is fine. */
-void pool_close(pool *p);
+void workers_close(pool *p);
 
 /* false: the queue is full; the job is still the caller's. */
-bool pool_submit(pool *p, job *j);
+bool workers_submit(pool *p, job *j);
 /* Answer the waiting jobs whose deadline has passed or whose client is gone, and free their places. To be called often. */
-void pool_sweep(pool *p);
+void workers_sweep(pool *p);
 
-bool   pool_full(pool *p);
-int    pool_waiting(pool *p);
-int    pool_running(pool *p);
-int    pool_retry_after_s(pool *p); /* what waits and runs, times the recent time of one, over the workers; at least 1 */
-bool   pool_broken(pool *p);        /* the device failed: nothing more will be answered */
-size_t pool_arena_bytes(pool *p);   /* most that any worker's arena has held */
+bool   workers_full(pool *p);
+int    workers_waiting(pool *p);
+int    workers_running(pool *p);
+int    workers_retry_after_s(pool *p); /* what waits and runs, times the recent time of one, over the workers; at least 1 */
+bool   workers_broken(pool *p);        /* the device failed: nothing more will be answered */
+size_t workers_arena_bytes(pool *p);   /* most that any worker's arena has held */
 
 #endif
