@@ -4,6 +4,26 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/memory.h"
+
+/* jansson's allocator gets no context, so what it met can only be left here, one for each thread. */
+static _Thread_local bool ran_out;
+
+static void *alloc_or_tell(size_t bytes)
+{
+    void *p = mem_alloc(bytes);
+    if (!p) ran_out = true;
+    return p;
+}
+
+void json_use_our_memory(void) { json_set_alloc_funcs(alloc_or_tell, mem_free); }
+
+bool json_ran_out(void)
+{
+    bool was = ran_out;
+    ran_out = false;
+    return was;
+}
 
 enum { MAX_JSON_BYTES = 256 << 20 }; /* a tokenizer.json of 131,072 pieces is 9 MB */
 

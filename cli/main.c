@@ -1,8 +1,7 @@
 /* main.c - jomed: one program, several commands. Exit status 0 done, 1 failed, 2 usage. */
 #include <string.h>
-#include <jansson.h>
 
-#include "base/memory.h"
+#include "base/json.h"
 #include "cli/cli.h"
 
 static const struct { const char *name; int (*run)(int, char **); const char *help; } COMMAND[] = {
@@ -27,7 +26,7 @@ static void usage(FILE *f)
 
 int main(int argc, char **argv)
 {
-    json_set_alloc_funcs(mem_alloc, mem_free);
+    json_use_our_memory();
     if (argc < 2) return usage(stderr), EXIT_USAGE;
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) return usage(stdout), EXIT_DONE;
     if (!strcmp(argv[1], "--version")) return cmd_version(argc - 1, argv + 1);

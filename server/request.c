@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "server/multipart.h"
@@ -280,7 +281,6 @@ static const char *duplicate_name(const request *r, size_t at)
 static bool json_refused(const request *r, const json_error_t *j, err *e)
 {
     switch (json_error_code(j)) {
-    case json_error_out_of_memory: return err_set(e, ERR_MEMORY, "out of memory while parsing JSON");
     case json_error_stack_overflow: return err_at(e, ERR_INPUT, "json-too-deep", NULL, "the JSON body is nested too deeply");
     case json_error_duplicate_key:
         return err_at(e, ERR_INPUT, "field-duplicate", duplicate_name(r, (size_t)j->position), "a key occurs twice in one JSON object");
@@ -290,12 +290,14 @@ static bool json_refused(const request *r, const json_error_t *j, err *e)
 
 static bool finish_json(request *r, err *e)
 {
-    json_error_t j;
+    json_error_t j = {0};
     /* jansson keeps up to twice the longest string while it reads it; that counts too */
     size_t extra = 2 * r->body.len;
     if (!charge(r, extra, e)) return false;
+    json_ran_out();
     json_t *root = json_loadb(r->body.p ? r->body.p : "", r->body.len, JSON_REJECT_DUPLICATES, &j);
-    bool    ok = root ? json_is_object(root) || err_at(e, ERR_INPUT, "json-malformed", NULL, "the JSON body is not an object")
+    bool    ok = json_ran_out() ? err_set(e, ERR_MEMORY, "out of memory while parsing JSON")
+               : root ? json_is_object(root) || err_at(e, ERR_INPUT, "json-malformed", NULL, "the JSON body is not an object")
                       : json_refused(r, &j, e);
     ok = ok && take_json_members(r, "", root, e);
     json_decref(root);
@@ -342,7 +344,12 @@ static bool part_data(void *ctx, const char *p, size_t n, err *e)
 static bool take_answers_part(request *r, const field *f, const char *s, size_t n, err *e)
 {
     if (*s != '[' || r->n_answers > 0) return add_answer(r, f, s, n, e);
+    json_ran_out();
     json_t *list = json_loadb(s, n, 0, NULL);
+    if (json_ran_out()) {
+        json_decref(list);
+        return err_set(e, ERR_MEMORY, "out of memory while parsing JSON");
+    }
     if (!list) return err_at(e, ERR_INPUT, "json-malformed", f->name, "%s begins with [ but is not a JSON array", f->name);
     r->answers_were_array = true;
     bool ok = add_answers(r, f, list, e);

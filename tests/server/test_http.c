@@ -326,7 +326,7 @@ static void request_ids_are_echoed_when_sane_and_made_otherwise(void **state)
         assert_true(header_of(&r, "X-Request-Id", id, sizeof id));
         assert_int_equal(strlen(id), 16);
         assert_int_equal(strspn(id, "0123456789abcdef"), 16);
-        char instance[64];
+        char instance[160];
         snprintf(instance, sizeof instance, "\"instance\":\"%s\"", id);
         assert_non_null(strstr(r.body, instance));
         free(r.body);
