@@ -94,11 +94,10 @@ static bool describe_arguments(builder *b, err *e)
 /* Say which argument differs, in the words of the command line. */
 static bool same_arguments(const builder *b, const char *before, err *e)
 {
-    json_error_t je;
-    json_t      *old = json_loads(before, 0, &je), *value;
-    const char  *key, *differs = json_is_object(old) ? NULL : "what was asked for";
-    char         name[64];
-    if (!old && json_error_code(&je) == json_error_out_of_memory) return out_of_memory(e);
+    json_t     *old = json_loads(before, 0, NULL), *value;
+    const char *key, *differs = NULL;
+    char        name[64];
+    if (!old) return out_of_memory(e); /* we wrote it: nothing else can be wrong with it */
     json_object_foreach(b->arguments, key, value) {
         json_t *was = json_object_get(old, key);
         if (differs || json_equal(was, value)) continue;

@@ -82,9 +82,7 @@ static bool jsonl_next(importer *im, import_item *out, bool *end, arena *a, err 
 
     it.label = arena_printf(a, e, "line %lld", (long long)lines_number(j->in));
     if (!it.label) return false;
-    json_error_t je;
-    json_t      *o = too_long ? NULL : json_loadb(s, n, JSON_REJECT_DUPLICATES, &je);
-    if (!too_long && !o && json_error_code(&je) == json_error_out_of_memory) return err_set(e, ERR_MEMORY, "JSONL: out of memory");
+    json_t *o = too_long ? NULL : json_loadb(s, n, JSON_REJECT_DUPLICATES, NULL);
     if (too_long) it.reason = "the line is too long";
     else if (!json_is_object(o)) it.reason = "not a JSON object";
     else {

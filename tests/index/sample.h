@@ -48,23 +48,23 @@ static inline int sample_teardown(void **state)
 }
 #define SAMPLE_TEST(f) cmocka_unit_test_setup_teardown(f, sample_setup, sample_teardown)
 
-/* "DIR/name" for this test, its folders made; eight calls deep. */
+/* "DIR/name" for this test, its folders made; lives as long as the test. */
 static inline const char *at(const sample *s, const char *fmt, ...)
 {
-    static char buf[8][512];
-    static int  i;
-    char       *b = buf[i++ & 7];
-    int         n = snprintf(b, sizeof buf[0], "%s/", s->dir);
-    va_list     ap;
+    char    rel[256];
+    err     e = {0};
+    va_list ap;
     va_start(ap, fmt);
-    vsnprintf(b + n, sizeof buf[0] - (size_t)n, fmt, ap);
+    vsnprintf(rel, sizeof rel, fmt, ap);
     va_end(ap);
-    for (char *p = b + 1; (p = strchr(p, '/')) != NULL; p++) {
+    char *path = arena_printf(s->a, &e, "%s/%s", s->dir, rel);
+    assert_non_null(path);
+    for (char *p = path + 1; (p = strchr(p, '/')) != NULL; p++) {
         *p = 0;
-        mkdir(b, 0777);
+        mkdir(path, 0777);
         *p = '/';
     }
-    return b;
+    return path;
 }
 
 static inline void put(const char *path, const void *bytes, size_t n)

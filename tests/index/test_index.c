@@ -439,9 +439,9 @@ static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state)
         err    e = {0};
         arena *a = arena_new(0);
         mem_fail_after(n);
-        done = open_and_search(dir, a, &e);
-        mem_fail_after(-1);
-        if (!done) assert_int_equal(e.code, ERR_MEMORY);
+        bool ok = open_and_search(dir, a, &e);
+        done = mem_fail_after(-1) <= n; /* none was refused; a refused one may also have been made good */
+        assert_int_equal(e.code, ok ? ERR_NONE : ERR_MEMORY);
         arena_free(a);
         assert_true(n < 1000);
     }
