@@ -18,7 +18,7 @@ bool pieces_init(pieces *p, int n_ids, int n, size_t pool_bytes, err *e)
         return err_set(e, ERR_MEMORY, "tokenizer: out of memory");
     }
     for (int i = 0; i < n_ids; i++) p->piece[i] = (piece){0, -1};
-    for (uint32_t i = 0; i < size; i++) p->slot[i] = -1;
+    for (uint32_t i = 0; i < size; i++) p->slot[i] = (piece_slot){0, -1};
     return true;
 }
 
@@ -30,13 +30,16 @@ void pieces_free(pieces *p)
     *p = (pieces){0};
 }
 
+static uint32_t fold(uint64_t h) { return (uint32_t)(h ^ h >> 32); } /* FNV-1a mixes upwards */
+
 /* The slot that holds prefix + s, or the empty one where it would go. */
-static int32_t *slot_of(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
+static piece_slot *slot_of(const pieces *p, uint32_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
 {
-    for (uint32_t i = (uint32_t)(h ^ h >> 32);; i++) { /* FNV-1a mixes upwards: fold the upper half into the bits in use */
-        int32_t *slot = &p->slot[i & p->mask];
-        if (*slot < 0) return slot;
-        const piece *q = &p->piece[*slot];
+    for (uint32_t i = h;; i++) {
+        piece_slot *slot = &p->slot[i & p->mask];
+        if (slot->id < 0) return slot;
+        if (slot->hash != h) continue;
+        const piece *q = &p->piece[slot->id];
         const char  *bytes = p->pool + q->off;
         if ((size_t)q->len == n_prefix + n && memcmp(bytes, prefix, n_prefix) == 0 && memcmp(bytes + n_prefix, s, n) == 0)
             return slot;
@@ -52,19 +55,20 @@ static uint64_t hash_of(const char *s, size_t n)
 
 bool pieces_add(pieces *p, int32_t id, const char *s, size_t n)
 {
-    int32_t *slot = slot_of(p, hash_of(s, n), "", 0, s, n);
-    if (*slot >= 0 || p->piece[id].len >= 0) return false;
+    uint32_t    h = fold(hash_of(s, n));
+    piece_slot *slot = slot_of(p, h, "", 0, s, n);
+    if (slot->id >= 0 || p->piece[id].len >= 0) return false;
     p->piece[id] = (piece){(uint32_t)p->pool_bytes, (int32_t)n};
     memcpy(p->pool + p->pool_bytes, s, n);
     p->pool_bytes += n;
     if ((int)n > p->longest) p->longest = (int)n;
-    *slot = id;
+    *slot = (piece_slot){h, id};
     return true;
 }
 
-int32_t pieces_find(const pieces *p, const char *s, size_t n) { return *slot_of(p, hash_of(s, n), "", 0, s, n); }
+int32_t pieces_find(const pieces *p, const char *s, size_t n) { return slot_of(p, fold(hash_of(s, n)), "", 0, s, n)->id; }
 
 int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
 {
-    return *slot_of(p, h, prefix, n_prefix, s, n);
+    return slot_of(p, fold(h), prefix, n_prefix, s, n)->id;
 }

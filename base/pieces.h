@@ -10,14 +10,16 @@
 
 typedef struct { uint32_t off; int32_t len; } piece; /* bytes in the pool; len -1: no such id */
 
+typedef struct { uint32_t hash; int32_t id; } piece_slot; /* id -1: empty; the hash spares most looks at other pieces */
+
 typedef struct {
-    char    *pool;
-    size_t   pool_bytes;
-    piece   *piece;   /* [n_ids] */
-    int      n_ids;   /* largest id + 1 */
-    int32_t *slot;    /* [mask + 1] ids; -1: empty */
-    uint32_t mask;
-    int      longest; /* bytes of the longest piece */
+    char       *pool;
+    size_t      pool_bytes;
+    piece      *piece;   /* [n_ids] */
+    int         n_ids;   /* largest id + 1 */
+    piece_slot *slot;    /* [mask + 1] */
+    uint32_t    mask;
+    int         longest; /* bytes of the longest piece */
 } pieces;
 
 /* Room for n pieces of pool_bytes bytes in all, with ids below n_ids. */

@@ -19,7 +19,7 @@ void merge_table_free(merge_table *m);
 void merge_table_add(merge_table *m, int32_t left, int32_t right, int32_t rank, int32_t id);
 
 /* Memory of the loop, kept from piece to piece of one call; zero at first. */
-typedef struct { struct symbol *symbol; struct pending *heap; int room; int64_t steps; } bpe_scratch;
+typedef struct { struct symbol *symbol; uint64_t *heap; int room; int64_t steps; } bpe_scratch;
 
 /* Merge the n ids in place, always the lowest rank, the leftmost of equals, until no two neighbours are a known pair.
  * Returns how many are left; -1: e is set. scratch->steps grows by the pairs taken from the heap: at most 3 n. */
