@@ -1,9 +1,9 @@
 /* bench_reader.c - how fast is a reader on this machine: prefill, vision, decode, and one case cold and warm.
  *     bench_reader DIR [--threads N] [--products bf16|f32] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
  *                      [--k 4] [--case-image 224]
- * A line each: median and best of the repeats, mean processor time, and GFLOP/s (median) by the kernels' own count. The first run is not counted. Ends
- * with the peak of resident memory beside the size of the weights. Pictures are grey noise, tokens random: a forward pass
- * takes the same time whatever they say. */
+ * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by the kernels'
+ * own count. The first run is not counted. Ends with the peak of resident memory beside the size of the weights. Pictures
+ * are grey noise, tokens random: a forward pass takes the same time whatever they say. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,7 +182,8 @@ static bool parse(options *o, int argc, char **argv)
 {
     const struct { const char *name; int *at; int least, most; } number[] = {
         {"--threads", &o->threads, 1, 1024}, {"--tokens", &o->tokens, 2, 32768}, {"--image", &o->image_px, 28, 4096},
-        {"--decode", &o->decode, 1, 4096}, {"--repeats", &o->repeats, 1, MAX_REPEATS}, {"--k", &o->k, 0, 64}, {"--case-image", &o->case_px, 28, 4096}};
+        {"--decode", &o->decode, 1, 4096}, {"--repeats", &o->repeats, 1, MAX_REPEATS}, {"--k", &o->k, 0, 64},
+        {"--case-image", &o->case_px, 28, 4096}};
     *o = (options){.dir = argc > 1 ? argv[1] : NULL, .threads = 1, .tokens = 512, .image_px = 448, .decode = 32, .repeats = 5,
                    .k = 4, .case_px = 224, .products = PRECISION_BF16};
     for (int i = 2; i + 1 < argc; i += 2) {

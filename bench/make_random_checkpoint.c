@@ -172,7 +172,8 @@ static bool weights_out(const char *dir, const plan *p, err *e)
         for (int j = i; j < i + n; j++) text_printf(&index, "%s\"%s\": \"%s\"", j ? ", " : "", p->t[j].name, file);
     }
     text_add(&index, "}}");
-    bool ok = shards == 1 || (path_join(path, sizeof path, dir, "model.safetensors.index.json", e) && file_write(path, index.s, index.len, e));
+    bool ok = shards == 1 || (path_join(path, sizeof path, dir, "model.safetensors.index.json", e)
+                              && file_write(path, index.s, index.len, e));
     text_free(&index);
     return ok;
 }
@@ -194,7 +195,8 @@ static bool copy_file(const char *from, const char *to, const char *name, bool n
 static bool text_out(const char *dir, const char *name, text *t, err *e)
 {
     char path[1024];
-    bool ok = (!t->failed || err_set(e, ERR_MEMORY, "out of memory")) && path_join(path, sizeof path, dir, name, e) && file_write(path, t->s, t->len, e);
+    bool ok = (!t->failed || err_set(e, ERR_MEMORY, "out of memory")) && path_join(path, sizeof path, dir, name, e)
+           && file_write(path, t->s, t->len, e);
     text_free(t);
     return ok;
 }
@@ -208,13 +210,15 @@ static bool configs_out(const char *dir, const size_class *s, const bpe *b, err 
                 " \"num_key_value_heads\": %d, \"vocab_size\": %d, \"tie_word_embeddings\": %s, \"rms_norm_eps\": 1e-06,\n"
                 " \"rope_theta\": 1000000.0, \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [%d, %d, %d]},\n"
                 " \"max_position_embeddings\": 32768, \"torch_dtype\": \"bfloat16\", \"bos_token_id\": %d, \"eos_token_id\": %d,\n",
-                s->D, s->F, s->L, s->N, s->kv_heads, s->V, s->tied ? "true" : "false", s->section[0], s->section[1], s->section[2], pad, end);
+                s->D, s->F, s->L, s->N, s->kv_heads, s->V, s->tied ? "true" : "false", s->section[0], s->section[1],
+                s->section[2], pad, end);
     text_printf(&c, " \"vision_start_token_id\": %d, \"vision_end_token_id\": %d, \"image_token_id\": %d,\n"
                 " \"vision_config\": {\"depth\": %d, \"embed_dim\": %d, \"num_heads\": %d, \"hidden_size\": %d, \"mlp_ratio\": 4,\n"
                 " \"in_chans\": 3, \"patch_size\": 14, \"spatial_merge_size\": 2, \"spatial_patch_size\": 14, \"temporal_patch_size\": 2}}\n",
                 bpe_special(b, "<|vision_start|>"), bpe_special(b, "<|vision_end|>"), bpe_special(b, "<|image_pad|>"),
                 s->depth, s->E, s->heads, s->D);
-    text_printf(&g, "{\"bos_token_id\": %d, \"pad_token_id\": %d, \"eos_token_id\": [%d, %d], \"do_sample\": false}\n", pad, pad, end, pad);
+    text_printf(&g, "{\"bos_token_id\": %d, \"pad_token_id\": %d, \"eos_token_id\": [%d, %d], \"do_sample\": false}\n", pad, pad,
+                end, pad);
     text_add(&p, "{\"min_pixels\": 3136, \"max_pixels\": 12845056, \"patch_size\": 14, \"temporal_patch_size\": 2, \"merge_size\": 2,\n"
                  " \"image_mean\": [0.48145466, 0.4578275, 0.40821073], \"image_std\": [0.26862954, 0.26130258, 0.27577711],\n"
                  " \"image_processor_type\": \"Qwen2VLImageProcessor\"}\n");

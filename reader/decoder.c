@@ -115,7 +115,8 @@ static act *kv_row(const decoder *d, const kernels *k, const kv *c, int i, int w
 static bool rope_tables(const decoder *d, const int32_t *pos, int T, float **cos_, float **sin_, arena *a, err *e)
 {
     int    half = d->c.head_dim / 2;
-    float *c = ARENA_NEW(a, float, (size_t)T * (size_t)half, e), *s = c ? ARENA_NEW(a, float, (size_t)T * (size_t)half, e) : NULL;
+    size_t n = (size_t)T * (size_t)half;
+    float *c = ARENA_NEW(a, float, n, e), *s = c ? ARENA_NEW(a, float, n, e) : NULL;
     if (!s) return false;
     for (int t = 0; t < T; t++)
         for (int j = 0; j < half; j++) {

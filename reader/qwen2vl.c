@@ -89,7 +89,8 @@ static bool text_open(qwen2vl *m, const model_files *f, err *e)
     snprintf(name, sizeof name, "%sembed_tokens.weight", l.prefix);
     if (!safetensors_need(f->file, &t, name, (int64_t[]){0, m->c.text.D, -1}, e)) return false;
     if (t->dim[0] < bpe_vocab(f->tokens) || t->dim[0] > INT32_MAX)
-        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name, (long long)t->dim[0], bpe_vocab(f->tokens));
+        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name,
+                       (long long)t->dim[0], bpe_vocab(f->tokens));
     m->c.text.V = (int)t->dim[0];
     return decoder_open(&m->base.text, &m->c.text, &l, "lm_head.weight", e);
 }
@@ -122,9 +123,11 @@ static bool images_agree(const qwen2vl *m, const model_files *f, err *e)
 {
     const qwen2vl_image_config *i = &m->image;
     if (i->patch != m->c.patch || i->merge != m->c.merge || i->temporal != m->c.temporal)
-        return err_set(e, ERR_FILE, "%s: preprocessor_config.json and config.json differ in patch, merge or temporal size", f->dir);
+        return err_set(e, ERR_FILE, "%s: preprocessor_config.json and config.json differ in patch, merge or temporal size",
+                       f->dir);
     if (chat_image_id(m->chat) != m->c.image_id)
-        return err_set(e, ERR_FILE, "%s: image_token_id is %d, tokenizer.json has <|image_pad|> at %d", f->config_name, m->c.image_id, chat_image_id(m->chat));
+        return err_set(e, ERR_FILE, "%s: image_token_id is %d, tokenizer.json has <|image_pad|> at %d", f->config_name,
+                       m->c.image_id, chat_image_id(m->chat));
     return true;
 }
 

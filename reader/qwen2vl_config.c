@@ -27,7 +27,8 @@ static const char *text_path(char buf[96], const source *s, const char *name)
 static bool size_at(const source *s, const char *path, int def, int lo, int hi, int *out)
 {
     int64_t v;
-    if (!(def < 0 ? json_int(s->root, path, &v, s->where, s->e) : json_int_or(s->root, path, def, &v, s->where, s->e))) return false;
+    bool    ok = def < 0 ? json_int(s->root, path, &v, s->where, s->e) : json_int_or(s->root, path, def, &v, s->where, s->e);
+    if (!ok) return false;
     if (v < lo || v > hi) return err_set(s->e, ERR_FILE, "%s: %s must be %d to %d", s->where, path, lo, hi);
     *out = (int)v;
     return true;
@@ -43,13 +44,15 @@ static bool must_be(const source *s, const char *path, const char *want)
 {
     const char *v;
     if (!json_str_or(s->root, path, want, &v, s->where, s->e)) return false;
-    return strcmp(v, want) == 0 || err_set(s->e, ERR_FILE, "%s: %s is '%.40s', only '%s' is supported", s->where, path, v, want);
+    return strcmp(v, want) == 0
+        || err_set(s->e, ERR_FILE, "%s: %s is '%.40s', only '%s' is supported", s->where, path, v, want);
 }
 
 /* The object that says how positions turn: the first of these that is there. */
 static const char *rope_path(const source *s)
 {
-    static const char *const place[] = {"text_config.rope_parameters", "rope_parameters", "text_config.rope_scaling", "rope_scaling"};
+    static const char *const place[] = {"text_config.rope_parameters", "rope_parameters", "text_config.rope_scaling",
+                                        "rope_scaling"};
     for (int i = 0; i < 4; i++)
         if (json_path(s->root, place[i])) return place[i];
     return "rope_scaling";
@@ -98,11 +101,14 @@ static bool text_config(const source *s, decoder_config *c, int *max_tokens)
     char buf[96];
     bool sliding;
     if (!text_size(s, "hidden_size", -1, MAX_SIZE, &c->D) || !text_size(s, "num_hidden_layers", -1, MAX_LAYERS, &c->L)
-        || !text_size(s, "num_attention_heads", -1, MAX_SIZE, &c->N) || !text_size(s, "intermediate_size", -1, MAX_SIZE, &c->F)
+        || !text_size(s, "num_attention_heads", -1, MAX_SIZE, &c->N)
+        || !text_size(s, "intermediate_size", -1, MAX_SIZE, &c->F)
         || !text_size(s, "num_key_value_heads", c->N, MAX_SIZE, &c->kv_heads)
         || !text_size(s, "head_dim", c->D / c->N ? c->D / c->N : 1, MAX_SIZE, &c->head_dim)
         || !text_size(s, "max_position_embeddings", 32768, MAX_SIZE, max_tokens)) return false;
-    if (c->N % c->kv_heads != 0) return err_set(s->e, ERR_FILE, "%s: num_attention_heads %d is no multiple of num_key_value_heads %d", s->where, c->N, c->kv_heads);
+    if (c->N % c->kv_heads != 0)
+        return err_set(s->e, ERR_FILE, "%s: num_attention_heads %d is no multiple of num_key_value_heads %d", s->where, c->N,
+                       c->kv_heads);
     if (c->head_dim % 2 != 0 || (int64_t)c->head_dim * c->N > MAX_SIZE)
         return err_set(s->e, ERR_FILE, "%s: %d heads of size %d are not possible", s->where, c->N, c->head_dim);
 
@@ -132,7 +138,8 @@ static bool vision_config(const source *s, qwen2vl_config *c)
         || !must_be(s, "vision_config.hidden_act", "quick_gelu")) return false;
     if (channels != 3) return err_set(s->e, ERR_FILE, "%s: vision_config.in_channels must be 3", s->where);
     if (hidden != c->text.D)
-        return err_set(s->e, ERR_FILE, "%s: vision_config.hidden_size is %d, the text's hidden_size %d", s->where, hidden, c->text.D);
+        return err_set(s->e, ERR_FILE, "%s: vision_config.hidden_size is %d, the text's hidden_size %d", s->where, hidden,
+                       c->text.D);
     if (c->E % c->heads != 0 || c->E / c->heads % 4 != 0) /* half the head turns by the row, half by the column */
         return err_set(s->e, ERR_FILE, "%s: vision_config.embed_dim %d does not split into %d heads", s->where, c->E, c->heads);
     return true;
@@ -142,7 +149,8 @@ static bool vision_config(const source *s, qwen2vl_config *c)
 static bool tied_config(const source *s, const safetensors *file, bool *tied)
 {
     char        buf[96];
-    const char *path = json_path(s->root, "tie_word_embeddings") ? "tie_word_embeddings" : text_path(buf, s, "tie_word_embeddings");
+    const char *path = "tie_word_embeddings";
+    if (!json_path(s->root, path)) path = text_path(buf, s, path);
     return json_bool_or(s->root, path, !safetensors_find(file, "lm_head.weight"), tied, s->where, s->e);
 }
 

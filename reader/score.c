@@ -47,8 +47,8 @@ static bool append_tree(prompt *p, const trie *t, arena *a, err *e)
 static bool fits(const reader *r, int n_tokens, err *e)
 {
     if (n_tokens <= r->m->max_tokens) return true;
-    return err_at(e, ERR_UNUSABLE, "prompt-too-long", "question", "the prompt and its longest answer make %d tokens, at most %d",
-                  n_tokens, r->m->max_tokens);
+    return err_at(e, ERR_UNUSABLE, "prompt-too-long", "question",
+                  "the prompt and its longest answer make %d tokens, at most %d", n_tokens, r->m->max_tokens);
 }
 
 static bool request_open(request *s, reader *r, const reader_query *q, arena *a, err *e)
@@ -66,7 +66,8 @@ static bool request_open(request *s, reader *r, const reader_query *q, arena *a,
 }
 
 /* Load the passage's picture and render its prefix. */
-static bool render_prefix(const reader *r, const reader_query *q, const reader_passage *z, picture *pic, prompt *p, arena *a, err *e)
+static bool render_prefix(const reader *r, const reader_query *q, const reader_passage *z, picture *pic, prompt *p, arena *a,
+                          err *e)
 {
     image img;
     if (!q->load(q->load_ctx, z->id, &img, a, e)) return false;
@@ -78,7 +79,8 @@ static bool render_prefix(const reader *r, const reader_query *q, const reader_p
     return false;
 }
 
-static bool run_prefix(const reader *r, kernels *k, const picture *pic, const prompt *p, kv *keys, int *cursor, arena *a, err *e)
+static bool run_prefix(const reader *r, kernels *k, const picture *pic, const prompt *p, kv *keys, int *cursor, arena *a,
+                       err *e)
 {
     size_t   mark = k->mark(k);
     act     *vision, *x = k->take(k, (size_t)p->n_ids * width(r));
@@ -109,7 +111,8 @@ static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const
     prompt     p;
     if (!render_prefix(r, q, z, &pic, &p, a, e)) return false;
     if (p.n_ids > r->m->max_tokens)
-        return err_at(e, ERR_UNUSABLE, "prompt-too-long", "question", "a retrieved pair makes %d tokens, at most %d", p.n_ids, r->m->max_tokens);
+        return err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d", p.n_ids,
+                      r->m->max_tokens);
 
     size_t  len = decoder_kv_len(r->m->text, p.n_ids);
     prefix_entry *fresh = prefix_cache_reserve(r->cache, k, key, len * (size_t)k->act_bytes);
@@ -143,7 +146,8 @@ static bool run_query(const reader *r, kernels *k, const request *s, const prefi
 {
     int      T = s->ask.n_ids, rows = 1 + s->t.n_tree;
     size_t   D = width(r), mark = k->mark(k);
-    int32_t *pos = ARENA_NEW(a, int32_t, 3 * (size_t)T, e), *query_pos = pos ? ARENA_NEW(a, int32_t, 3 * (size_t)T, e) : NULL;
+    int32_t *pos = ARENA_NEW(a, int32_t, 3 * (size_t)T, e);
+    int32_t *query_pos = pos ? ARENA_NEW(a, int32_t, 3 * (size_t)s->n_query, e) : NULL;
     if (!query_pos) return false;
     place(r, s, before->cursor, pos, query_pos);
 

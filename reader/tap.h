@@ -6,7 +6,10 @@
 #include "kernels/kernels.h"
 
 /* x [T,D] is the output of the stage; i is the block or layer, -1 where there is one only. */
-typedef struct { void (*see)(void *ctx, const char *stage, int i, kernels *k, const act *x, int T, int D); void *ctx; } tap;
+typedef struct {
+    void (*see)(void *ctx, const char *stage, int i, kernels *k, const act *x, int T, int D);
+    void *ctx;
+} tap;
 
 static inline void tap_see(const tap *t, const char *stage, int i, kernels *k, const act *x, int T, int D)
 {

@@ -35,8 +35,8 @@ static bool lay_out(trie *t, node *n, int count, arena *a, err *e)
     for (int c = 0; c < count; c++)
         if (n[c].child >= 0) n[c].row = ++t->n_tree;
     if (t->n_tree > TRIE_MAX_TREE)
-        return err_at(e, ERR_UNUSABLE, "answers-too-long", "answers", "the answers share too little: %d tokens to compute, at most %d",
-                      t->n_tree, TRIE_MAX_TREE);
+        return err_at(e, ERR_UNUSABLE, "answers-too-long", "answers",
+                      "the answers share too little: %d tokens to compute, at most %d", t->n_tree, TRIE_MAX_TREE);
     size_t N = (size_t)t->n_tree;
     t->node = ARENA_NEW(a, int32_t, N, e);
     t->depth = t->node ? ARENA_NEW(a, int, N, e) : NULL;

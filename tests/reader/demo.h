@@ -117,8 +117,8 @@ static inline demo_case *demo_case_open(demo *d, const char *task, const char *s
         assert_int_equal(t->type, DTYPE_F32);
         *(j ? &c->logit : &c->logp) = (const float *)t->data + (size_t)i * DEMO_K * (size_t)A;
     }
-    c->q = (reader_query){.img = &c->img, .question = json_string_value(json_object_get(c->task, "question")), .answers = c->answers,
-                          .A = A, .z = c->z, .K = DEMO_K, .load = demo_load, .load_ctx = d};
+    c->q = (reader_query){.img = &c->img, .question = json_string_value(json_object_get(c->task, "question")),
+                          .answers = c->answers, .A = A, .z = c->z, .K = DEMO_K, .load = demo_load, .load_ctx = d};
     return c;
 }
 

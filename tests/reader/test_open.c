@@ -148,10 +148,12 @@ static void names_of_every_version_are_read(void **state)
 static void configurations_saved_again_are_read(void **state)
 {
     (void)state;
-    static const char *const TEXT[] = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "rms_norm_eps", "rope_theta", "rope_scaling", "max_position_embeddings", "hidden_act", "use_sliding_window", "vocab_size", NULL};
+    static const char *const TEXT[] = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling", "max_position_embeddings", "hidden_act",
+        "use_sliding_window", "vocab_size", NULL};
     copy *y = copy_of_fixture("qwen2vl-tiny");
-    folder_set(&y->m, "config.json", "rope_scaling", "{\"rope_type\": \"default\", \"type\": \"default\", \"mrope_section\": [4, 6, 6]}");
+    folder_set(&y->m, "config.json", "rope_scaling",
+               "{\"rope_type\": \"default\", \"type\": \"default\", \"mrope_section\": [4, 6, 6]}");
     is_still(y, "qwen2vl-tiny");
 
     json_t *c = json_load_file(folder_file(&y->m, "config.json"), 0, NULL), *text = json_object();
@@ -164,7 +166,8 @@ static void configurations_saved_again_are_read(void **state)
     json_decref(c);
     is_still(y, "qwen2vl-tiny");
 
-    folder_set(&y->m, "config.json", "text_config.rope_parameters", "{\"rope_theta\": 1000000.0, \"rope_type\": \"default\", \"mrope_section\": [4, 6, 6]}");
+    folder_set(&y->m, "config.json", "text_config.rope_parameters",
+               "{\"rope_theta\": 1000000.0, \"rope_type\": \"default\", \"mrope_section\": [4, 6, 6]}");
     folder_set(&y->m, "config.json", "text_config.rope_scaling", NULL);
     folder_set(&y->m, "config.json", "text_config.rope_theta", NULL);
     is_still(y, "qwen2vl-tiny");

@@ -237,7 +237,8 @@ static void *hammer(void *arg)
             }
             p = fresh;
         }
-        if (p && (p->cursor != id || ((const char *)p->keys.data)[KV - 1] != (char)id)) return "an entry changed under its reader";
+        if (p && (p->cursor != id || ((const char *)p->keys.data)[KV - 1] != (char)id))
+            return "an entry changed under its reader";
         prefix_cache_release(w->c, &w->d->k, p);
         if (i % 1000 == 0) prefix_cache_clear(w->c, &w->d->k);
     }

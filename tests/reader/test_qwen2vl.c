@@ -70,7 +70,8 @@ static void compare_rows(fixture *f, const char *stage, const float *x, int from
         if (isnan(x[i])) fail_msg("%s: NaN", path);
         worst = fmax(worst, fabs((double)x[i] - (double)want[at + i]));
     }
-    if (!(worst <= f->run->tol * largest)) fail_msg("%s: relative difference %.3g, allowed %.3g", path, worst / largest, f->run->tol);
+    if (!(worst <= f->run->tol * largest))
+        fail_msg("%s: relative difference %.3g, allowed %.3g", path, worst / largest, f->run->tol);
     f->n_stages++;
 }
 
@@ -165,7 +166,8 @@ static void greedy_continuation_matches_the_reference(void **state)
     act     *vision = encode_all(f, NULL);
     int32_t *pos = positions(f, &cursor);
     float   *logits = ARENA_NEW(f->a, float, (size_t)STEPS * (size_t)c->V, &e);
-    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .max_new = STEPS, .stop = -1, .logits = logits};
+    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .max_new = STEPS, .stop = -1,
+                       .logits = logits};
     OK(generate_greedy(f->r->m->text, f->k, &g, ids, &n, f->a, &e), e);
     assert_int_equal(n, STEPS);
     snprintf(path, sizeof path, "%s/greedy_ids", f->run->name);
@@ -221,7 +223,8 @@ static void answers_in_one_pass_have_the_reference_logps(void **state)
     OK(k->sync(k, &e), e);
 
     for (int i = 0; i < A; i++) {
-        const json_t *row = json_array_get(answers, (size_t)i), *want = json_object_get(row, "logprobs"), *want_ids = json_object_get(row, "ids");
+        const json_t *row = json_array_get(answers, (size_t)i);
+        const json_t *want = json_object_get(row, "logprobs"), *want_ids = json_object_get(row, "ids");
         assert_int_equal(t.own[i], json_array_size(want));
         for (int j = 0; j < t.own[i]; j++) {
             int    c = t.path[i][j];

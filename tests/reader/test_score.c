@@ -95,7 +95,8 @@ static void a_case_has_the_same_bits_in_any_company(void **state)
     q.z = turned;
     for (int round = 0; round < 2; round++) {
         reader_scores y = score(&w, &q);
-        for (int i = 0; i < DEMO_K; i++) assert_memory_equal(y.logp + i * A, cold.logp + from[i] * A, (size_t)A * sizeof(float));
+        for (int i = 0; i < DEMO_K; i++)
+            assert_memory_equal(y.logp + i * A, cold.logp + from[i] * A, (size_t)A * sizeof(float));
         reader_cache_clear(w.r);
     }
     q = c->q;
@@ -129,7 +130,8 @@ static void a_cache_that_is_too_small_changes_no_bit(void **state)
             reader_cache(small.r, &s);
             assert_true(s.bytes <= limits[i]);
         }
-        assert_int_equal(s.hits, i == 4 ? DEMO_K : 0); /* one too few: least recently used always throws out the next one needed */
+        /* Room for one too few: what is least recently used is always what is needed next. */
+        assert_int_equal(s.hits, i == 4 ? DEMO_K : 0);
         close_world(&small);
     }
     demo_case_close(c);
@@ -156,7 +158,8 @@ static uint64_t by_hand(int n_prefix, int n_query, const int *depth, int n_tree,
 {
     const uint64_t P = 64, E = 128, D = 192, KV = 64, F = 512, L = 5, V = 1472;
     uint64_t vision = 2 * P * 1176 * E + 4 * (2 * P * 12 * E * E + 4 * P * P * E) + 2 * 16 * (512 * 512 + 512 * D);
-    uint64_t keys = 2 * 2 * D * KV, rest = 2 * (2 * D * D + 3 * D * F), n = (uint64_t)n_prefix, T = (uint64_t)n_query, rows = 1 + (uint64_t)n_tree;
+    uint64_t keys = 2 * 2 * D * KV, rest = 2 * (2 * D * D + 3 * D * F);
+    uint64_t n = (uint64_t)n_prefix, T = (uint64_t)n_query, rows = 1 + (uint64_t)n_tree;
     uint64_t before = n * L * keys + n * (L - 1) * rest + (L - 1) * 4 * D * (n * (n + 1) / 2);
     uint64_t tree_keys = 0, query_keys = T * n + T * (T + 1) / 2;
     for (int i = 0; i < n_tree; i++) tree_keys += n + T + (uint64_t)depth[i];
@@ -188,7 +191,8 @@ static void the_work_is_the_minimum(void **state)
         OK(w.r->f->prepare(w.r->m, &pic, &img, w.a, &e), e);
         OK(w.r->f->prefix(w.r->m, c->z[0].caption, &pic, &pair, w.a, &e), e);
         OK(w.r->f->query(w.r->m, c->q.question, &pic, &ask, w.a, &e), e);
-        assert_int_equal(reader_minimum_flops(w.r, &one, w.a, &e), by_hand(pair.n_ids, ask.n_ids, (int[]){1, 1}, i ? 0 : 2, 1));
+        assert_int_equal(reader_minimum_flops(w.r, &one, w.a, &e),
+                         by_hand(pair.n_ids, ask.n_ids, (int[]){1, 1}, i ? 0 : 2, 1));
         demo_case_close(c);
         close_world(&w);
     }
