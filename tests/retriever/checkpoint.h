@@ -12,6 +12,13 @@
 #include "base/file.h"
 #include "base/safetensors.h"
 
+/* Sanitizers make the models twenty times slower: long lists are looked at in steps there, and whole without them. */
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { LIST_STEP = 8 };
+#else
+enum { LIST_STEP = 1 };
+#endif
+
 enum { MAX_SAVED = 160 };
 typedef struct { char name[128]; dtype type; int n_dims; int64_t dim[TENSOR_DIMS]; size_t bytes; void *data; } saved_tensor;
 typedef struct { saved_tensor t[MAX_SAVED]; int n; } checkpoint;

@@ -1,5 +1,5 @@
 /* test_retriever.c - the whole model: its folder, pictures and captions to vectors, tuned query towers, and the
- * demonstration model's embeddings and candidates as PyTorch gave them. */
+ * demonstration model's embeddings as PyTorch gave them. */
 #include "tests/retriever/checkpoint.h"
 
 #include "base/memory.h"
@@ -376,7 +376,7 @@ static void every_failing_allocation_of_opening_is_an_error_without_a_leak(void 
         if (!done && e.code != ERR_MEMORY) fail_msg("allocation %ld: %s '%s'", n, err_code_name(e.code), e.text);
         retriever_close(r);
         assert_true(n < 100000);
-        if (!done && n > 40 && n % 10 == 0) n += 9; /* the tokenizer takes many alike */
+        if (n >= 40) n += n / 3; /* the tokenizer takes many alike */
     }
     assert_true(total > 0);
     folder_remove(&m);
@@ -386,8 +386,8 @@ static void every_failing_allocation_of_opening_is_an_error_without_a_leak(void 
 
 typedef struct { char file[160], caption[256]; } item;
 
-/* The rows of a JSON lines file: a picture's path below root, and its caption where it has one. */
-static int read_rows(item **out, const char *path, const char *root, const char *picture_key)
+/* The rows of an index's JSON lines: a picture's path below root, and its caption. */
+static int read_rows(item **out, const char *path, const char *root)
 {
     FILE *f = must(fopen(path, "r"));
     char  line[2048];
@@ -397,7 +397,7 @@ static int read_rows(item **out, const char *path, const char *root, const char 
         json_t *j = must(json_loads(line, 0, NULL));
         *out = must(realloc(*out, (size_t)(n + 1) * sizeof **out));
         const char *caption = json_string_value(json_object_get(j, "text"));
-        snprintf((*out)[n].file, sizeof (*out)[n].file, "%s%s", root, json_string_value(json_object_get(j, picture_key)));
+        snprintf((*out)[n].file, sizeof (*out)[n].file, "%s%s", root, json_string_value(json_object_get(j, "img_path")));
         snprintf((*out)[n++].caption, sizeof (*out)[0].caption, "%s", caption ? caption : "");
         json_decref(j);
     }
@@ -428,8 +428,8 @@ static void all_demonstration_items_have_pytorchs_embeddings(void **state)
     assert_int_equal(retriever_dim(r), DEMO_E);
     OK(safetensors_open(&s, DEMO("synthetic/embeddings.safetensors"), &e), e);
     const float *zi = safetensors_find(s, "image")->data, *zt = safetensors_find(s, "text")->data;
-    assert_int_equal(read_rows(&row, DEMO("synthetic/index.jsonl"), DEMO("synthetic/"), "img_path"), N_DEMO);
-    for (int i = 0; i < N_DEMO; i++, arena_reset(mem)) {
+    assert_int_equal(read_rows(&row, DEMO("synthetic/index.jsonl"), DEMO("synthetic/")), N_DEMO);
+    for (int i = 0; i < N_DEMO; i += LIST_STEP, arena_reset(mem)) {
         image img = load_picture(row[i].file);
         OK(retriever_embed_image(r, kern, &img, z, mem, &e), e);
         CLOSE(z, zi + (size_t)i * DEMO_E, DEMO_E, EMBEDDING, row[i].file);
@@ -459,7 +459,7 @@ static image npz_picture(npz_array *z, int64_t row)
 static void real_items_have_pytorchs_embeddings(void **state)
 {
     (void)state;
-    enum { STEP = 29 };
+    enum { STEP = 29 * LIST_STEP };
     retriever   *r = NULL;
     safetensors *s = NULL;
     npz_array   *z = NULL;
@@ -471,7 +471,7 @@ static void real_items_have_pytorchs_embeddings(void **state)
     r = open_folder(DEMO("retriever"));
     OK(safetensors_open(&s, DEMO("real/embeddings.safetensors"), &e), e);
     const float *zi = safetensors_find(s, "image")->data, *zt = safetensors_find(s, "text")->data;
-    int          n = read_rows(&row, DEMO("real/index.jsonl"), "", "img_path");
+    int          n = read_rows(&row, DEMO("real/index.jsonl"), "");
     assert_int_equal(n, 6334);
     for (int i = 0; i < n; i += STEP, arena_reset(mem)) {
         char *hash = must(strchr(row[i].file, '#'));
@@ -496,103 +496,6 @@ static void real_items_have_pytorchs_embeddings(void **state)
     retriever_close(r);
 }
 
-/* Exact search by hand: the k best of n unit vectors, equal scores by the lower id. */
-static void best_of(const float *z, const float *base, int n, int k, int64_t *id, float *score)
-{
-    for (int j = 0; j < k; j++) score[j] = -2, id[j] = -1;
-    for (int i = 0; i < n; i++) {
-        double dot = 0;
-        for (int d = 0; d < DEMO_E; d++) dot += (double)z[d] * base[(size_t)i * DEMO_E + d];
-        float s = (float)dot;
-        int   at = k;
-        while (at > 0 && s > score[at - 1]) at--;
-        for (int j = k - 1; j > at; j--) score[j] = score[j - 1], id[j] = id[j - 1];
-        if (at < k) score[at] = s, id[at] = i;
-    }
-}
-
-static const candidate *with_id(const candidate *c, int K, int64_t id)
-{
-    for (int i = 0; i < K; i++)
-        if (c[i].id == id) return &c[i];
-    return NULL;
-}
-
-/* One set of cases against eval.safetensors. Returns how many entries came in another order (scores within 1e-5). */
-static int check_cases(const retriever *r, const safetensors *eval, const safetensors *base, const char *set, const char *jsonl)
-{
-    char    key[96];
-    item   *row;
-    err     e = {0};
-    int     swaps = 0, n = read_rows(&row, jsonl, DEMO("synthetic/"), "image_path");
-    const float *vectors[N_HEADS] = {safetensors_find(base, "image")->data, safetensors_find(base, "text")->data};
-    snprintf(key, sizeof key, "%s/candidates", set);
-    const tensor *t = must((void *)safetensors_find(eval, key));
-    assert_int_equal(t->dim[0], n);
-    const int64_t *want_id = t->data;
-    snprintf(key, sizeof key, "%s/scores", set);
-    const float *want_score = safetensors_find(eval, key)->data;
-    snprintf(key, sizeof key, "%s/weights", set);
-    const float *want_weight = safetensors_find(eval, key)->data;
-    for (int i = 0; i < n; i++, arena_reset(mem), want_id += 4, want_score += 4, want_weight += 4) {
-        image      img = load_picture(row[i].file);
-        float      z[N_HEADS][DEMO_E], score[N_HEADS][2];
-        int64_t    id[N_HEADS][2];
-        hits       found[N_HEADS];
-        candidate *c;
-        int        K;
-        bool       same = true;
-        OK(retriever_embed_queries(r, kern, &img, (float *const[]){z[0], z[1]}, mem, &e), e);
-        for (int h = 0; h < N_HEADS; h++) {
-            best_of(z[h], vectors[h], N_DEMO, 2, id[h], score[h]);
-            found[h] = (hits){2, id[h], score[h]};
-            for (int j = 0; j < 2; j++) {
-                float want = want_score[2 * h + j];
-                if (!(fabsf(score[h][j] - want) < 1e-4f)) fail_msg("%s case %d: score %.7f, wanted %.7f", set, i, score[h][j], want);
-                if (id[h][j] == want_id[2 * h + j]) continue;
-                if (!(fabsf(score[h][j] - want) < 1e-5f)) fail_msg("%s case %d: another candidate", set, i);
-                swaps++;
-                same = false;
-            }
-        }
-        OK(retriever_unite(found, &c, &K, mem, &e), e);
-        retriever_weigh(c, K, 1);
-        for (int j = 0; same && j < 4; j++) {
-            double want = 0;
-            for (int l = 0; l < 4; l++) want += want_id[l] == want_id[j] ? want_weight[l] : 0;
-            const candidate *x = with_id(c, K, want_id[j]);
-            assert_non_null(x);
-            assert_true(x->heads >> (j / 2) & 1);
-            if (!(fabs(x->weight - want) < 1e-4)) fail_msg("%s case %d: weight %.6f, wanted %.6f", set, i, x->weight, want);
-        }
-    }
-    free(row);
-    return swaps;
-}
-
-static void all_demonstration_cases_find_pytorchs_candidates_scores_and_weights(void **state)
-{
-    (void)state;
-    static const char *const SET[][2] = {
-        {"synthetic/breastmnist/val", DEMO("synthetic/breast_val.jsonl")},
-        {"synthetic/breastmnist/test", DEMO("synthetic/breast_test.jsonl")},
-        {"synthetic/pneumoniamnist/val", DEMO("synthetic/pneumonia_val.jsonl")},
-        {"synthetic/pneumoniamnist/test", DEMO("synthetic/pneumonia_test.jsonl")},
-        {"synthetic/retinamnist/val", DEMO("synthetic/retina_val.jsonl")},
-        {"synthetic/retinamnist/test", DEMO("synthetic/retina_test.jsonl")}};
-    retriever   *r = open_folder(DEMO("retriever"));
-    safetensors *base = NULL, *eval = NULL;
-    err          e = {0};
-    int          swaps = 0;
-    OK(safetensors_open(&base, DEMO("synthetic/embeddings.safetensors"), &e), e);
-    OK(safetensors_open(&eval, DEMO("eval.safetensors"), &e), e);
-    for (int i = 0; i < 6; i++) swaps += check_cases(r, eval, base, SET[i][0], SET[i][1]);
-    assert_true(swaps <= 20); /* of 1080 entries: ties are the exception */
-    safetensors_close(base);
-    safetensors_close(eval);
-    retriever_close(r);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -609,7 +512,6 @@ int main(void)
         cmocka_unit_test(every_failing_allocation_of_opening_is_an_error_without_a_leak),
         cmocka_unit_test(all_demonstration_items_have_pytorchs_embeddings),
         cmocka_unit_test(real_items_have_pytorchs_embeddings),
-        cmocka_unit_test(all_demonstration_cases_find_pytorchs_candidates_scores_and_weights),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -95,7 +95,7 @@ static void embed_picture(float z[E], const vision_tower *v, kernels *k, int i, 
 
 static void embed_words(float z[E], const text_tower *t, kernels *k, int i, const tower_tap *tap)
 {
-    char    owner[16];
+    char    owner[32];
     int32_t ids[512];
     err     e = {0};
     snprintf(owner, sizeof owner, "text.%d", i);
@@ -142,7 +142,7 @@ static void text_tower_agrees_at_every_stage(void **state)
     text_tower *t = text_of(tiny);
     float       z[E];
     for (int i = 0; i < N_TEXTS; i++, arena_reset(mem)) {
-        char owner[16];
+        char owner[32];
         snprintf(owner, sizeof owner, "text.%d", i);
         watch w = {.owner = owner};
         bool  all = gold(owner, "input_ids")->count <= 64; /* long texts have a golden for the embedding alone */
