@@ -95,6 +95,11 @@ static void row_plain(uint8_t *out, const uint8_t *in, const resize_axis *axis)
     }
 }
 
+static void rows_plain(uint8_t *out, size_t out_stride, const uint8_t *in, size_t in_stride, const resize_axis *axis)
+{
+    for (int y = 0; y < RESIZE_ROWS_AT_ONCE; y++) row_plain(out + y * out_stride, in + y * in_stride, axis);
+}
+
 static void column_plain(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k, const int16_t *high,
                          const int16_t *low)
 {
@@ -107,7 +112,7 @@ static void column_plain(uint8_t *out, const uint8_t *in, int64_t stride, int n,
     }
 }
 
-const resize_rows RESIZE_ROWS_PLAIN = {row_plain, column_plain};
+const resize_rows RESIZE_ROWS_PLAIN = {rows_plain, column_plain};
 
 static const resize_rows *fastest(void)
 {
@@ -129,22 +134,23 @@ static bool new_image(image *out, int width, int height, arena *a, err *e)
     return true;
 }
 
-/* Rows first .. first + out->height - 1 of in, each to out's width. Rows go through two padded buffers, so that the
- * loops may read and write whole registers. */
+/* Rows first .. first + out->height - 1 of in, each to out's width. They go through padded buffers, a few at a time, so that
+ * the loops may read and write whole registers; in the last batch some of the rows are left over from the one before. */
 static bool horizontal(image *out, const image *in, int first, arena *a, err *e)
 {
-    const resize_rows *rows = fastest();
+    const resize_rows *loops = fastest();
     const size_t       in_bytes = (size_t)in->width * CHANNELS, out_bytes = (size_t)out->width * CHANNELS;
     resize_axis        axis;
     if (!axis_make(&axis, in->width, out->width, a, e)) return false;
     /* taps past the last are multiplied by zero, but read: up to stride pixels past the end */
-    uint8_t *from = arena_take(a, in_bytes + (size_t)axis.stride * CHANNELS + RESIZE_PAD, e);
-    uint8_t *to = arena_take(a, out_bytes + RESIZE_PAD, e);
+    const size_t from_stride = in_bytes + (size_t)axis.stride * CHANNELS + RESIZE_PAD, to_stride = out_bytes + RESIZE_PAD;
+    uint8_t     *from = arena_take_n(a, from_stride, RESIZE_ROWS_AT_ONCE, e), *to = arena_take_n(a, to_stride, RESIZE_ROWS_AT_ONCE, e);
     if (!from || !to) return false;
-    for (int y = 0; y < out->height; y++) {
-        memcpy(from, in->rgb + (size_t)(first + y) * in_bytes, in_bytes);
-        rows->row(to, from, &axis);
-        memcpy(out->rgb + (size_t)y * out_bytes, to, out_bytes);
+    for (int y = 0; y < out->height; y += RESIZE_ROWS_AT_ONCE) {
+        const int n = out->height - y < RESIZE_ROWS_AT_ONCE ? out->height - y : RESIZE_ROWS_AT_ONCE;
+        for (int i = 0; i < n; i++) memcpy(from + i * from_stride, in->rgb + (size_t)(first + y + i) * in_bytes, in_bytes);
+        loops->rows(to, to_stride, from, from_stride, &axis);
+        for (int i = 0; i < n; i++) memcpy(out->rgb + (size_t)(y + i) * out_bytes, to + i * to_stride, out_bytes);
     }
     return true;
 }
@@ -152,11 +158,11 @@ static bool horizontal(image *out, const image *in, int first, arena *a, err *e)
 /* in holds the rows from first on. */
 static void vertical(image *out, const image *in, int first, const resize_axis *axis)
 {
-    const resize_rows *rows = fastest();
+    const resize_rows *loops = fastest();
     const int64_t      bytes = (int64_t)in->width * CHANNELS;
     for (int y = 0; y < out->height; y++) {
         const size_t at = (size_t)y * axis->stride;
-        rows->column(out->rgb + y * bytes, in->rgb + (axis->lo[y] - first) * bytes, bytes, (int)bytes, axis->n[y], axis->k + at,
+        loops->column(out->rgb + y * bytes, in->rgb + (axis->lo[y] - first) * bytes, bytes, (int)bytes, axis->n[y], axis->k + at,
                      axis->high + at, axis->low + at);
     }
 }

@@ -6,10 +6,12 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <stddef.h>
 #include <string.h>
 
 enum { CHANNELS = 3 };
+
+/* At -O2 the compilers would keep the arrays of sums in memory instead of registers. */
+#define UNROLLED _Pragma("GCC unroll 4")
 
 static inline __m256i join(__m256i high, __m256i low)
 {
@@ -17,9 +19,10 @@ static inline __m256i join(__m256i high, __m256i low)
 }
 
 /* Four taps a step: 12 bytes R0 G0 B0 R1 .. B3 become, as 16-bit numbers, R0 R1 G0 G1 B0 B1 0 0 in the lower half and
- * the same of pixels 2 and 3 in the upper. 16 bytes are read at each step: the caller's row has RESIZE_PAD. */
-static void row_avx2(uint8_t *out, const uint8_t *in, const resize_axis *axis)
+ * the same of pixels 2 and 3 in the upper. 16 bytes are read at each step: the caller's rows have RESIZE_PAD. */
+static void rows_avx2(uint8_t *out, size_t out_stride, const uint8_t *in, size_t in_stride, const resize_axis *axis)
 {
+    enum { ROWS = RESIZE_ROWS_AT_ONCE };
     const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, /* pixels 0, 1 */
                                            6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1 /* pixels 2, 3 */);
     const __m256i spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1); /* weights 0, 1 below; 2, 3 above */
@@ -27,22 +30,33 @@ static void row_avx2(uint8_t *out, const uint8_t *in, const resize_axis *axis)
     for (int i = 0; i < axis->n_out; i++, out += CHANNELS) {
         const uint8_t *p = in + (size_t)axis->lo[i] * CHANNELS;
         const int16_t *high = axis->high + (size_t)i * axis->stride, *low = axis->low + (size_t)i * axis->stride;
-        __m256i        sum_high = _mm256_setzero_si256(), sum_low = sum_high;
+        const __m256i  zero = _mm256_setzero_si256();
+        __m256i        sum_high[ROWS] = {zero, zero, zero, zero}, sum_low[ROWS] = {zero, zero, zero, zero};
         for (int j = 0; j < axis->n[i]; j += 4, p += 4 * CHANNELS) {
-            const __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)), pairs);
             const __m256i kh = _mm256_permutevar8x32_epi32(
                 _mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(high + j))), spread);
             const __m256i kl = _mm256_permutevar8x32_epi32(
                 _mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(low + j))), spread);
-            sum_high = _mm256_add_epi32(sum_high, _mm256_madd_epi16(v, kh));
-            sum_low = _mm256_add_epi32(sum_low, _mm256_madd_epi16(v, kl));
+            UNROLLED
+            for (int y = 0; y < ROWS; y++) {
+                const __m128i bytes = _mm_loadu_si128((const __m128i *)(p + y * in_stride));
+                const __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pairs);
+                sum_high[y] = _mm256_add_epi32(sum_high[y], _mm256_madd_epi16(v, kh));
+                sum_low[y] = _mm256_add_epi32(sum_low[y], _mm256_madd_epi16(v, kl));
+            }
         }
-        const __m256i both = join(sum_high, sum_low);
-        __m128i       sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-        sum = _mm_srai_epi32(_mm_add_epi32(sum, half), RESIZE_BITS);
-        sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum); /* both saturate: the clip to 0..255 */
-        const int rgb = _mm_cvtsi128_si32(sum);
-        memcpy(out, &rgb, 4); /* the fourth byte is overwritten by the next pixel, or is padding */
+        __m128i sum[ROWS];
+        UNROLLED
+        for (int y = 0; y < ROWS; y++) {
+            const __m256i both = join(sum_high[y], sum_low[y]);
+            sum[y] = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+            sum[y] = _mm_srai_epi32(_mm_add_epi32(sum[y], half), RESIZE_BITS);
+        }
+        /* R G B 0 of each row; both packs saturate: the clip to 0..255 */
+        int rgb[ROWS];
+        _mm_storeu_si128((__m128i *)rgb, _mm_packus_epi16(_mm_packs_epi32(sum[0], sum[1]), _mm_packs_epi32(sum[2], sum[3])));
+        UNROLLED
+        for (int y = 0; y < ROWS; y++) memcpy(out + y * out_stride, &rgb[y], 4); /* the 4th byte: the next pixel's, or padding */
     }
 }
 
@@ -66,11 +80,13 @@ static void column_avx2(uint8_t *out, const uint8_t *in, int64_t stride, int n, 
             memcpy(&pair_high, high + j, 4);
             memcpy(&pair_low, low + j, 4);
             const __m256i kh = _mm256_set1_epi32(pair_high), kl = _mm256_set1_epi32(pair_low);
+            UNROLLED
             for (int i = 0; i < PARTS; i++) {
                 sum_high[i] = _mm256_add_epi32(sum_high[i], _mm256_madd_epi16(v[i], kh));
                 sum_low[i] = _mm256_add_epi32(sum_low[i], _mm256_madd_epi16(v[i], kl));
             }
         }
+        UNROLLED
         for (int i = 0; i < PARTS; i++) sum_low[i] = _mm256_srai_epi32(join(sum_high[i], sum_low[i]), RESIZE_BITS);
         _mm256_storeu_si256((__m256i *)(out + x), _mm256_packus_epi16(_mm256_packs_epi32(sum_low[0], sum_low[1]),
                                                                       _mm256_packs_epi32(sum_low[2], sum_low[3])));
@@ -78,5 +94,5 @@ static void column_avx2(uint8_t *out, const uint8_t *in, int64_t stride, int n, 
     if (x < n) RESIZE_ROWS_PLAIN.column(out + x, in + x, stride, n - x, n_rows, k, high, low);
 }
 
-const resize_rows RESIZE_ROWS_AVX2 = {row_avx2, column_avx2};
+const resize_rows RESIZE_ROWS_AVX2 = {rows_avx2, column_avx2};
 #endif

@@ -6,6 +6,7 @@
 #ifndef JOMED_IMAGING_RESIZE_ROWS_H
 #define JOMED_IMAGING_RESIZE_ROWS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* One axis: output i is the sum of taps n[i] input samples from lo[i], weights k[i * stride ..]. Weights past n[i] are
@@ -17,11 +18,16 @@ typedef struct {
     int16_t *high, *low; /* the same, split */
 } resize_axis;
 
-enum { RESIZE_BITS = 22, RESIZE_PAD = 16 /* bytes that the row loops may read and write past the end */ };
+enum {
+    RESIZE_BITS = 22,
+    RESIZE_ROWS_AT_ONCE = 4, /* so that a weight is loaded once for four rows */
+    RESIZE_PAD = 16          /* bytes that the row loops may read and write past the end of a row */
+};
 
 typedef struct {
-    /* One row: out [axis->n_out * 3] from in; both buffers have room for RESIZE_PAD more bytes. */
-    void (*row)(uint8_t *out, const uint8_t *in, const resize_axis *axis);
+    /* RESIZE_ROWS_AT_ONCE rows: out [axis->n_out * 3] each, from in; rows lie out_stride and in_stride bytes apart and have
+     * RESIZE_PAD bytes behind them. */
+    void (*rows)(uint8_t *out, size_t out_stride, const uint8_t *in, size_t in_stride, const resize_axis *axis);
     /* One output row of n bytes: the weighted sum of n_rows input rows, stride bytes apart. */
     void (*column)(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k, const int16_t *high,
                    const int16_t *low);
