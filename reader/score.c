@@ -216,7 +216,11 @@ bool reader_score(reader *r, kernels *k, const reader_query *q, arena *a, reader
     for (int i = 0; ok && i < q->K; i++)
         ok = (!q->go_on || q->go_on(q->go_on_ctx, e)) && score_candidate(r, k, &s, i, &y, a, e);
     k->back(k, mark);
-    if (!ok) return false;
+    if (!ok) {
+        /* Scratch that ran out is whole again; a device that failed is not. */
+        if (k->failed.code == ERR_MEMORY) k->failed = (err){0};
+        return false;
+    }
     y.flops = k->flops - before;
     *out = y;
     return true;

@@ -342,6 +342,28 @@ static void every_failed_allocation_is_an_error_or_harmless(void **state)
     close_world(&w);
 }
 
+/* A prompt that scratch cannot hold is one failed request, not a worker that is gone. */
+static void scratch_that_ran_out_serves_the_next_request(void **state)
+{
+    (void)state;
+    err             e = {0};
+    world           w = {.d = demo_open(), .a = arena_new(0)};
+    kernels_options o = {.device = "cpu", .products = PRECISION_F32, .threads = 1, .scratch_bytes = 8 << 20};
+    OK(kernels_open(&w.k, &o, &e), e);
+    w.r = open_reader(DEMO("reader"), CACHE, w.k);
+    demo_case    *c = demo_case_open(w.d, "breast", "val", 8);
+    reader_query  q = c->q;
+    reader_scores y;
+    char          text[6001];
+    for (int i = 0; i < 3000; i++) memcpy(text + 2 * i, "7 ", 3);
+    q.question = text;
+    FAILS(reader_score(w.r, w.k, &q, w.a, &y, &e), e, ERR_MEMORY, "");
+    reader_scores after = score(&w, &c->q);
+    differs_at_most("logp", after.logp, c->logp, DEMO_K * c->q.A, 2e-3);
+    demo_case_close(c);
+    close_world(&w);
+}
+
 typedef struct { reader *r; kernels *k; const demo_case *c; demo *d; const reader_scores *want; const char *wrong; } job;
 
 static void *work(void *arg)
@@ -400,6 +422,7 @@ int main(void)
         cmocka_unit_test(a_long_answer_is_the_product_of_its_tokens),
         cmocka_unit_test(what_cannot_be_scored_is_an_error_that_names_the_field),
         cmocka_unit_test(every_failed_allocation_is_an_error_or_harmless),
+        cmocka_unit_test(scratch_that_ran_out_serves_the_next_request),
         cmocka_unit_test(two_workers_share_a_reader),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
