@@ -126,7 +126,7 @@ int cmd_serve(int argc, char **argv)
 
     if (!config_from_args(&c, argc - 1, argv + 1, environ, &action, &e)) return cli_fail("serve", &e);
     if (action == CONFIG_HELP) return config_usage(&t), print_text(&t);
-    if (action == CONFIG_PRINT) return config_print(&c, false, &t), print_text(&t);
+    if (action == CONFIG_PRINT) return config_print(&c, &t), print_text(&t);
     if (!config_check(&c, (int)sysconf(_SC_NPROCESSORS_ONLN), &e)) return cli_fail("serve", &e);
     if (action == CONFIG_CHECK && !config_check_folders(&c, &e)) return cli_fail("serve", &e);
     if (action == CONFIG_CHECK) return printf("the configuration is valid\n"), EXIT_DONE;

@@ -139,6 +139,10 @@ static char *read_line(char *buf, int size, void *stream)
         err_set(s->e, ERR_USAGE, "%s:%d: a line must not be indented", s->path, s->line);
         return NULL;
     }
+    if (*s->p == '[' && !memchr(s->p, ']', n)) { /* inih would go on, and blame the next lines */
+        err_set(s->e, ERR_USAGE, "%s:%d: a section's name ends with ]", s->path, s->line);
+        return NULL;
+    }
     memcpy(buf, s->p, n);
     buf[n] = '\n';
     buf[n + 1] = 0;
@@ -301,14 +305,14 @@ static void print_value(const config *c, const setting *s, text *out)
     else text_add(out, p);
 }
 
-void config_print(const config *c, bool help, text *out)
+void config_print(const config *c, text *out)
 {
     const char *section = "";
     for (int i = 0; i < N_SETTINGS; i++) {
         const setting *s = &SETTINGS[i];
         if (strcmp(s->section, section) != 0) text_printf(out, "%s[%s]\n", *section ? "\n" : "", s->section);
         section = s->section;
-        if (help) text_printf(out, "; %s%s%s\n", s->help, s->choices ? ": " : "", s->choices ? s->choices : "");
+        text_printf(out, "; %s%s%s\n", s->help, s->choices ? ": " : "", s->choices ? s->choices : "");
         text_printf(out, "%s = ", s->key);
         print_value(c, s, out);
         text_add(out, "\n");

@@ -62,8 +62,8 @@ bool config_check(config *c, int cores, err *e);
 /* For --check-config: do the named folders exist? ERR_FILE. What is in them is checked when they are opened. */
 bool config_check_folders(const config *c, err *e);
 
-/* The INI text of c; with help: every key's comment before it (deploy/jomed.ini is this, of the defaults). */
-void config_print(const config *c, bool help, text *out);
+/* The INI text of c, every key with its comment before it (deploy/jomed.ini is this, of the defaults). */
+void config_print(const config *c, text *out);
 /* The flags, for --help. */
 void config_usage(text *out);
 

@@ -51,6 +51,8 @@ static const problem PROBLEMS[] = {
     {"answer-duplicate", 422, ERR_NONE, false, "Two answers are the same"},
     {"text-not-utf8", 422, ERR_NONE, false, "A text is not valid UTF-8"},
     {"k-out-of-range", 422, ERR_NONE, false, "k is outside its bounds"},
+    {"answers-too-long", 422, ERR_NONE, false, "The answers together have too many tokens"},
+    {"text-too-complex", 422, ERR_NONE, false, "A text takes too many steps to split into tokens"},
     {"prompt-too-long", 422, ERR_NONE, false, "The prompt is longer than the reader takes"},
     {"no-candidates", 422, ERR_NONE, false, "The exclusions leave no passage to retrieve"},
     /* the server's state */
