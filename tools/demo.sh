@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 jomed=${B:-build}/jomed demo=models/demo index=demo-index
-picture=$demo/synthetic/retina/test/0008.png
+picture=$demo/synthetic/retina/test/0028.png
 question="what is the severity of diabetic retinopathy?"
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 [ -t 1 ] || say() { printf '\n%s\n' "$*"; }

@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# test_cli.sh - the command line: --help of every command, exit statuses, errors that name what to mend, text and JSON, and a
+# man page that has every option.
+set -u
+jomed=$JOMED_BUILD/jomed demo=models/demo
+dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT
+failed=0
+ok() { # status, name
+    if [ "$1" -eq 0 ]; then echo "ok - $2"
+    else echo "not ok - $2"; failed=1; head -c 600 "$dir/out" "$dir/err" 2>/dev/null | sed 's/^/# /'; fi
+}
+# gives STATUS PATTERN NAME COMMAND...: exit status, and stdout and stderr together match PATTERN
+gives() {
+    local want=$1 pattern=$2 name=$3 got; shift 3
+    "$@" >"$dir/out" 2>"$dir/err" </dev/null; got=$?
+    [ $got -eq "$want" ] && cat "$dir/out" "$dir/err" | grep -qe "$pattern"
+    ok $? "$name"
+}
+
+index=${JOMED_DEMO_INDEX:-}
+if [ ! -f "$index/manifest.json" ]; then
+    index=$dir/index
+    "$jomed" index build --quiet --retriever $demo/retriever --jsonl $demo/synthetic/index.jsonl --images $demo/synthetic --out "$index" || exit 1
+fi
+retriever="--retriever $demo/retriever --index $index"
+models="--reader $demo/reader $retriever"
+picture=$demo/synthetic/retina/test/0028.png
+ask() { "$jomed" diagnose $models --question "what is the severity of diabetic retinopathy?" "$@"; }
+
+# ---- help and usage ----
+commands="diagnose retrieve embed index eval serve show version"
+for c in $commands; do
+    gives 0 "^usage: jomed $c" "$c --help fails or shows another usage" "$jomed" $c --help
+    gives 2 "jomed $c --help" "$c takes an unknown option" "$jomed" $c --no-such-option
+done
+for c in build info verify; do gives 0 "^usage: jomed index" "index $c --help fails" "$jomed" index $c --help; done
+for c in $commands; do gives 0 "^  $c " "$c is not in the list of commands" "$jomed" --help; done
+gives 0 "research use only" "--help does not say what the program may not be used for" "$jomed" --help
+gives 2 "^usage: jomed COMMAND" "without a command the status is not 2" "$jomed"
+gives 2 "there is no command 'diagnoze'" "an unknown command is not named" "$jomed" diagnoze
+gives 0 "^jomed [0-9]" "version has no version" "$jomed" version
+
+# ---- errors name what to mend ----
+gives 2 "--reader is missing" "a missing --reader is not named" "$jomed" diagnose $retriever --question q --answers a,b $picture
+gives 2 "--question is missing" "a missing --question is not named" "$jomed" diagnose $models --answers a,b $picture
+gives 2 "--answers is missing" "missing --answers are not named" "$jomed" diagnose $models --question q $picture
+gives 2 "image file is missing" "a missing image is not named" ask --answers a,b
+gives 2 "--k takes" "k of 0 is taken" ask --answers a,b --k 0 $picture
+gives 2 "--k takes" "k of 51 is taken" ask --answers a,b --k 51 $picture
+gives 2 "--mode takes" "an unknown mode is taken" ask --answers a,b --mode guess $picture
+gives 2 "device: unknown; this build has" "an unknown device is taken" ask --answers a,b --device gpu9 $picture
+gives 1 "no-such.png" "a missing image file is not named" ask --answers a,b no-such.png
+gives 1 "answers: 1 given" "one answer is taken" ask --answers a $picture
+gives 1 "answers\[1\] is empty" "an empty answer is taken" ask --answers a, $picture
+gives 1 "image" "a file that is no image is taken" ask --answers a,b Makefile
+gives 1 "nowhere" "a missing reader folder is not named" "$jomed" diagnose --reader nowhere $retriever --question q --answers a,b $picture
+gives 1 "nowhere" "a missing retriever folder is not named" "$jomed" retrieve --retriever nowhere --index "$index" $picture
+gives 1 "nowhere.*index build" "a missing index is not named" "$jomed" retrieve --retriever $demo/retriever --index nowhere $picture
+cp -r "$index" "$dir/other"
+sed 's/"retriever_hash": *"[0-9a-f]\{8\}/"retriever_hash": "00000000/' "$index/manifest.json" >"$dir/other/manifest.json"
+gives 1 "another retriever" "an index of another retriever is served" ask --answers 0,1 --index "$dir/other" $picture
+gives 1 "Makefile: line 1" "show takes what is no JSON" "$jomed" show Makefile
+gives 1 "not an answer" "show takes another JSON" "$jomed" show "$index/manifest.json"
+echo '{"type": "x", "title": "Queue is full", "status": 503, "detail": "try later"}' >"$dir/problem.json"
+gives 1 "Queue is full: try later" "show hides the server's problem" "$jomed" show "$dir/problem.json"
+
+# ---- answers ----
+gives 0 "^Answer    3 " "diagnose gives another answer" ask --answers 0,1,2,3,4 $picture
+gives 0 "THE PAIRS DISAGREE" "diagnose does not say that the pairs disagree" ask --answers 0,1,2,3,4 $picture
+gives 0 "research use only" "diagnose leaves out the notice" ask --answers 0,1,2,3,4 $picture
+ask --answers 0,1,2,3,4 --json $picture >"$dir/a.json" 2>"$dir/err"
+gives 0 "^Answer    3 " "show cannot read diagnose --json" "$jomed" show "$dir/a.json"
+# Times differ from run to run, all else is the same text.
+still() { sed 's/, [0-9.]* ms\.$//; /^Image/d'; }
+"$jomed" show --question "what is the severity of diabetic retinopathy?" "$dir/a.json" | still >"$dir/shown"
+ask --answers 0,1,2,3,4 $picture | still >"$dir/asked"
+cmp -s "$dir/shown" "$dir/asked"; ok $? "show and diagnose print different text"
+gives 0 '"consistent":false' "diagnose --json has no consistent" ask --answers 0,1,2,3,4 --json $picture
+gives 1 "no-such.png" "one bad image of two is not named" ask --answers 0,1 --json no-such.png $picture
+[ "$(wc -l <"$dir/out")" -eq 1 ]; ok $? "one bad image of two leaves the other without an answer"
+gives 0 "grade 3" "retrieve does not show captions" "$jomed" retrieve $retriever $picture
+gives 0 '"embedding":\[' "embed gives no embedding" "$jomed" embed --retriever $demo/retriever --text "a fundus photograph"
+
+# ---- eval ----
+run() { "$jomed" eval $models "$@"; }
+gives 2 "one data set" "eval without a data set is taken" run
+gives 2 "one data set" "eval with two data sets is taken" run --jsonl a --medmnist b
+gives 2 "--split is missing" "eval --medmnist without --split is taken" run --medmnist b --task c
+gives 2 "--task go with --medmnist" "eval --jsonl with --task is taken" run --jsonl a --task c
+gives 2 "--workers takes" "no workers are taken" run --jsonl a --workers 0
+gives 1 "no-such.jsonl" "a missing data set is not named" run --jsonl no-such.jsonl
+gives 1 "no-such-folder" "predictions that cannot be written are not named" run --jsonl $demo/synthetic/breast_val.jsonl --limit 1 --predictions no-such-folder/p
+gives 0 "2 cases scored" "the folder of the file is not where images start" run --jsonl $demo/synthetic/breast_val.jsonl --limit 2
+gives 0 "research use only" "the report leaves out the notice" run --jsonl $demo/synthetic/breast_val.jsonl --limit 2
+{ head -n 1 $demo/synthetic/breast_val.jsonl
+  echo '{"image_path": "tasks", "question": "q", "answer": "Yes", "answers": ["Yes", "No"]}'
+  echo '{"image_path": "breast_val.jsonl", "question": "q", "answer": "Yes", "answers": ["Yes", "No"]}'
+  echo '{"image_path": "breast_val.jsonl", "question": "q", "answer": "a mass"}'; } >"$dir/mixed.jsonl"
+gives 1 "2 of 4 cases failed" "cases that failed do not fail the run" run --jsonl "$dir/mixed.jsonl" --images $demo/synthetic --json --predictions "$dir/p"
+grep -q '"n":1,' "$dir/out" && grep -q '"n_failed":2' "$dir/out" && grep -q '"n_open":1' "$dir/out" && grep -q '"problem":"image-missing"' "$dir/out"
+ok $? "cases that failed are not counted and listed"
+[ "$(wc -l <"$dir/p")" -eq 4 ] && sed -n 3p "$dir/p" | grep -q '^{"case":2,"gold":"Yes","error":{"problem":"image-' && sed -n 4p "$dir/p" | grep -q '"skipped":"open question"'
+ok $? "predictions do not have a line for each case"
+tail -n 1 "$dir/mixed.jsonl" >"$dir/open.jsonl"
+gives 1 "no case has" "a set of open questions passes" run --jsonl "$dir/open.jsonl"
+# Ctrl-C: whole lines, a report of what was done, status 1.
+rm -f "$dir/p"
+for i in $(seq 40); do cat $demo/synthetic/breast_val.jsonl; done >"$dir/long.jsonl"
+"$jomed" eval $models --jsonl "$dir/long.jsonl" --images $demo/synthetic --json --predictions "$dir/p" >"$dir/out" 2>"$dir/err" &
+job=$!
+for i in $(seq 600); do [ "$(wc -l <"$dir/p" 2>/dev/null || echo 0)" -lt 35 ] || break; sleep 0.1; done
+kill -INT $job; wait $job
+[ $? -eq 1 ] && grep -q "interrupted after" "$dir/err" && grep -q '"interrupted":true' "$dir/out"; ok $? "an interrupted run does not say so"
+n=$(wc -l <"$dir/p"); grep -q "\"n\":$n," "$dir/out" && [ "$n" -lt 1200 ] && ! grep -qv '^{"case":.*}$' "$dir/p" && [ -z "$(tail -c 1 "$dir/p" | tr -d '\n')" ]
+ok $? "an interrupted run leaves part of a line, or reports other cases than it wrote"
+
+# ---- the man page ----
+for c in diagnose retrieve embed "index build" "index info" "index verify" eval serve show; do
+    missing=
+    for o in $("$jomed" $c --help | grep -o -e '--[a-z][a-z-]*' | sort -u); do
+        [ $o = --help ] || sed 's/\\-/-/g' docs/jomed.1 | grep -qe "$o\b" || missing="$missing $o"
+    done
+    [ -z "$missing" ] || echo "# missing:$missing"
+    [ -z "$missing" ]; ok $? "docs/jomed.1 leaves out options of $c"
+done
+if command -v groff >/dev/null; then
+    groff -man -Tutf8 -ww docs/jomed.1 >"$dir/out" 2>"$dir/err" && [ ! -s "$dir/err" ] && grep -q "diabetic" "$dir/out"
+    ok $? "docs/jomed.1 does not render without warnings"
+else echo "ok - the man page renders # SKIP groff is not installed"; fi
+exit $failed
