@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "index/caption_cache.h"
 #include "index/index.h"
 #include "index/manifest.h"
 #include "index/passages.h"
@@ -37,6 +38,7 @@ typedef struct {
     int64_t              n;             /* passages so far */
     FILE                *rows[N_HEADS], *report;
     image_store         *store;
+    caption_cache       *captions;
     arena               *a;             /* of one item */
     float               *z[N_HEADS];    /* [dim] */
     char               **root;          /* [n_sources] absolute image roots */
@@ -174,9 +176,10 @@ static bool allocate(builder *b, err *e)
     size_t row = (size_t)b->o->embed.dim * sizeof(float);
     b->a = arena_new(0);
     b->store = image_store_new();
+    b->captions = caption_cache_new(b->o->embed.dim);
     b->root = mem_zalloc((size_t)b->o->n_sources, sizeof *b->root);
     for (int h = 0; h < N_HEADS; h++) b->z[h] = mem_alloc(row);
-    return (b->a && b->store && b->root && b->z[HEAD_IMAGE] && b->z[HEAD_TEXT]) || out_of_memory(e);
+    return (b->a && b->store && b->captions && b->root && b->z[HEAD_IMAGE] && b->z[HEAD_TEXT]) || out_of_memory(e);
 }
 
 static void close_builder(builder *b)
@@ -189,6 +192,7 @@ static void close_builder(builder *b)
     if (b->report) fclose(b->report);
     passages_close(b->db);
     image_store_free(b->store);
+    caption_cache_free(b->captions);
     for (int i = 0; b->root && i < b->o->n_sources; i++) free(b->root[i]);
     free(b->root);
     json_decref(b->arguments);
@@ -273,10 +277,19 @@ static bool is_unit(const float *z, int dim)
     return fabs(sqrt(s) - 1) < 1e-3; /* false for NaN */
 }
 
+static bool embed_caption(builder *b, const char *caption, float *z, err *e)
+{
+    const embedder *em = &b->o->embed;
+    if (caption_cache_get(b->captions, caption, z)) return true;
+    if (!em->text(em->ctx, caption, z, b->a, e)) return false;
+    caption_cache_put(b->captions, caption, z);
+    return true;
+}
+
 static bool embed_item(builder *b, const import_item *it, const stored_image *im, err *e)
 {
     const embedder *em = &b->o->embed;
-    if (!em->image(em->ctx, &im->pixels, b->z[HEAD_IMAGE], b->a, e) || !em->text(em->ctx, it->caption, b->z[HEAD_TEXT], b->a, e))
+    if (!em->image(em->ctx, &im->pixels, b->z[HEAD_IMAGE], b->a, e) || !embed_caption(b, it->caption, b->z[HEAD_TEXT], e))
         return false;
     if (!is_unit(b->z[HEAD_IMAGE], em->dim) || !is_unit(b->z[HEAD_TEXT], em->dim))
         return err_set(e, ERR_BUG, "index build: the retriever gave an embedding that has not length 1");

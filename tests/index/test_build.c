@@ -390,6 +390,67 @@ static void two_builds_do_not_share_a_folder(void **state)
     close(fd);
 }
 
+/* ---- Captions ---- */
+
+static unsigned long texts; /* embedded in this test */
+
+static bool counted_text(void *ctx, const char *caption, float *z, arena *a, err *e)
+{
+    texts++;
+    return fake_text(ctx, caption, z, a, e);
+}
+
+static const char *three_captions(int i)
+{
+    static const char *const c[] = {"Normal.", "Pneumonia.", "Effusion."};
+    return c[i * 5 % 3];
+}
+
+static void a_repeated_caption_is_embedded_once_and_right(void **state)
+{
+    sample        *s = *state;
+    fake           f;
+    build_counts   c;
+    err            e = {0};
+    passage_index *ix;
+    hits           got;
+    float          z[DIM];
+    import_source  src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 90, own_picture, three_captions), .images = s->dir};
+    build_options  o = fake_options(at(s, "index"), &src, 1, &f);
+    o.embed.text = counted_text;
+    texts = 0;
+    OK(build(&o, &c, &e), e);
+    assert_int_equal(texts, 3);
+    OK(index_open(&ix, at(s, "index"), FAKE_HASH, &e), e);
+    for (int i = 0; i < 3; i++) {
+        unit_of(z, text_seed(three_captions(i)));
+        OK(index_search(ix, HEAD_TEXT, z, 31, NULL, &got, s->a, &e), e);
+        for (int j = 0; j < 31; j++) {
+            assert_int_equal(got.score[j] > 0.9999f, j < 30);
+            if (j < 30) assert_string_equal(three_captions((int)got.id[j]), three_captions(i));
+        }
+    }
+    index_close(ix);
+}
+
+static void captions_share_places_without_mixing(void **state)
+{
+    sample *s = *state;
+    index_close(build_and_open(s, 700, few_pictures_of, own_caption, NULL)); /* more captions than the cache has places */
+    is_whole(at(s, "index"));
+    passage_index *ix;
+    err            e = {0};
+    hits           got;
+    float          z[DIM];
+    OK(index_open(&ix, at(s, "index"), FAKE_HASH, &e), e);
+    for (int i = 0; i < 700; i += 13) {
+        unit_of(z, text_seed(own_caption(i)));
+        OK(index_search(ix, HEAD_TEXT, z, 1, NULL, &got, s->a, &e), e);
+        assert_int_equal(got.id[0], i);
+    }
+    index_close(ix);
+}
+
 /* ---- Refusals ---- */
 
 static void nothing_is_overwritten(void **state)
@@ -506,6 +567,8 @@ int main(void)
         SAMPLE_TEST(other_arguments_do_not_resume),
         SAMPLE_TEST(lost_rows_are_noticed),
         SAMPLE_TEST(two_builds_do_not_share_a_folder),
+        SAMPLE_TEST(a_repeated_caption_is_embedded_once_and_right),
+        SAMPLE_TEST(captions_share_places_without_mixing),
         SAMPLE_TEST(nothing_is_overwritten),
         SAMPLE_TEST(what_cannot_be_built_is_said),
         SAMPLE_TEST(a_broken_embedder_ends_the_build),
