@@ -22,6 +22,23 @@ static kernels *open_kernels(int threads)
     return k;
 }
 
+/* The demonstration index is built with PyTorch's own embeddings, row by row: test_retriever.c compares ours with them. */
+typedef struct { const float *image, *text; int n_images, n_texts; } given;
+static bool next_image(void *ctx, const image *img, float *z, arena *a, err *e)
+{
+    given *g = ctx;
+    (void)img, (void)a, (void)e;
+    memcpy(z, g->image + 128 * g->n_images++, 128 * sizeof *z);
+    return true;
+}
+static bool next_text(void *ctx, const char *caption, float *z, arena *a, err *e)
+{
+    given *g = ctx;
+    (void)caption, (void)a, (void)e;
+    memcpy(z, g->text + 128 * g->n_texts++, 128 * sizeof *z);
+    return true;
+}
+
 static bool embed_image(void *ctx, const image *img, float *z, arena *a, err *e) { return (void)ctx, retriever_embed_image(demo, kern, img, z, a, e); }
 static bool embed_text(void *ctx, const char *s, float *z, arena *a, err *e) { return (void)ctx, retriever_embed_text(demo, kern, s, 0, z, a, e); }
 
@@ -34,14 +51,15 @@ static const char *below_root(const char *name)
     return p;
 }
 
-static passage_index *build(const char *name, const char *jsonl)
+static passage_index *build(const char *name, const char *jsonl, embedder by)
 {
     passage_index *ix = NULL;
     build_counts   n;
     err            e = {0};
     import_source  s = {.kind = SOURCE_JSONL, .path = jsonl, .images = DEMO("synthetic")};
-    build_options  o = {.out = below_root(name), .sources = &s, .n_sources = 1, .tool_version = "test", .quiet = true, .embed_images = true,
-                        .embed = {embed_image, embed_text, NULL, retriever_dim(demo), retriever_hash(demo)}};
+    build_options  o = {.out = below_root(name), .sources = &s, .n_sources = 1, .embed = by, .tool_version = "test", .quiet = true};
+    o.embed.dim = retriever_dim(demo);
+    o.embed.hash = retriever_hash(demo);
     OK(index_build(&o, &n, &e), e);
     assert_int_equal(n.bad, 0);
     OK(index_open(&ix, below_root(name), retriever_hash(demo), &e), e);
@@ -60,10 +78,15 @@ static int setup(void **state)
     kern = open_kernels(1);
     mem = arena_new(0);
     OK(retriever_open(&demo, DEMO("retriever"), kern, &e), e);
-    demo_index = build("demo", DEMO("synthetic/index.jsonl"));
+    safetensors *s = NULL;
+    OK(safetensors_open(&s, DEMO("synthetic/embeddings.safetensors"), &e), e);
+    given g = {.image = safetensors_find(s, "image")->data, .text = safetensors_find(s, "text")->data};
+    demo_index = build("demo", DEMO("synthetic/index.jsonl"), (embedder){.image = next_image, .text = next_text, .ctx = &g});
+    safetensors_close(s);
     assert_int_equal(index_describe(demo_index)->n_passages, N_DEMO);
+    assert_true(g.n_images == N_DEMO && g.n_texts == N_DEMO);
     OK(file_write(below_root("small.jsonl"), SMALL, sizeof SMALL - 1, &e), e);
-    small_index = build("small", below_root("small.jsonl"));
+    small_index = build("small", below_root("small.jsonl"), (embedder){.image = embed_image, .text = embed_text});
     return 0;
 }
 

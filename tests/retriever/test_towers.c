@@ -355,6 +355,35 @@ static void a_head_is_applied_after_the_last_norm(void **state)
     folder_remove(&m);
 }
 
+/* A width that is not the embedding's needs the head. */
+static void a_head_maps_to_an_embedding_of_another_size(void **state)
+{
+    (void)state;
+    enum { SMALL = 40 };
+    checkpoint    c;
+    model_folder  m;
+    vision_config narrow = config.vision;
+    vision_tower *v = NULL;
+    float         head[SMALL * E] = {0}, z[E], y[SMALL], zt[E];
+    err           e = {0};
+    folder_make(&m);
+    checkpoint_read(&c, TINY "model.safetensors");
+    both(z, zt, &c, &m, 0);
+    narrow.embed = SMALL;
+    FAILS(vision_tower_open(&v, &narrow, tiny, false, kern, &e), e, ERR_FILE, "vision_model.head.weight is missing");
+    for (int i = 0; i < SMALL; i++) head[i * E + 2 * i] = 1;
+    checkpoint_add(&c, "vision_model.head.weight", DTYPE_F32, 2, (int64_t[]){SMALL, E}, head);
+    safetensors *s = written(&c, &m, 0);
+    e = (err){0};
+    OK(vision_tower_open(&v, &narrow, s, false, kern, &e), e);
+    OK(vision_tower_embed(v, kern, gold(PICTURE[7], "pixel_values")->data, y, NULL, mem, &e), e);
+    for (int i = 0; i < SMALL; i++) assert_true(y[i] == z[2 * i]);
+    vision_tower_close(v);
+    safetensors_close(s);
+    checkpoint_free(&c);
+    folder_remove(&m);
+}
+
 static bool open_both(const checkpoint *c, model_folder *m, err *e)
 {
     safetensors  *s = NULL;
@@ -638,6 +667,7 @@ int main(void)
         cmocka_unit_test(the_older_spelling_of_text_tensors_gives_the_same_bits),
         cmocka_unit_test(stored_rope_tables_are_ignored),
         cmocka_unit_test(a_head_is_applied_after_the_last_norm),
+        cmocka_unit_test(a_head_maps_to_an_embedding_of_another_size),
         cmocka_unit_test(every_tensor_is_needed_and_named_when_it_is_missing),
         cmocka_unit_test(a_wrong_shape_or_dtype_names_file_tensor_and_both_shapes),
         cmocka_unit_test(a_tensor_that_nobody_reads_is_refused),
