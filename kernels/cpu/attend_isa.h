@@ -106,7 +106,7 @@ static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, in
     for (int j = 0; j < n_padded; j += NR) {
         int nv = (n_padded - j < NR ? n_padded - j : NR) / VL;
         tile_f32[mr - 1][nv - 1](&s[0][j], ATTEND_KEYS, b->q + (size_t)r0 * dim, dim, (const uint32_t *)b->keys + j,
-                                 ATTEND_KEYS, dim, false, true);
+                                 ATTEND_KEYS, dim, false, true, (ahead){0});
     }
     for (int r = 0; r < mr; r++) {
         int i = b->i0 + (r0 + r) / group, seen = keys_in_sight(a, i) - j0;
@@ -121,7 +121,7 @@ static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, in
     for (int d = 0; d < padded; d += NR) {
         int nv = (padded - d < NR ? padded - d : NR) / VL;
         tile_f32[mr - 1][nv - 1](b->out + (size_t)r0 * padded + d, padded, s, ATTEND_KEYS,
-                                 (const uint32_t *)b->values + d, padded, n, false, false);
+                                 (const uint32_t *)b->values + d, padded, n, false, false, (ahead){0});
     }
 }
 

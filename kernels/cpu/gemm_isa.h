@@ -17,75 +17,86 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/vecmath.h"
 
-/* Registers: MR * NV sums, NV of the panel, one broadcast. 32 registers on AVX-512, 16 below. */
+/* Registers: MR * NV sums, NV of the panel, one broadcast. 32 registers on AVX-512, 16 below.
+ * STREAM_ROWS sums beside a block of VL registers, for few rows. */
 #if defined __AVX512F__
-enum { MR = 6, NV = 4 };
+enum { MR = 6, NV = 4, STREAM_ROWS = 8 };
 #elif defined __AVX2__
-enum { MR = 6, NV = 2 };
+enum { MR = 6, NV = 2, STREAM_ROWS = 4 };
 #else
-enum { MR = 4, NV = 2 };
+enum { MR = 4, NV = 2, STREAM_ROWS = 4 };
 #endif
 enum { NR = NV * VL };
+
+/* What a tile asks for while it computes: lines of the weights that are packed next. One line is 16 elements of a row, so
+ * each 16 steps of k ask for one line of each of these rows. */
+typedef struct { const uint8_t *w; size_t row_bytes; int rows; } ahead;
+enum { LINE = 16 };
 
 /* c[mr, nv * VL] (+)= x[mr, n] panel[n, nv * VL]; n counts 32-bit elements, odd_k: the last pair's odd half is not there.
  * first: start from zero, else from what c holds. mr, nv and kind are constants where this is inlined. */
 INLINE void tile(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, bool odd_k, bool first,
-                 const int mr, const int nv, const product kind)
+                 ahead next, const int mr, const int nv, const product kind)
 {
     vf sum[MR][NV];
     const float *xf = x;
     UNROLL for (int r = 0; r < mr; r++)
         UNROLL for (int v = 0; v < nv; v++) sum[r][v] = first ? v_zero() : v_load(c + (size_t)r * ldc + v * VL);
 
-    if (kind == PRODUCT_F32) {
-        for (int k = 0; k < n; k++, panel += ldp) {
-            vf w[NV];
-            UNROLL for (int v = 0; v < nv; v++) w[v] = v_load((const float *)panel + v * VL);
-            UNROLL for (int r = 0; r < mr; r++) {
-                vf b = v_all(xf[(size_t)r * ldx + k]);
-                UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_fma(b, w[v], sum[r][v]);
+    for (int k0 = 0; k0 < n; k0 += LINE) {
+        int k1 = n - k0 < LINE ? n : k0 + LINE;
+        for (int j = 0; j < next.rows; j++)
+            _mm_prefetch((const char *)next.w + (size_t)j * next.row_bytes + (size_t)k0 * 4, _MM_HINT_T1);
+        if (kind == PRODUCT_F32) {
+            for (int k = k0; k < k1; k++, panel += ldp) {
+                vf w[NV];
+                UNROLL for (int v = 0; v < nv; v++) w[v] = v_load((const float *)panel + v * VL);
+                UNROLL for (int r = 0; r < mr; r++) {
+                    vf b = v_all(xf[(size_t)r * ldx + k]);
+                    UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_fma(b, w[v], sum[r][v]);
+                }
+            }
+        } else if (kind == PRODUCT_F32_BF16) {
+            for (int k = k0; k < k1; k++, panel += ldp) {
+                vf w[NV];
+                UNROLL for (int v = 0; v < nv; v++) w[v] = v_even_bf16(v_load_u32(panel + v * VL));
+                UNROLL for (int r = 0; r < mr; r++) {
+                    vf b = v_all(xf[(size_t)r * ldx + 2 * k]);
+                    UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_fma(b, w[v], sum[r][v]);
+                }
+                if (odd_k && k == n - 1) break;
+                UNROLL for (int v = 0; v < nv; v++) w[v] = v_odd_bf16(v_load_u32(panel + v * VL));
+                UNROLL for (int r = 0; r < mr; r++) {
+                    vf b = v_all(xf[(size_t)r * ldx + 2 * k + 1]);
+                    UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_fma(b, w[v], sum[r][v]);
+                }
             }
         }
-    } else if (kind == PRODUCT_F32_BF16) {
-        for (int k = 0; k < n; k++, panel += ldp) {
-            vf w[NV];
-            UNROLL for (int v = 0; v < nv; v++) w[v] = v_even_bf16(v_load_u32(panel + v * VL));
-            UNROLL for (int r = 0; r < mr; r++) {
-                vf b = v_all(xf[(size_t)r * ldx + 2 * k]);
-                UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_fma(b, w[v], sum[r][v]);
-            }
-            if (odd_k && k == n - 1) break;
-            UNROLL for (int v = 0; v < nv; v++) w[v] = v_odd_bf16(v_load_u32(panel + v * VL));
-            UNROLL for (int r = 0; r < mr; r++) {
-                vf b = v_all(xf[(size_t)r * ldx + 2 * k + 1]);
-                UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_fma(b, w[v], sum[r][v]);
-            }
-        }
-    }
 #ifdef __AVX512BF16__
-    else {
-        const uint32_t *xp = x;
-        for (int k = 0; k < n; k++, panel += ldp) {
-            vi w[NV];
-            UNROLL for (int v = 0; v < nv; v++) w[v] = v_load_u32(panel + v * VL);
-            UNROLL for (int r = 0; r < mr; r++) {
-                vi b = _mm512_set1_epi32((int)xp[(size_t)r * ldx + k]);
-                UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_dot(sum[r][v], b, w[v]);
+        else {
+            const uint32_t *xp = x;
+            for (int k = k0; k < k1; k++, panel += ldp) {
+                vi w[NV];
+                UNROLL for (int v = 0; v < nv; v++) w[v] = v_load_u32(panel + v * VL);
+                UNROLL for (int r = 0; r < mr; r++) {
+                    vi b = v_all_u32(xp[(size_t)r * ldx + k]);
+                    UNROLL for (int v = 0; v < nv; v++) sum[r][v] = v_dot(sum[r][v], b, w[v]);
+                }
             }
         }
-    }
 #endif
+    }
     UNROLL for (int r = 0; r < mr; r++)
         UNROLL for (int v = 0; v < nv; v++) v_store(c + (size_t)r * ldc + v * VL, sum[r][v]);
 }
 
 typedef void (*tile_fn)(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, bool odd_k,
-                        bool first);
+                        bool first, ahead next);
 #define TILE(name, mr, nv, kind) \
     static void name##_##mr##x##nv(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, \
-                                   bool odd_k, bool first) \
+                                   bool odd_k, bool first, ahead next) \
     { \
-        tile(c, ldc, x, ldx, panel, ldp, n, odd_k, first, mr, nv, kind); \
+        tile(c, ldc, x, ldx, panel, ldp, n, odd_k, first, next, mr, nv, kind); \
     }
 #if defined __AVX512F__
 #define TILE_ROWS(name, mr, kind) TILE(name, mr, 1, kind) TILE(name, mr, 2, kind) TILE(name, mr, 3, kind) TILE(name, mr, 4, kind)
@@ -161,41 +172,157 @@ static void finish_tile(const gemm *g, const float *c, int t, int mr, int n0, in
     }
 }
 
-/* Rows t0 .. t1 - 1 of y, outputs n0 .. n1 - 1. */
-static void gemm_part(const gemm *g, int t0, int t1, int n0, int n1, gemm_space s)
-{
-    const bool   pairs = g->kind != PRODUCT_F32;
-    const size_t row_bytes = (size_t)g->K * (pairs ? 2 : 4);
-    const int    n32 = pairs ? (g->K + 1) / 2 : g->K; /* 32-bit elements of a row of w */
-    const int    x_step = g->kind == PRODUCT_F32_BF16 ? 2 : 1; /* elements of x for one of w */
-    const tile_fn (*tiles)[NV] = g->kind == PRODUCT_F32 ? tile_f32 : tile_f32_bf16;
-#ifdef __AVX512BF16__
-    if (g->kind == PRODUCT_BF16) tiles = tile_bf16;
-#endif
-    /* With few rows a panel is used once or twice: keep it in the L1 cache. */
-    int block = t1 - t0 <= 2 * MR ? 64 : GEMM_PANEL_BYTES / 4 / NR;
-    if (block > n32) block = n32;
+/* How far ahead of its use a line of w is asked for when w is read once: one core of an EPYC Turin guest then draws
+ * 26 GB/s, without it 19, sixteen rows at a time. */
+enum { AHEAD_BYTES = 512 };
 
-    for (int ta = t0; ta < t1; ta += GEMM_ROWS) {
-        int T = t1 - ta < GEMM_ROWS ? t1 - ta : GEMM_ROWS, n_tiles = (T + MR - 1) / MR;
-        for (int n = n0; n < n1; n += NR) {
-            int cols = n1 - n < NR ? n1 - n : NR, nv = (cols + VL - 1) / VL;
-            for (int k = 0; k == 0 || k < n32; k += block) { /* K == 0 leaves bias and residual */
-                int  kn = n32 - k < block ? n32 - k : block;
-                bool last = k + kn >= n32, odd = last && pairs && g->K % 2 != 0;
-                pack_panel(s.panel, (const uint8_t *)g->w + (size_t)n * row_bytes, row_bytes, cols, k, kn);
-                for (int i = 0, t = 0; i < n_tiles; i++) {
-                    int mr = T / n_tiles + (i < T % n_tiles); /* even tiles: none has one lonely row */
-                    float *c = s.sums + (size_t)t * NR;
-                    const uint8_t *x = (const uint8_t *)g->x + ((size_t)(ta + t) * g->ldx + (size_t)k * x_step) * 4;
-                    tiles[mr - 1][nv - 1](c, NR, x, g->ldx, s.panel, NR, kn, odd, k == 0);
-                    if (last) finish_tile(g, c, ta + t, mr, n, cols);
-                    t += mr;
-                }
-                if (block == 0) break;
+/* c[mr, VL] = x w^T for mr rows of x from row t on and outputs n .. n + cols - 1 (cols <= VL), in the first n32 32-bit elements of
+ * K (a multiple of VL). No panel: each block of w is transposed in registers and used at once. For few rows, where the
+ * time is that of reading w. The sums are the tile's, in the same order. */
+INLINE void stream(const gemm *g, float *c, int t, int n, int cols, int n32, const int mr, const product kind)
+{
+    const size_t   row_bytes = (size_t)g->K * (kind == PRODUCT_F32 ? 4 : 2);
+    const uint8_t *w = (const uint8_t *)g->w + (size_t)n * row_bytes;
+    const float   *x = (const float *)g->x + (size_t)t * g->ldx;
+    vf             sum[STREAM_ROWS];
+    UNROLL for (int r = 0; r < mr; r++) sum[r] = v_zero();
+
+    for (int k = 0; k < n32; k += VL) {
+        vi     b[VL];
+        size_t at = (size_t)k * 4, soon = at + AHEAD_BYTES;
+        if (soon >= row_bytes) soon += (VL - 1) * row_bytes; /* the VL rows after these, from their start */
+        UNROLL for (int i = 0; i < VL; i++) {
+            b[i] = i < cols ? v_load_u32(w + (size_t)i * row_bytes + at) : v_zero_u32();
+            _mm_prefetch((const char *)w + (size_t)i * row_bytes + soon, _MM_HINT_T0);
+        }
+        v_transpose(b);
+        UNROLL for (int i = 0; i < VL; i++) {
+            if (kind == PRODUCT_F32) {
+                UNROLL for (int r = 0; r < mr; r++)
+                    sum[r] = v_fma(v_all(x[(size_t)r * g->ldx + k + i]), v_as_f32(b[i]), sum[r]);
+            } else if (kind == PRODUCT_F32_BF16) {
+                vf even = v_even_bf16(b[i]), odd = v_odd_bf16(b[i]);
+                UNROLL for (int r = 0; r < mr; r++)
+                    sum[r] = v_fma(v_all(x[(size_t)r * g->ldx + 2 * (k + i)]), even, sum[r]);
+                UNROLL for (int r = 0; r < mr; r++)
+                    sum[r] = v_fma(v_all(x[(size_t)r * g->ldx + 2 * (k + i) + 1]), odd, sum[r]);
+            }
+#ifdef __AVX512BF16__
+            else {
+                const uint32_t *xp = g->x;
+                UNROLL for (int r = 0; r < mr; r++)
+                    sum[r] = v_dot(sum[r], v_all_u32(xp[(size_t)(t + r) * g->ldx + k + i]), b[i]);
+            }
+#endif
+        }
+    }
+    UNROLL for (int r = 0; r < mr; r++) v_store(c + (size_t)r * NR, sum[r]);
+}
+
+typedef void (*stream_fn)(const gemm *g, float *c, int t, int n, int cols, int n32);
+#define STREAM(name, mr, kind) \
+    static void name##_##mr(const gemm *g, float *c, int t, int n, int cols, int n32) { stream(g, c, t, n, cols, n32, mr, kind); }
+#if defined __AVX512F__
+#define STREAMS(name, kind) \
+    STREAM(name, 1, kind) STREAM(name, 2, kind) STREAM(name, 3, kind) STREAM(name, 4, kind) STREAM(name, 5, kind) \
+    STREAM(name, 6, kind) STREAM(name, 7, kind) STREAM(name, 8, kind) \
+    static const stream_fn name[STREAM_ROWS] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};
+#else
+#define STREAMS(name, kind) \
+    STREAM(name, 1, kind) STREAM(name, 2, kind) STREAM(name, 3, kind) STREAM(name, 4, kind) \
+    static const stream_fn name[STREAM_ROWS] = {name##_1, name##_2, name##_3, name##_4};
+#endif
+STREAMS(stream_f32, PRODUCT_F32)
+STREAMS(stream_f32_bf16, PRODUCT_F32_BF16)
+#ifdef __AVX512BF16__
+STREAMS(stream_bf16, PRODUCT_BF16)
+#endif
+
+/* What a product's kind decides. */
+typedef struct {
+    size_t         row_bytes; /* of w */
+    int            n32;       /* 32-bit elements of a row of w, the last of which may be half */
+    int            x_step;    /* 32-bit elements of x for one of w */
+    bool           odd;       /* the last element is half */
+    const tile_fn (*tiles)[NV];
+    const stream_fn *streams;
+} plan;
+
+static plan plan_of(const gemm *g)
+{
+    bool pairs = g->kind != PRODUCT_F32;
+    plan p = {.row_bytes = (size_t)g->K * (pairs ? 2 : 4), .n32 = pairs ? (g->K + 1) / 2 : g->K, .odd = pairs && g->K % 2 != 0,
+              .x_step = g->kind == PRODUCT_F32_BF16 ? 2 : 1, .tiles = pairs ? tile_f32_bf16 : tile_f32,
+              .streams = pairs ? stream_f32_bf16 : stream_f32};
+#ifdef __AVX512BF16__
+    if (g->kind == PRODUCT_BF16) {
+        p.tiles = tile_bf16;
+        p.streams = stream_bf16;
+    }
+#endif
+    return p;
+}
+
+/* x from row t and 32-bit element k of w's rows on */
+INLINE const uint32_t *x_at(const gemm *g, const plan *p, int t, int k)
+{
+    return (const uint32_t *)g->x + (size_t)t * g->ldx + (size_t)k * p->x_step;
+}
+
+/* T <= STREAM_ROWS rows from t on. What of K does not fill a vector goes through a small panel. */
+static void gemm_few(const gemm *g, const plan *p, int t, int T, int n0, int n1, gemm_space s)
+{
+    const ahead none = {0};
+    int         whole = g->K * (g->kind == PRODUCT_F32 ? 4 : 2) / (4 * VL) * VL, rest = p->n32 - whole;
+    for (int n = n0; n < n1; n += VL) {
+        int cols = n1 - n < VL ? n1 - n : VL;
+        p->streams[T - 1](g, s.sums, t, n, cols, whole);
+        if (rest) {
+            pack_panel(s.panel, (const uint8_t *)g->w + (size_t)n * p->row_bytes, p->row_bytes, cols, whole, rest);
+            for (int r = 0; r < T; r += MR)
+                p->tiles[(T - r < MR ? T - r : MR) - 1][0](s.sums + (size_t)r * NR, NR, x_at(g, p, t + r, whole), g->ldx, s.panel,
+                                                           NR, rest, p->odd, false, none);
+        }
+        finish_tile(g, s.sums, t, T, n, cols);
+    }
+}
+
+/* T <= GEMM_ROWS rows from t0 on: a panel of NR outputs after the other, K in blocks. */
+static void gemm_many(const gemm *g, const plan *p, int t0, int T, int n0, int n1, gemm_space s)
+{
+    const int most = GEMM_PANEL_BYTES / 4 / NR, n_blocks = (p->n32 + most - 1) / most, n_tiles = (T + MR - 1) / MR;
+    const int block = (p->n32 + n_blocks - 1) / n_blocks; /* even blocks: their cost beside a tile's is fixed */
+    const int rows_ahead = (NR + n_tiles - 1) / n_tiles; /* each tile asks for its share of the next block */
+    for (int n = n0; n < n1; n += NR) {
+        int cols = n1 - n < NR ? n1 - n : NR, nv = (cols + VL - 1) / VL;
+        for (int k = 0; k < p->n32; k += block) {
+            int            kn = p->n32 - k < block ? p->n32 - k : block;
+            bool           last = k + kn == p->n32;
+            const uint8_t *w = (const uint8_t *)g->w + (size_t)n * p->row_bytes;
+            const uint8_t *next = last ? w + NR * p->row_bytes : w + (size_t)(k + kn) * 4;
+            int            next_rows = last ? n1 - n - NR : cols;
+            pack_panel(s.panel, w, p->row_bytes, cols, k, kn);
+            for (int i = 0, t = 0; i < n_tiles; i++) {
+                int    mr = T / n_tiles + (i < T % n_tiles), j = i * rows_ahead; /* even tiles: none has one lonely row */
+                float *c = s.sums + (size_t)t * NR;
+                ahead  a = {next + (size_t)j * p->row_bytes, p->row_bytes, next_rows - j < rows_ahead ? next_rows - j : rows_ahead};
+                p->tiles[mr - 1][nv - 1](c, NR, x_at(g, p, t0 + t, k), g->ldx, s.panel, NR, kn, p->odd && last, k == 0, a);
+                if (last) finish_tile(g, c, t0 + t, mr, n, cols);
+                t += mr;
             }
         }
     }
+}
+
+/* Rows t0 .. t1 - 1 of y, outputs n0 .. n1 - 1. */
+static void gemm_part(const gemm *g, int t0, int t1, int n0, int n1, gemm_space s)
+{
+    plan p = plan_of(g);
+    if (t1 - t0 <= STREAM_ROWS || g->K == 0) { /* K == 0: bias and residual alone */
+        for (int t = t0; t < t1; t += STREAM_ROWS) gemm_few(g, &p, t, t1 - t < STREAM_ROWS ? t1 - t : STREAM_ROWS, n0, n1, s);
+        return;
+    }
+    for (int t = t0; t < t1; t += GEMM_ROWS) gemm_many(g, &p, t, t1 - t < GEMM_ROWS ? t1 - t : GEMM_ROWS, n0, n1, s);
 }
 
 static void round_row_part(uint32_t *pairs, const float *x, int K)

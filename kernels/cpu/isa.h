@@ -30,7 +30,7 @@ typedef struct {
 } gemm;
 
 enum {
-    GEMM_PANEL_BYTES = 512 * 1024, /* packed weights of one worker; within its L2 cache */
+    GEMM_PANEL_BYTES = 256 * 1024, /* packed weights of one worker: with the next ones, a half of a 1 MB L2 cache */
     GEMM_ROWS        = 384,        /* rows of x whose sums are kept while K is walked in blocks */
     GEMM_MAX_NR      = 64,
     ATTEND_ROWS      = 96,         /* query rows (queries x heads that share keys) of one task */

@@ -51,6 +51,8 @@ INLINE vi v_load_u32(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vi v_load_u32_n(const void *p, int n) { return _mm512_maskz_loadu_epi32(v_first(n), p); }
 INLINE void v_store_u32(void *p, vi a) { _mm512_storeu_si512(p, a); }
 INLINE vi v_zero_u32(void) { return _mm512_setzero_si512(); }
+INLINE vi v_all_u32(uint32_t x) { return _mm512_set1_epi32((int)x); }
+INLINE vf v_as_f32(vi a) { return _mm512_castsi512_ps(a); }
 /* A lane holds two neighbouring bf16: the even one in its low half. */
 INLINE vf v_even_bf16(vi a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
 INLINE vf v_odd_bf16(vi a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int)0xffff0000))); }
@@ -115,6 +117,7 @@ INLINE vi v_load_u32(const void *p) { return _mm256_loadu_si256(p); }
 INLINE vi v_load_u32_n(const void *p, int n) { return _mm256_maskload_epi32(p, v_first(n)); }
 INLINE void v_store_u32(void *p, vi a) { _mm256_storeu_si256(p, a); }
 INLINE vi v_zero_u32(void) { return _mm256_setzero_si256(); }
+INLINE vf v_as_f32(vi a) { return _mm256_castsi256_ps(a); }
 INLINE vf v_even_bf16(vi a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
 INLINE vf v_odd_bf16(vi a) { return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32((int)0xffff0000))); }
 INLINE vf v_load_bf16(const uint16_t *p)
@@ -180,6 +183,7 @@ INLINE vi v_load_u32_n(const void *p, int n)
 }
 INLINE void v_store_u32(void *p, vi a) { _mm_storeu_si128(p, a); }
 INLINE vi v_zero_u32(void) { return _mm_setzero_si128(); }
+INLINE vf v_as_f32(vi a) { return _mm_castsi128_ps(a); }
 INLINE vf v_even_bf16(vi a) { return _mm_castsi128_ps(_mm_slli_epi32(a, 16)); }
 INLINE vf v_odd_bf16(vi a) { return _mm_castsi128_ps(_mm_and_si128(a, _mm_set1_epi32((int)0xffff0000))); }
 INLINE vf v_load_bf16(const uint16_t *p)
