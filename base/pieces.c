@@ -33,7 +33,8 @@ void pieces_free(pieces *p)
 static uint32_t fold(uint64_t h) { return (uint32_t)(h ^ h >> 32); } /* FNV-1a mixes upwards */
 
 /* The slot that holds prefix + s, or the empty one where it would go. */
-static piece_slot *slot_of(const pieces *p, uint32_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
+static piece_slot *slot_of(const pieces *p, uint32_t h, const char *prefix, size_t n_prefix, const char *s,
+                           size_t n)
 {
     for (uint32_t i = h;; i++) {
         piece_slot *slot = &p->slot[i & p->mask];
@@ -41,7 +42,8 @@ static piece_slot *slot_of(const pieces *p, uint32_t h, const char *prefix, size
         if (slot->hash != h) continue;
         const piece *q = &p->piece[slot->id];
         const char  *bytes = p->pool + q->off;
-        if ((size_t)q->len == n_prefix + n && memcmp(bytes, prefix, n_prefix) == 0 && memcmp(bytes + n_prefix, s, n) == 0)
+        if ((size_t)q->len == n_prefix + n && memcmp(bytes, prefix, n_prefix) == 0 &&
+            memcmp(bytes + n_prefix, s, n) == 0)
             return slot;
     }
 }
@@ -66,9 +68,13 @@ bool pieces_add(pieces *p, int32_t id, const char *s, size_t n)
     return true;
 }
 
-int32_t pieces_find(const pieces *p, const char *s, size_t n) { return slot_of(p, fold(hash_of(s, n)), "", 0, s, n)->id; }
+int32_t pieces_find(const pieces *p, const char *s, size_t n)
+{
+    return slot_of(p, fold(hash_of(s, n)), "", 0, s, n)->id;
+}
 
-int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s, size_t n)
+int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s,
+                           size_t n)
 {
     return slot_of(p, fold(h), prefix, n_prefix, s, n)->id;
 }

@@ -1,6 +1,6 @@
 /* pieces.h - the vocabulary of a tokenizer: id <-> bytes. Filled once, at open, and read-only after that.
- * Time  a lookup is a probe of a hash table at most half full. The hash of a text grows byte by byte, so that all prefixes
- *       of a text can be looked up in one pass (piece_hash, pieces_find_hashed). */
+ * Time  a lookup is a probe of a hash table at most half full. The hash of a text grows byte by byte, so that
+ *       all prefixes of a text can be looked up in one pass (piece_hash, pieces_find_hashed). */
 #ifndef JOMED_BASE_PIECES_H
 #define JOMED_BASE_PIECES_H
 
@@ -10,7 +10,8 @@
 
 typedef struct { uint32_t off; int32_t len; } piece; /* bytes in the pool; len -1: no such id */
 
-typedef struct { uint32_t hash; int32_t id; } piece_slot; /* id -1: empty; the hash spares most looks at other pieces */
+/* id -1: empty; the hash spares most looks at other pieces */
+typedef struct { uint32_t hash; int32_t id; } piece_slot;
 
 typedef struct {
     char       *pool;
@@ -35,6 +36,7 @@ int32_t pieces_find(const pieces *p, const char *s, size_t n); /* -1: not there 
 static inline uint64_t piece_hash(uint64_t h, char c) { return (h ^ (uint8_t)c) * 0x100000001b3u; }
 
 /* The piece that spells prefix, then s; h is the hash over both. */
-int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s, size_t n);
+int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s,
+                           size_t n);
 
 #endif

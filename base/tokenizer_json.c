@@ -23,15 +23,17 @@ bool tokenizer_unknown(const json_t *o, const char *member, const char *known, c
 bool tokenizer_off(const json_t *o, const char *member, const char *name, const char *where, err *e)
 {
     const json_t *v = json_object_get(o, name);
-    bool          off = !v || json_is_null(v) || json_is_false(v) || (json_is_string(v) && json_string_length(v) == 0)
-               || (json_is_number(v) && json_number_value(v) == 0);
+    bool off = !v || json_is_null(v) || json_is_false(v) ||
+               (json_is_string(v) && json_string_length(v) == 0) ||
+               (json_is_number(v) && json_number_value(v) == 0);
     return off || err_set(e, ERR_FILE, "%s: %s.%s is set, which is not supported here", where, member, name);
 }
 
 bool tokenizer_list(const json_t *o, const char *member, const char *where, err *e)
 {
     const json_t *v = json_object_get(o, member);
-    return !v || json_is_null(v) || json_is_array(v) || err_set(e, ERR_FILE, "%s: %s is not a list", where, member);
+    return !v || json_is_null(v) || json_is_array(v) ||
+           err_set(e, ERR_FILE, "%s: %s is not a list", where, member);
 }
 
 bool tokenizer_id(const json_t *v, int32_t *out, const char *member, const char *where, err *e)
@@ -39,12 +41,13 @@ bool tokenizer_id(const json_t *v, int32_t *out, const char *member, const char 
     json_int_t id = json_integer_value(v);
     *out = 0;
     if (!json_is_integer(v) || id < 0 || id >= TOKENIZER_MAX_IDS)
-        return err_set(e, ERR_FILE, "%s: %s: an id is not a whole number from 0 to %d", where, member, TOKENIZER_MAX_IDS - 1);
+        return err_set(e, ERR_FILE, "%s: %s: an id is not a whole number from 0 to %d", where, member,
+                       TOKENIZER_MAX_IDS - 1);
     *out = (int32_t)id;
     return true;
 }
 
-/* --- Added tokens ------------------------------------------------------------------------------------------------ */
+/* --- Added tokens --------------------------------------------------------------------------------------- */
 
 static int by_content(const void *x, const void *y)
 {
@@ -63,9 +66,14 @@ static bool read_one(added_tokens *t, const json_t *o, size_t i, bool strip_ok, 
     const char *content = json_string_value(json_object_get(o, "content"));
     added_token k = {0};
     snprintf(member, sizeof member, "added_tokens[%zu]", i);
-    if (!tokenizer_off(o, member, "normalized", where, e) || !tokenizer_off(o, member, "single_word", where, e)) return false;
-    if (!strip_ok && (!tokenizer_off(o, member, "lstrip", where, e) || !tokenizer_off(o, member, "rstrip", where, e))) return false;
-    if (!content || !*content) return err_set(e, ERR_FILE, "%s: %s.content is missing or empty", where, member);
+    if (!tokenizer_off(o, member, "normalized", where, e) ||
+        !tokenizer_off(o, member, "single_word", where, e))
+        return false;
+    if (!strip_ok &&
+        (!tokenizer_off(o, member, "lstrip", where, e) || !tokenizer_off(o, member, "rstrip", where, e)))
+        return false;
+    if (!content || !*content)
+        return err_set(e, ERR_FILE, "%s: %s.content is missing or empty", where, member);
     if (!tokenizer_id(json_object_get(o, "id"), &k.id, member, where, e)) return false;
     if (!json_bool_or(o, "special", false, &k.special, where, e)) return false;
     k.len = strlen(content);
@@ -87,7 +95,8 @@ static bool all_distinct(const added_tokens *t, const char *where, err *e)
     qsort(ids, (size_t)t->n, sizeof *ids, by_id);
     bool ok = true;
     for (int i = 1; i < t->n; i++)
-        if (ids[i - 1] == ids[i]) ok = err_set(e, ERR_FILE, "%s: added_tokens: id %d is given twice", where, (int)ids[i]);
+        if (ids[i - 1] == ids[i])
+            ok = err_set(e, ERR_FILE, "%s: added_tokens: id %d is given twice", where, (int)ids[i]);
     free(ids);
     return ok;
 }
@@ -99,7 +108,8 @@ bool added_tokens_read(added_tokens *t, const json_t *root, bool strip_ok, const
     *t = (added_tokens){0};
     if (!tokenizer_list(root, "added_tokens", where, e)) return false;
     if (n > TOKENIZER_MAX_IDS) return err_set(e, ERR_FILE, "%s: added_tokens is too long", where);
-    if (!(t->list = mem_zalloc(n + 1, sizeof *t->list))) return err_set(e, ERR_MEMORY, "%s: out of memory", where);
+    if (!(t->list = mem_zalloc(n + 1, sizeof *t->list)))
+        return err_set(e, ERR_MEMORY, "%s: out of memory", where);
     for (size_t i = 0; i < n; i++)
         if (!read_one(t, json_array_get(list, i), i, strip_ok, where, e)) return false;
     qsort(t->list, (size_t)t->n, sizeof *t->list, by_content);
@@ -152,10 +162,11 @@ bool added_tokens_check(const added_tokens *t, const pieces *p, const char *wher
         const piece       *q = &p->piece[k->id];
         int32_t            other = pieces_find(p, k->content, k->len);
         if (q->len >= 0 && ((size_t)q->len != k->len || memcmp(p->pool + q->off, k->content, k->len) != 0))
-            return err_set(e, ERR_FILE, "%s: added_tokens: id %d belongs to another piece in model.vocab", where, (int)k->id);
+            return err_set(e, ERR_FILE, "%s: added_tokens: id %d belongs to another piece in model.vocab",
+                           where, (int)k->id);
         if (other >= 0 && other != k->id)
-            return err_set(e, ERR_FILE, "%s: added_tokens: the token with id %d has id %d in model.vocab", where, (int)k->id,
-                           (int)other);
+            return err_set(e, ERR_FILE, "%s: added_tokens: the token with id %d has id %d in model.vocab",
+                           where, (int)k->id, (int)other);
     }
     return true;
 }
@@ -176,19 +187,24 @@ bool tokenizer_count_ids(int *out, const json_t *vocab, const added_tokens *t, c
     return true;
 }
 
-/* --- Post-processor ---------------------------------------------------------------------------------------------- */
+/* --- Post-processor ------------------------------------------------------------------------------------- */
 
 /* The ids of one special token of a template, put behind those in list. */
-static bool template_ids(const json_t *o, const char *name, int32_t *list, int *n, int n_ids, const char *where, err *e)
+static bool template_ids(const json_t *o, const char *name, int32_t *list, int *n, int n_ids,
+                         const char *where, err *e)
 {
-    const json_t *ids = json_object_get(json_object_get(json_object_get(o, "special_tokens"), name ? name : ""), "ids");
-    if (json_array_size(ids) == 0) return err_set(e, ERR_FILE, "%s: post_processor: a special token has no ids", where);
+    const json_t *ids =
+        json_object_get(json_object_get(json_object_get(o, "special_tokens"), name ? name : ""), "ids");
+    if (json_array_size(ids) == 0)
+        return err_set(e, ERR_FILE, "%s: post_processor: a special token has no ids", where);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         int32_t id;
         if (!tokenizer_id(json_array_get(ids, i), &id, "post_processor", where, e)) return false;
-        if (id >= n_ids) return err_set(e, ERR_FILE, "%s: post_processor: id %d is not in the vocabulary", where, (int)id);
+        if (id >= n_ids)
+            return err_set(e, ERR_FILE, "%s: post_processor: id %d is not in the vocabulary", where, (int)id);
         if (*n == MAX_POST_TOKENS)
-            return err_set(e, ERR_FILE, "%s: post_processor adds more than %d tokens", where, MAX_POST_TOKENS);
+            return err_set(e, ERR_FILE, "%s: post_processor adds more than %d tokens", where,
+                           MAX_POST_TOKENS);
         list[(*n)++] = id;
     }
     return true;
@@ -202,16 +218,23 @@ static bool read_template(post_tokens *out, const json_t *o, int n_ids, const ch
     int           n_sequences = 0;
     for (size_t i = 0; i < json_array_size(single); i++) {
         const json_t *part = json_array_get(single, i);
-        const json_t *token = json_object_get(part, "SpecialToken"), *sequence = json_object_get(part, "Sequence");
+        const json_t *token = json_object_get(part, "SpecialToken"),
+                     *sequence = json_object_get(part, "Sequence");
         const char   *name = json_string_value(json_object_get(token ? token : sequence, "id"));
         bool          ok = true;
-        if (token) ok = n_sequences ? template_ids(o, name, mine.tail, &mine.n_tail, n_ids, where, e)
-                                    : template_ids(o, name, mine.head, &mine.n_head, n_ids, where, e);
-        else if (name && strcmp(name, "A") == 0) n_sequences++;
-        else ok = err_set(e, ERR_FILE, "%s: post_processor.single[%zu] is neither a special token nor sequence A", where, i);
+        if (token) {
+            ok = n_sequences ? template_ids(o, name, mine.tail, &mine.n_tail, n_ids, where, e)
+                             : template_ids(o, name, mine.head, &mine.n_head, n_ids, where, e);
+        } else if (name && strcmp(name, "A") == 0) {
+            n_sequences++;
+        } else {
+            ok = err_set(e, ERR_FILE, "%s: post_processor.single[%zu] is no special token and not sequence A",
+                         where, i);
+        }
         if (!ok) return false;
     }
-    if (n_sequences != 1) return err_set(e, ERR_FILE, "%s: post_processor.single has sequence A %d times", where, n_sequences);
+    if (n_sequences != 1)
+        return err_set(e, ERR_FILE, "%s: post_processor.single has sequence A %d times", where, n_sequences);
     if (mine.n_head + out->n_head > MAX_POST_TOKENS || mine.n_tail + out->n_tail > MAX_POST_TOKENS)
         return err_set(e, ERR_FILE, "%s: post_processor adds more than %d tokens", where, MAX_POST_TOKENS);
     for (int i = 0; i < out->n_head; i++) mine.head[mine.n_head++] = out->head[i];
@@ -233,7 +256,8 @@ bool post_tokens_read(post_tokens *out, const json_t *root, int n_ids, const cha
         if (tokenizer_is(part, "TemplateProcessing")) {
             if (!read_template(out, part, n_ids, where, e)) return false;
         } else if (!tokenizer_is(part, "ByteLevel")) { /* which only moves offsets */
-            return tokenizer_unknown(part, "post_processor", "ByteLevel, TemplateProcessing, Sequence", where, e);
+            return tokenizer_unknown(part, "post_processor", "ByteLevel, TemplateProcessing, Sequence", where,
+                                     e);
         }
     }
     return true;

@@ -29,7 +29,8 @@ static bool order_marks(int32_t *cp, size_t n, arena *a, err *e)
     for (size_t i = 0; i < n;) {
         size_t first = i;
         bool   sorted = true;
-        for (int last = 0, c; i < n && (c = combining_class(cp[i])) != 0; last = c, i++) sorted = sorted && c >= last;
+        for (int last = 0, c; i < n && (c = combining_class(cp[i])) != 0; last = c, i++)
+            sorted = sorted && c >= last;
         if (!sorted) {
             if (!tmp && !(tmp = ARENA_NEW(a, int32_t, n, e))) return false;
             order_run(cp + first, i - first, tmp);
@@ -66,7 +67,7 @@ bool unicode_nfd(const int32_t *cp, size_t n, int32_t **out, size_t *len, arena 
     return order_marks(d, m, a, e);
 }
 
-/* True when every code point lies below U+0300, the first mark: nothing there composes, so such text is NFC already. */
+/* True when every code point lies below U+0300, the first mark: nothing composes, so such text is NFC. */
 static bool is_plain(const char *s, size_t n)
 {
     for (size_t i = 0; i < n; i++)

@@ -1,6 +1,6 @@
 /* unicode.h - canonical decomposition and composition (NFD, NFC) of text that anyone may have written.
- * Tables   utf8proc's; the ordering of marks is ours, because utf8proc's own takes quadratic time on a long run of marks,
- *          which a request could hold. */
+ * Tables   utf8proc's; the ordering of marks is ours, because utf8proc's own takes quadratic time on a long
+ *          run of marks, which a request could hold. */
 #ifndef JOMED_BASE_UNICODE_H
 #define JOMED_BASE_UNICODE_H
 

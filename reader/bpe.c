@@ -1,5 +1,5 @@
 /* bpe.c - text to ids and back, in the order of the tokenizers library:
- *   cut out added tokens -> NFC of what lies between -> pre-tokenizer's pieces -> bytes -> merges -> post-processor
+ *   cut out added tokens -> NFC of the rest -> pre-tokenizer's pieces -> bytes -> merges -> post-processor
  * TRAP: added tokens go first, so neither NFC nor a merge ever reaches across one. */
 #include "reader/bpe_impl.h"
 
@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "base/unicode.h"
 
-enum { MAX_TEXT_BYTES = 64 << 20 }; /* so that positions and counts fit an int whatever NFC does to the length */
+enum { MAX_TEXT_BYTES = 64 << 20 }; /* positions and counts fit an int whatever NFC does to the length */
 
 /* One call of bpe_encode. */
 typedef struct {
@@ -26,7 +26,8 @@ typedef struct {
 static bool ids_room(encoder *E, size_t more)
 {
     if ((size_t)(E->room - E->n) >= more) return true;
-    if (more > INT_MAX / 4 || E->n > INT_MAX / 4) return err_set(E->e, ERR_TOO_LARGE, "tokenizer: text too long");
+    if (more > INT_MAX / 4 || E->n > INT_MAX / 4)
+        return err_set(E->e, ERR_TOO_LARGE, "tokenizer: text too long");
     int      room = 2 * E->n + (int)more + 64;
     int32_t *ids = ARENA_NEW(E->a, int32_t, room, E->e);
     if (!ids) return false;
@@ -43,7 +44,7 @@ static bool put_ids(encoder *E, const int32_t *ids, int n)
     return true;
 }
 
-/* --- One piece, one section -------------------------------------------------------------------------------------- */
+/* --- One piece, one section ----------------------------------------------------------------------------- */
 
 static bool encode_piece(encoder *E, const char *s, size_t n)
 {
@@ -51,7 +52,7 @@ static bool encode_piece(encoder *E, const char *s, size_t n)
     if (!ids_room(E, n)) return false;
     int32_t *ids = E->ids + E->n;
     if (b->ignore_merges) {
-        /* TRAP: the vocabulary may spell special tokens too, but text must not become one by being a whole piece. */
+        /* TRAP: the vocabulary may spell special tokens too; text must not become one by being a whole piece. */
         int32_t id = pieces_find(&b->pieces, s, n);
         int     k = id >= 0 ? b->added_by_id[id] : -1;
         if (id >= 0 && (k < 0 || !b->added.list[k].special)) {
@@ -85,7 +86,7 @@ static bool space_stage(encoder *E, int i, const char *s, const char *subject, s
     return run_stage(E, i + 1, t, u, n + 1);
 }
 
-/* Cut s at the matches: what lies between two matches is a piece, each match is one; the stage says which stay. */
+/* Cut s at the matches: what lies between two is a piece, each match is one; the stage says which stay. */
 static bool split_stage(encoder *E, int i, const char *s, const char *subject, size_t n)
 {
     const bpe_stage *st = &E->b->stage[i];
@@ -116,11 +117,11 @@ static bool encode_section(encoder *E, const char *s, size_t n)
     const char *t = s, *subject;
     size_t      len = n;
     if (n == 0) return true;
-    return (!E->b->nfc || unicode_nfc(s, n, &t, &len, E->a, E->e)) && split_subject(&subject, t, len, E->a, E->e)
-           && run_stage(E, 0, t, subject, len);
+    return (!E->b->nfc || unicode_nfc(s, n, &t, &len, E->a, E->e)) &&
+           split_subject(&subject, t, len, E->a, E->e) && run_stage(E, 0, t, subject, len);
 }
 
-/* --- Added tokens ------------------------------------------------------------------------------------------------ */
+/* --- Added tokens --------------------------------------------------------------------------------------- */
 
 static bool encode_with_added(encoder *E, const char *s, size_t n)
 {
@@ -141,15 +142,18 @@ int bpe_special(const bpe *b, const char *content)
     return t ? t->id : -1;
 }
 
-/* --- The two directions ------------------------------------------------------------------------------------------ */
+/* --- The two directions --------------------------------------------------------------------------------- */
 
-bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, int32_t **ids, int *n_ids, arena *a, err *e)
+bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, int32_t **ids, int *n_ids,
+                arena *a, err *e)
 {
-    if (n > MAX_TEXT_BYTES) return err_set(e, ERR_TOO_LARGE, "tokenizer: text of more than %d bytes", MAX_TEXT_BYTES);
-    if (!utf8_valid(s, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", NULL, "tokenizer: text is not valid UTF-8");
+    if (n > MAX_TEXT_BYTES)
+        return err_set(e, ERR_TOO_LARGE, "tokenizer: text of more than %d bytes", MAX_TEXT_BYTES);
+    if (!utf8_valid(s, n))
+        return err_at(e, ERR_UNUSABLE, "text-not-utf8", NULL, "tokenizer: text is not valid UTF-8");
 
     encoder E = {.b = b, .a = a, .e = e};
-    if (!split_begin(&E.run, a, e) || !ids_room(&E, n / 3)) return false; /* about three bytes a token in English */
+    if (!split_begin(&E.run, a, e) || !ids_room(&E, n / 3)) return false; /* a first guess: 3 bytes a token */
     if (post && !put_ids(&E, b->post.head, b->post.n_head)) return false;
     if (!(special ? encode_with_added(&E, s, n) : encode_section(&E, s, n))) return false;
     if (post && !put_ids(&E, b->post.tail, b->post.n_tail)) return false;
@@ -161,7 +165,8 @@ bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, 
 /* Bytes of one id; an id that the file does not have (rows that pad the embedding) is an error. */
 static bool id_bytes(const bpe *b, int32_t id, const char **s, size_t *n, err *e)
 {
-    if (id < 0 || id >= b->pieces.n_ids) return err_set(e, ERR_BUG, "tokenizer: id %d is outside the vocabulary", (int)id);
+    if (id < 0 || id >= b->pieces.n_ids)
+        return err_set(e, ERR_BUG, "tokenizer: id %d is outside the vocabulary", (int)id);
     int k = b->added_by_id[id];
     const piece *p = &b->pieces.piece[id];
     if (k < 0 && p->len < 0) return err_set(e, ERR_BUG, "tokenizer: id %d is not in use", (int)id);

@@ -10,7 +10,8 @@
 
 enum { BPE_MAX_STAGES = 8 };
 
-/* One step of the pre-tokenizer: cut at the matches of a pattern, or put a space in front where there is none. */
+/* One step of the pre-tokenizer: cut at the matches of a pattern, or put a space in front where there is
+ * none. */
 typedef struct {
     split *pattern; /* NULL: the space */
     bool   keep_match, keep_gap;

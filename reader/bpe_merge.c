@@ -6,14 +6,15 @@
 
 #define NO_PAIR UINT64_MAX
 
-/* --- The table --------------------------------------------------------------------------------------------------- */
+/* --- The table ------------------------------------------------------------------------------------------ */
 
 bool merge_table_init(merge_table *m, int n_merges, err *e)
 {
     uint32_t size = 16;
     while (size < 2u * (uint32_t)n_merges) size *= 2;
     m->mask = size - 1;
-    if (!(m->slot = mem_alloc((size_t)size * sizeof *m->slot))) return err_set(e, ERR_MEMORY, "tokenizer: out of memory");
+    if (!(m->slot = mem_alloc((size_t)size * sizeof *m->slot)))
+        return err_set(e, ERR_MEMORY, "tokenizer: out of memory");
     for (uint32_t i = 0; i < size; i++) m->slot[i].key = NO_PAIR;
     return true;
 }
@@ -24,7 +25,10 @@ void merge_table_free(merge_table *m)
     *m = (merge_table){0};
 }
 
-static uint64_t key_of(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+static uint64_t key_of(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
 
 static merge_slot *find(const merge_table *m, int32_t left, int32_t right)
 {
@@ -41,15 +45,17 @@ void merge_table_add(merge_table *m, int32_t left, int32_t right, int32_t rank, 
     *find(m, left, right) = (merge_slot){key_of(left, right), rank, id};
 }
 
-/* --- The merge loop ----------------------------------------------------------------------------------------------
- * Symbols are a doubly linked list over the positions; pairs that can merge wait in a heap, lowest rank first, equal ranks
- * left to right. A merge makes the left symbol longer and takes the right one out, so what waits may go stale: an entry
- * counts if the two symbols there now still have its rank (a rank belongs to one pair of ids). */
+/* --- The merge loop ----------------------------------------------------------------------------------------
+ * Symbols are a doubly linked list over the positions; pairs that can merge wait in a heap, lowest rank
+ * first, equal ranks left to right. A merge makes the left symbol longer and takes the right one out, so what
+ * waits may go stale: an entry counts if the two symbols there now still have its rank (a rank belongs to one
+ * pair of ids). */
 
 struct symbol { int32_t id, prev, next; }; /* id -1: merged into its left neighbour; prev, next -1: none */
 
-/* The heap is 4-ary: the children of one node share a cache line, which halves the time of a long run. An entry is
- * rank << 32 | position, so that entries compare as numbers. */
+/* The heap is 4-ary, and an entry is rank << 32 | position, so that entries compare as numbers and the children
+ * of a node share a cache line: 1 MB of one letter took less than half the time of a binary heap of 12-byte
+ * entries. */
 enum { ARITY = 4 };
 
 static void sift_down(uint64_t *h, int n, int i)
@@ -81,14 +87,18 @@ static const merge_slot *pair_at(const merge_table *m, const struct symbol *s, i
     return slot->key == NO_PAIR ? NULL : slot;
 }
 
-static uint64_t entry(const merge_slot *slot, int at) { return (uint64_t)(uint32_t)slot->rank << 32 | (uint32_t)at; }
+static uint64_t entry(const merge_slot *slot, int at)
+{
+    return (uint64_t)(uint32_t)slot->rank << 32 | (uint32_t)at;
+}
 
 static bool scratch_room(bpe_scratch *sc, int n, arena *a, err *e)
 {
     if (sc->room >= n) return true;
     int room = n < 256 ? 256 : n + n / 2;
     sc->symbol = ARENA_NEW(a, struct symbol, room, e);
-    sc->heap = sc->symbol ? ARENA_NEW(a, uint64_t, 2 * (size_t)room, e) : NULL; /* n - 1 at first, one more a merge */
+    /* n - 1 at first, one more a merge */
+    sc->heap = sc->symbol ? ARENA_NEW(a, uint64_t, 2 * (size_t)room, e) : NULL;
     sc->room = sc->heap ? room : 0;
     return sc->heap != NULL;
 }

@@ -1,6 +1,7 @@
-/* bpe_open.c - tokenizer.json to the tables that bpe.c runs. Each part is checked as it is read; a kind or a switch that
- * bpe.c does not know is refused by its name, because a tokenizer that is nearly right gives answers that look right.
- * The members truncation and padding are left alone: the transformers library sets both per call, whatever the file says. */
+/* bpe_open.c - tokenizer.json to the tables that bpe.c runs. Each part is checked as it is read; a kind or a
+ * switch that bpe.c does not know is refused by its name, because a tokenizer that is nearly right gives
+ * answers that look right. The members truncation and padding are left alone: the transformers library sets
+ * both per call, whatever the file says. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +17,10 @@
 static const char BYTE_LEVEL_PATTERN[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-/* --- Vocabulary and merges --------------------------------------------------------------------------------------- */
+/* --- Vocabulary and merges ------------------------------------------------------------------------------ */
 
-/* GPT-2's spelling of bytes [Radford et al. 2019]: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up.
- * byte_of[code point]; -1: not in the alphabet. */
+/* GPT-2's spelling of bytes [Radford et al. 2019]: printable Latin-1 stands for itself, the other 68 bytes
+ * for U+0100 and up. byte_of[code point]; -1: not in the alphabet. */
 enum { ALPHABET = 256 + 68 };
 
 static void byte_alphabet(int16_t byte_of[ALPHABET])
@@ -32,7 +33,7 @@ static void byte_alphabet(int16_t byte_of[ALPHABET])
     }
 }
 
-/* The bytes that s spells into out, which has room for strlen(s). SIZE_MAX: a character outside the alphabet. */
+/* The bytes that s [n] spells, into out [n]. SIZE_MAX: a character is outside the alphabet. */
 static size_t spelled(const int16_t byte_of[ALPHABET], const char *s, size_t n, char *out)
 {
     size_t m = 0;
@@ -44,8 +45,9 @@ static size_t spelled(const int16_t byte_of[ALPHABET], const char *s, size_t n, 
     return m;
 }
 
-/* pool: scratch as long as the longest key. */
-static bool read_vocab(bpe *b, const json_t *vocab, const int16_t byte_of[ALPHABET], char *buf, const char *where, err *e)
+/* buf: scratch as long as the longest key. */
+static bool read_vocab(bpe *b, const json_t *vocab, const int16_t byte_of[ALPHABET], char *buf,
+                       const char *where, err *e)
 {
     const char *key;
     json_t     *v;
@@ -55,11 +57,12 @@ static bool read_vocab(bpe *b, const json_t *vocab, const int16_t byte_of[ALPHAB
         if (!tokenizer_id(v, &id, "model.vocab", where, e)) return false;
         const added_token *t = added_tokens_find(&b->added, key);
         size_t             n = spelled(byte_of, key, strlen(key), buf);
-        if (n == SIZE_MAX && t && t->id == id) continue; /* an added token outside the alphabet, only ever cut out as a whole */
+        if (n == SIZE_MAX && t && t->id == id) continue; /* an added token, only ever cut out as a whole */
         if (n == SIZE_MAX || n == 0)
             return err_set(e, ERR_FILE, "%s: model.vocab: the piece with id %d is %s", where, (int)id,
                            n ? "not spelled in the byte alphabet" : "empty");
-        if (!pieces_add(&b->pieces, id, buf, n)) return err_set(e, ERR_FILE, "%s: model.vocab: id %d is given twice", where, (int)id);
+        if (!pieces_add(&b->pieces, id, buf, n))
+            return err_set(e, ERR_FILE, "%s: model.vocab: id %d is given twice", where, (int)id);
     }
     for (int i = 0; i < 256; i++)
         if ((b->byte_id[i] = pieces_find(&b->pieces, (char[]){(char)i}, 1)) < 0)
@@ -68,7 +71,8 @@ static bool read_vocab(bpe *b, const json_t *vocab, const int16_t byte_of[ALPHAB
 }
 
 /* The two halves of merge i, as "a b" or ["a", "b"]. */
-static bool merge_halves(const json_t *m, size_t i, const char *half[2], size_t n[2], const char *where, err *e)
+static bool merge_halves(const json_t *m, size_t i, const char *half[2], size_t n[2], const char *where,
+                         err *e)
 {
     if (json_is_array(m) && json_array_size(m) == 2) {
         for (int k = 0; k < 2; k++) {
@@ -84,12 +88,13 @@ static bool merge_halves(const json_t *m, size_t i, const char *half[2], size_t 
     } else {
         n[0] = 0;
     }
-    if (n[0] == 0 || n[1] == 0) return err_set(e, ERR_FILE, "%s: model.merges[%zu] is not a pair of pieces", where, i);
+    if (n[0] == 0 || n[1] == 0)
+        return err_set(e, ERR_FILE, "%s: model.merges[%zu] is not a pair of pieces", where, i);
     return true;
 }
 
-static bool read_merges(bpe *b, const json_t *merges, const int16_t byte_of[ALPHABET], char *buf, size_t buf_bytes,
-                        const char *where, err *e)
+static bool read_merges(bpe *b, const json_t *merges, const int16_t byte_of[ALPHABET], char *buf,
+                        size_t buf_bytes, const char *where, err *e)
 {
     json_t *m;
     size_t  i;
@@ -109,7 +114,9 @@ static bool read_merges(bpe *b, const json_t *merges, const int16_t byte_of[ALPH
             id[2] = pieces_find(&b->pieces, buf, bytes[0] + bytes[1]);
             known = id[0] >= 0 && id[1] >= 0 && id[2] >= 0;
         }
-        if (!known) return err_set(e, ERR_FILE, "%s: model.merges[%zu] joins or makes a piece that model.vocab lacks", where, i);
+        if (!known)
+            return err_set(e, ERR_FILE, "%s: model.merges[%zu] joins or makes a piece that model.vocab lacks",
+                           where, i);
         merge_table_add(&b->merges, id[0], id[1], (int32_t)i, id[2]);
     }
     return true;
@@ -117,7 +124,8 @@ static bool read_merges(bpe *b, const json_t *merges, const int16_t byte_of[ALPH
 
 static bool read_model(bpe *b, const json_t *model, int n_ids, const char *where, err *e)
 {
-    static const char *const OFF[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"};
+    static const char *const OFF[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix",
+                                      "byte_fallback"};
     const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
     int16_t       byte_of[ALPHABET];
     size_t        longest = 0, pool = 0;
@@ -127,7 +135,8 @@ static bool read_model(bpe *b, const json_t *model, int n_ids, const char *where
     for (size_t i = 0; i < sizeof OFF / sizeof *OFF; i++)
         if (!tokenizer_off(model, "model", OFF[i], where, e)) return false;
     if (!json_bool_or(model, "ignore_merges", false, &b->ignore_merges, where, e)) return false;
-    if (json_array_size(merges) > BPE_MAX_MERGES) return err_set(e, ERR_FILE, "%s: model.merges is too long", where);
+    if (json_array_size(merges) > BPE_MAX_MERGES)
+        return err_set(e, ERR_FILE, "%s: model.merges is too long", where);
 
     json_object_foreach((json_t *)vocab, key, v)
     {
@@ -140,12 +149,13 @@ static bool read_model(bpe *b, const json_t *model, int n_ids, const char *where
     char *buf = mem_alloc(longest + 1);
     if (!buf) return err_set(e, ERR_MEMORY, "%s: out of memory", where);
     byte_alphabet(byte_of);
-    bool ok = read_vocab(b, vocab, byte_of, buf, where, e) && read_merges(b, merges, byte_of, buf, longest, where, e);
+    bool ok = read_vocab(b, vocab, byte_of, buf, where, e) &&
+              read_merges(b, merges, byte_of, buf, longest, where, e);
     free(buf);
     return ok;
 }
 
-/* --- Normalizer and pre-tokenizer -------------------------------------------------------------------------------- */
+/* --- Normalizer and pre-tokenizer ----------------------------------------------------------------------- */
 
 static bool read_normalizer(bpe *b, const json_t *o, const char *where, err *e)
 {
@@ -158,7 +168,8 @@ static bool read_normalizer(bpe *b, const json_t *o, const char *where, err *e)
     if (!tokenizer_list(o, "normalizers", where, e)) return false;
     json_array_foreach((json_t *)list, i, part)
     {
-        if (!tokenizer_is(part, "NFC")) return tokenizer_unknown(part, "normalizer.normalizers", "NFC", where, e);
+        if (!tokenizer_is(part, "NFC"))
+            return tokenizer_unknown(part, "normalizer.normalizers", "NFC", where, e);
         b->nfc = true;
     }
     return true;
@@ -182,18 +193,24 @@ static bool read_split(bpe *b, const json_t *o, const char *where, err *e)
     const json_t *regex = json_path(o, "pattern.Regex"), *literal = json_path(o, "pattern.String");
     const json_t *pattern = regex ? regex : literal;
     const char   *behavior;
-    if (!json_is_string(pattern)) return err_set(e, ERR_FILE, "%s: pre_tokenizer Split: pattern.Regex is missing", where);
-    if (!json_str_or(o, "behavior", "", &behavior, where, e) || !json_bool_or(o, "invert", false, &invert, where, e)) return false;
+    if (!json_is_string(pattern))
+        return err_set(e, ERR_FILE, "%s: pre_tokenizer Split: pattern.Regex is missing", where);
+    if (!json_str_or(o, "behavior", "", &behavior, where, e) ||
+        !json_bool_or(o, "invert", false, &invert, where, e))
+        return false;
     if (strcmp(behavior, "Isolated") == 0) {
         st.keep_match = st.keep_gap = true;
     } else if (strcmp(behavior, "Removed") == 0) {
         st.keep_match = invert; /* inverted, the matches are what is wanted and the rest separates */
         st.keep_gap = !invert;
     } else {
-        return err_set(e, ERR_FILE, "%s: pre_tokenizer Split: behavior is %.40s; known here: Isolated, Removed", where, behavior);
+        return err_set(e, ERR_FILE,
+                       "%s: pre_tokenizer Split: behavior is %.40s; known here: Isolated, Removed", where,
+                       behavior);
     }
     snprintf(member, sizeof member, "%s: pre_tokenizer Split: pattern", where);
-    return split_open(&st.pattern, json_string_value(pattern), !regex, member, e) && add_stage(b, st, where, e);
+    return split_open(&st.pattern, json_string_value(pattern), !regex, member, e) &&
+           add_stage(b, st, where, e);
 }
 
 static bool read_byte_level(bpe *b, const json_t *o, const char *where, err *e)
@@ -201,7 +218,8 @@ static bool read_byte_level(bpe *b, const json_t *o, const char *where, err *e)
     char      member[400];
     bool      space, regex;
     bpe_stage st = {.keep_match = true, .keep_gap = true};
-    if (!json_bool_or(o, "add_prefix_space", true, &space, where, e) || !json_bool_or(o, "use_regex", true, &regex, where, e))
+    if (!json_bool_or(o, "add_prefix_space", true, &space, where, e) ||
+        !json_bool_or(o, "use_regex", true, &regex, where, e))
         return false;
     if (space && !add_stage(b, (bpe_stage){0}, where, e)) return false;
     if (!regex) return true;
@@ -216,7 +234,9 @@ static bool read_pre_tokenizer(bpe *b, const json_t *o, const char *where, err *
     bool          bytes = false;
     for (size_t i = 0; i < n; i++) {
         const json_t *part = list ? json_array_get(list, i) : o;
-        if (bytes) return err_set(e, ERR_FILE, "%s: pre_tokenizer has %.60s behind ByteLevel", where, tokenizer_type(part));
+        if (bytes)
+            return err_set(e, ERR_FILE, "%s: pre_tokenizer has %.60s behind ByteLevel", where,
+                           tokenizer_type(part));
         if (tokenizer_is(part, "Split")) {
             if (!read_split(b, part, where, e)) return false;
         } else if (tokenizer_is(part, "ByteLevel")) {
@@ -229,7 +249,7 @@ static bool read_pre_tokenizer(bpe *b, const json_t *o, const char *where, err *
     return bytes || err_set(e, ERR_FILE, "%s: pre_tokenizer has no ByteLevel", where);
 }
 
-/* --- Opening ----------------------------------------------------------------------------------------------------- */
+/* --- Opening -------------------------------------------------------------------------------------------- */
 
 /* Index added tokens by id, once the number of ids is known. */
 static bool index_added(bpe *b, int n_ids, const char *where, err *e)
@@ -249,8 +269,10 @@ static bool read_all(bpe *b, const json_t *root, const char *where, err *e)
     if (!json_is_object(model)) return err_set(e, ERR_FILE, "%s: model is missing", where);
     if (!tokenizer_is(model, "BPE")) return tokenizer_unknown(model, "model", "BPE", where, e);
     if (!json_is_object(vocab)) return err_set(e, ERR_FILE, "%s: model.vocab is missing", where);
-    if (!json_is_array(json_object_get(model, "merges"))) return err_set(e, ERR_FILE, "%s: model.merges is missing", where);
-    if (!tokenizer_is(decoder, "ByteLevel")) return tokenizer_unknown(decoder, "decoder", "ByteLevel", where, e);
+    if (!json_is_array(json_object_get(model, "merges")))
+        return err_set(e, ERR_FILE, "%s: model.merges is missing", where);
+    if (!tokenizer_is(decoder, "ByteLevel"))
+        return tokenizer_unknown(decoder, "decoder", "ByteLevel", where, e);
 
     return added_tokens_read(&b->added, root, false, where, e)
         && tokenizer_count_ids(&n_ids, vocab, &b->added, where, e)
@@ -262,18 +284,16 @@ static bool read_all(bpe *b, const json_t *root, const char *where, err *e)
         && post_tokens_read(&b->post, root, n_ids, where, e);
 }
 
-static bool open_json(bpe **out, json_t *root, const char *where, err *e)
+static bool open_json(bpe **out, const json_t *root, const char *where, err *e)
 {
-    bool ok = false;
     bpe *b = mem_zalloc(1, sizeof *b);
-    if (!b) err_set(e, ERR_MEMORY, "%s: out of memory", where);
-    else if (read_all(b, root, where, e)) {
-        *out = b;
-        b = NULL;
-        ok = true;
+    if (!b) return err_set(e, ERR_MEMORY, "%s: out of memory", where);
+    if (!read_all(b, root, where, e)) {
+        bpe_close(b);
+        return false;
     }
-    bpe_close(b);
-    return ok;
+    *out = b;
+    return true;
 }
 
 bool bpe_open(bpe **out, const char *path, err *e)

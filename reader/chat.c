@@ -12,12 +12,13 @@
 #include "base/text.h"
 
 /* What the published template makes of one user turn that has no system turn before it. */
-static const char BEFORE_PREFIX[] = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
+static const char BEFORE_PREFIX[] =
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
 static const char AFTER_QUERY[] = "<|im_end|>\n<|im_start|>assistant\n";
 
-/* SHA-256 of the template that Qwen2-VL-Instruct is published with, without white space at its end. It is known by its hash
- * because it is a program (Jinja), and all that this one needs of it is the rendering above. LLaMA-Factory's qwen2_vl
- * template, with which adapters are trained, renders the same. */
+/* SHA-256 of the template that Qwen2-VL-Instruct is published with, without white space at its end. It is
+ * known by its hash because it is a program (Jinja), and all that this one needs of it is the rendering
+ * above. LLaMA-Factory's qwen2_vl template, with which adapters are trained, renders the same. */
 static const char TEMPLATE_SHA256[] = "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb";
 
 enum { MAX_TEMPLATE_BYTES = 1 << 20 };
@@ -30,10 +31,11 @@ struct chat {
     id_list    before_prefix, after_query;
 };
 
-/* --- The checkpoint's template ----------------------------------------------------------------------------------- */
+/* --- The checkpoint's template -------------------------------------------------------------------------- */
 
-/* A checkpoint may carry its template in up to three places. A template that is not the known one would be rendered to
- * something else than what the reader was trained on, and the answers would still look right: so it does not start. */
+/* A checkpoint may carry its template in up to three places. A template that is not the known one would be
+ * rendered to something else than what the reader was trained on, and the answers would still look right: so
+ * it does not start. */
 static bool known_template(const char *s, size_t n, const char *path, err *e)
 {
     uint8_t hash[SHA256_BYTES];
@@ -42,8 +44,10 @@ static bool known_template(const char *s, size_t n, const char *path, err *e)
     sha256(hash, s, n);
     hex_encode(hex, hash, sizeof hash);
     if (strcmp(hex, TEMPLATE_SHA256) == 0) return true;
-    return err_set(e, ERR_FILE, "%s: this chat template is not Qwen2-VL's published one, the only one rendered here; "
-                   "if it makes the same of a user turn, take it out of the file", path);
+    return err_set(e, ERR_FILE,
+                   "%s: this chat template is not Qwen2-VL's published one, the only one rendered here; "
+                   "if it makes the same of a user turn, take it out of the file",
+                   path);
 }
 
 /* The member chat_template of a JSON file: absent, a string, or a list of named templates. */
@@ -63,7 +67,8 @@ static bool check_json(const char *path, err *e)
             const json_t *s = json_object_get(one, "template");
             const char   *name = json_string_value(json_object_get(one, "name"));
             if (!name || strcmp(name, "default") != 0) continue; /* others are for tools */
-            ok = ok && known_template(json_is_string(s) ? json_string_value(s) : "", json_string_length(s), path, e);
+            ok = ok && known_template(json_is_string(s) ? json_string_value(s) : "", json_string_length(s),
+                                      path, e);
         }
     } else if (v && !json_is_null(v)) {
         ok = err_set(e, ERR_FILE, "%s: chat_template is not a string", path);
@@ -91,7 +96,7 @@ static bool check_template(const char *dir, err *e)
         && path_join(path, sizeof path, dir, "tokenizer_config.json", e) && check_json(path, e);
 }
 
-/* --- Opening ----------------------------------------------------------------------------------------------------- */
+/* --- Opening -------------------------------------------------------------------------------------------- */
 
 static bool marker(int32_t *out, const bpe *b, const char *content, const char *dir, err *e)
 {
@@ -104,7 +109,8 @@ static bool fixed_part(id_list *out, const bpe *b, const char *s, arena *a, err 
     int32_t *ids;
     int      n;
     if (!bpe_encode(b, s, strlen(s), true, false, &ids, &n, a, e)) return false;
-    if (!(out->ids = mem_alloc((size_t)n * sizeof *ids))) return err_set(e, ERR_MEMORY, "chat template: out of memory");
+    if (!(out->ids = mem_alloc((size_t)n * sizeof *ids)))
+        return err_set(e, ERR_MEMORY, "chat template: out of memory");
     memcpy(out->ids, ids, (size_t)n * sizeof *ids);
     out->n = n;
     return true;
@@ -151,7 +157,7 @@ void chat_close(chat *c)
 int32_t chat_image_id(const chat *c) { return c->image_pad; }
 int32_t chat_end_id(const chat *c) { return c->im_end; }
 
-/* --- Rendering --------------------------------------------------------------------------------------------------- */
+/* --- Rendering ------------------------------------------------------------------------------------------ */
 
 static int32_t *put(int32_t *to, const int32_t *ids, int n)
 {
@@ -160,11 +166,12 @@ static int32_t *put(int32_t *to, const int32_t *ids, int n)
 }
 
 /* before, a picture of rows x cols tokens between its markers, the ids of say, after. */
-static bool piece_of(const chat *c, id_list before, int rows, int cols, const char *say, id_list after, prompt *out, arena *a,
-                     err *e)
+static bool piece_of(const chat *c, id_list before, int rows, int cols, const char *say, id_list after,
+                     prompt *out, arena *a, err *e)
 {
     id_list said;
-    if (rows < 1 || cols < 1) return err_set(e, ERR_BUG, "chat template: a picture of %d x %d tokens", rows, cols);
+    if (rows < 1 || cols < 1)
+        return err_set(e, ERR_BUG, "chat template: a picture of %d x %d tokens", rows, cols);
     if (!bpe_encode(c->b, say, strlen(say), false, false, &said.ids, &said.n, a, e)) return false;
 
     *out = (prompt){.n_ids = before.n + 1 + rows * cols + 1 + said.n + after.n, .n_spans = 1};
@@ -184,7 +191,8 @@ static bool piece_of(const chat *c, id_list before, int rows, int cols, const ch
 
 bool chat_prefix(const chat *c, const char *caption, int rows, int cols, prompt *out, arena *a, err *e)
 {
-    /* One text between two markers, so it is encoded as one. An empty caption stays "background: ", as the paper's code has it. */
+    /* One text between two markers, so it is encoded as one. An empty caption stays "background: ", as the
+     * paper's code has it. */
     char *said = arena_printf(a, e, "background: %s\n\n", caption);
     return said && piece_of(c, c->before_prefix, rows, cols, said, (id_list){0}, out, a, e);
 }

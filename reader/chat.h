@@ -1,8 +1,9 @@
 /* chat.h - Qwen2-VL's chat template, rendered to token ids in the two parts that the reader caches apart:
- *   prefix  <|im_start|>system ... <|im_start|>user\n <vision z> background: CAPTION\n\n     the retrieved pair alone
+ *   prefix  <|im_start|>system ... <|im_start|>user\n <vision z> background: CAPTION\n\n   the pair alone
  *   query   <vision q> QUESTION <|im_end|>\n <|im_start|>assistant\n                          the query alone
- * The cut lies before <|vision_start|>, an added token, so no merge of the tokenizer can cross it and the ids are those
- * of the whole string. Callers' text is encoded without added tokens: a caption cannot smuggle a marker in.
+ * The cut lies before <|vision_start|>, an added token, so no merge of the tokenizer can cross it and the ids
+ * are those of the whole string. Callers' text is encoded without added tokens: a caption cannot smuggle a
+ * marker in.
  * Threads  read-only after open. */
 #ifndef JOMED_READER_CHAT_H
 #define JOMED_READER_CHAT_H
@@ -13,7 +14,8 @@
 
 typedef struct chat chat;
 
-/* Keeps b. dir: for the checkpoint's own template, which must be the one rendered here (ERR_FILE otherwise). */
+/* Keeps b. dir: for the checkpoint's own template, which must be the one rendered here, or be absent
+ * (ERR_FILE otherwise). */
 bool chat_open(chat **out, const bpe *b, const char *dir, err *e);
 void chat_close(chat *c); /* NULL is fine */
 

@@ -17,7 +17,8 @@ int mrope_positions(int32_t *pos, const prompt *p, int cursor)
                 col[t] = cursor + c;
             }
         }
-        cursor += rows > cols ? rows : cols; /* TRAP: one past the largest position, not rows * cols further on */
+        /* TRAP: one past the largest position, not rows * cols further on */
+        cursor += rows > cols ? rows : cols;
     }
     return cursor;
 }

@@ -1,6 +1,6 @@
 /* wordpiece.c - BERT's tokenizer in the order of the tokenizers library:
- *   cut out added tokens -> bert_normalize -> words -> the longest piece first, from left to right [Wu et al. 2016,
- *   arXiv:1609.08144, section 4.1] -> [CLS] and [SEP] around */
+ *   cut out added tokens -> bert_normalize -> words -> the longest piece first, from left to right [Wu et al.
+ *   2016, arXiv:1609.08144, section 4.1] -> [CLS] and [SEP] around */
 #include "retriever/wordpiece.h"
 
 #include <limits.h>
@@ -27,11 +27,12 @@ struct wordpiece {
     int          max_word_chars;
 };
 
-/* --- Opening ----------------------------------------------------------------------------------------------------- */
+/* --- Opening -------------------------------------------------------------------------------------------- */
 
 static bool read_normalizer(bert_rules *r, const json_t *o, const char *where, err *e)
 {
-    if (!tokenizer_is(o, "BertNormalizer")) return tokenizer_unknown(o, "normalizer", "BertNormalizer", where, e);
+    if (!tokenizer_is(o, "BertNormalizer"))
+        return tokenizer_unknown(o, "normalizer", "BertNormalizer", where, e);
     return json_bool_or(o, "clean_text", true, &r->clean, where, e)
         && json_bool_or(o, "handle_chinese_chars", true, &r->cjk, where, e)
         && json_bool_or(o, "lowercase", true, &r->lower, where, e)
@@ -63,7 +64,8 @@ static bool read_model(wordpiece *w, const json_t *model, int n_ids, const char 
     if (!json_str_or(model, "continuing_subword_prefix", "##", &prefix, where, e)) return false;
     if (!json_int_or(model, "max_input_chars_per_word", 100, &max_chars, where, e)) return false;
     if (max_chars < 1 || max_chars > MAX_WORD_CHARS)
-        return err_set(e, ERR_FILE, "%s: model.max_input_chars_per_word is not from 1 to %d", where, MAX_WORD_CHARS);
+        return err_set(e, ERR_FILE, "%s: model.max_input_chars_per_word is not from 1 to %d", where,
+                       MAX_WORD_CHARS);
     if (!read_vocab(w, json_object_get(model, "vocab"), n_ids, where, e)) return false;
     if ((w->unknown = pieces_find(&w->pieces, unknown, strlen(unknown))) < 0)
         return err_set(e, ERR_FILE, "%s: model.vocab lacks model.unk_token", where);
@@ -83,7 +85,8 @@ static bool read_all(wordpiece *w, const json_t *root, const char *where, err *e
     if (!json_is_object(model)) return err_set(e, ERR_FILE, "%s: model is missing", where);
     if (!tokenizer_is(model, "WordPiece")) return tokenizer_unknown(model, "model", "WordPiece", where, e);
     if (!json_is_object(vocab)) return err_set(e, ERR_FILE, "%s: model.vocab is missing", where);
-    if (!tokenizer_is(words, "BertPreTokenizer")) return tokenizer_unknown(words, "pre_tokenizer", "BertPreTokenizer", where, e);
+    if (!tokenizer_is(words, "BertPreTokenizer"))
+        return tokenizer_unknown(words, "pre_tokenizer", "BertPreTokenizer", where, e);
     return read_normalizer(&w->rules, json_object_get(root, "normalizer"), where, e)
         && added_tokens_read(&w->added, root, true, where, e)
         && tokenizer_count_ids(&n_ids, vocab, &w->added, where, e)
@@ -134,7 +137,7 @@ void wordpiece_close(wordpiece *w)
 
 int wordpiece_vocab(const wordpiece *w) { return w->pieces.n_ids; }
 
-/* --- Encoding ---------------------------------------------------------------------------------------------------- */
+/* --- Encoding ------------------------------------------------------------------------------------------- */
 
 /* One call of wordpiece_encode. */
 typedef struct {
@@ -160,7 +163,8 @@ static bool put(encoder *E, int32_t id)
     return true;
 }
 
-/* The longest piece that s [n] begins with, and its bytes; -1: none. One pass: the hash of each prefix grows from the last. */
+/* The longest piece that s [n] begins with, and its bytes; -1: none. One pass: the hash of each prefix grows
+ * from the last. */
 static int32_t longest_piece(const wordpiece *w, const char *s, size_t n, bool inside, size_t *bytes)
 {
     const char *prefix = inside ? w->prefix : "";
@@ -179,7 +183,8 @@ static int32_t longest_piece(const wordpiece *w, const char *s, size_t n, bool i
     return best;
 }
 
-/* One word in UTF-8. A word that cannot be pieced together to its end is one [UNK], not its known beginning and an [UNK]. */
+/* One word in UTF-8. A word that cannot be pieced together to its end is one [UNK], not its known beginning
+ * and an [UNK]. */
 static bool encode_word(encoder *E, const char *s, size_t n, int n_chars)
 {
     int start = E->n;
@@ -239,13 +244,15 @@ static bool encode_text(encoder *E, const char *s, size_t n)
     return encode_section(E, s + section, n - section);
 }
 
-bool wordpiece_encode(const wordpiece *w, const char *s, size_t n, bool special, int max_tokens, int32_t **ids, int *n_ids, arena *a,
-                      err *e)
+bool wordpiece_encode(const wordpiece *w, const char *s, size_t n, bool special, int max_tokens,
+                      int32_t **ids, int *n_ids, arena *a, err *e)
 {
     encoder E = {.w = w, .a = a, .e = e, .limit = INT_MAX};
     int     n_head = special ? w->post.n_head : 0, n_tail = special ? w->post.n_tail : 0;
-    if (n > MAX_TEXT_BYTES) return err_set(e, ERR_TOO_LARGE, "tokenizer: text of more than %d bytes", MAX_TEXT_BYTES);
-    if (!utf8_valid(s, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", NULL, "tokenizer: text is not valid UTF-8");
+    if (n > MAX_TEXT_BYTES)
+        return err_set(e, ERR_TOO_LARGE, "tokenizer: text of more than %d bytes", MAX_TEXT_BYTES);
+    if (!utf8_valid(s, n))
+        return err_at(e, ERR_UNUSABLE, "text-not-utf8", NULL, "tokenizer: text is not valid UTF-8");
     if (max_tokens < 0 || (max_tokens > 0 && max_tokens < n_head + n_tail))
         return err_set(e, ERR_BUG, "tokenizer: %d tokens leave no room for the special ones", max_tokens);
 

@@ -13,9 +13,10 @@ bool wordpiece_open_memory(wordpiece **out, const char *json, size_t n, const ch
 void wordpiece_close(wordpiece *w);
 int  wordpiece_vocab(const wordpiece *w); /* largest id + 1 */
 
-/* [CLS] ... [SEP], at most max_tokens with both (0: no limit); without both when special is false. *ids lives in a.
- * Added tokens spelled out in the text are recognised, as the library does. ERR_UNUSABLE text-not-utf8. */
-bool wordpiece_encode(const wordpiece *w, const char *s, size_t n, bool special, int max_tokens, int32_t **ids, int *n_ids,
-                      arena *a, err *e);
+/* [CLS] ... [SEP], at most max_tokens with both (0: no limit); without both when special is false. *ids lives
+ * in a. Added tokens spelled out in the text are recognised, as the library does.
+ * ERR_UNUSABLE text-not-utf8. */
+bool wordpiece_encode(const wordpiece *w, const char *s, size_t n, bool special, int max_tokens,
+                      int32_t **ids, int *n_ids, arena *a, err *e);
 
 #endif

@@ -27,7 +27,8 @@ static inline char *changed_tokenizer(const char *file, const char *path, const 
     json_t *root;
     char    last[64];
     OK(json_open(&root, file, &e), e);
-    json_t *o = container_of_path(root, path, last), *v = value ? json_loads(value, JSON_DECODE_ANY, NULL) : NULL;
+    json_t *o = container_of_path(root, path, last),
+           *v = value ? json_loads(value, JSON_DECODE_ANY, NULL) : NULL;
     if (value && !v) fail_msg("%s is not JSON", value);
     if (json_is_array(o)) {
         size_t i = (size_t)atoi(last);

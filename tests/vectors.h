@@ -1,4 +1,5 @@
-/* vectors.h - one line of a vectors.jsonl: a text, its ids, and what decoding them gives (fixtures/README.md). */
+/* vectors.h - one line of a vectors.jsonl: a text, its ids, and what decoding them gives
+ * (fixtures/README.md). */
 #ifndef JOMED_TESTS_VECTORS_H
 #define JOMED_TESTS_VECTORS_H
 
@@ -29,7 +30,8 @@ static inline void same_ids(const json_t *want, const int32_t *ids, int n, const
 }
 
 /* Call each for every line of the file; returns how many there were. */
-static inline size_t each_vector(const char *path, void (*each)(const json_t *v, size_t line, void *ctx), void *ctx)
+static inline size_t each_vector(const char *path, void (*each)(const json_t *v, size_t line, void *ctx),
+                                 void *ctx)
 {
     FILE  *f = fopen(path, "r");
     char  *line = NULL;

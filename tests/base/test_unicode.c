@@ -10,7 +10,8 @@ static void check(const char *said, const char *want)
     const char *out;
     size_t      n;
     OK(unicode_nfc(said, strlen(said), &out, &n, a, &e), e);
-    if (n != strlen(want) || memcmp(out, want, n) != 0) fail_msg("NFC of \"%s\" is \"%.*s\", wanted \"%s\"", said, (int)n, out, want);
+    if (n != strlen(want) || memcmp(out, want, n) != 0)
+        fail_msg("NFC of \"%s\" is \"%.*s\", wanted \"%s\"", said, (int)n, out, want);
     arena_free(a);
 }
 
@@ -21,7 +22,8 @@ static void composition_is_canonical(void **s)
     check("", "");
     check("plain \xc3\xa9", "plain \xc3\xa9");
     check("e\xcc\x81", "\xc3\xa9");                               /* e + acute */
-    check("a\xcc\x81\xcc\x96", "\xc3\xa1\xcc\x96");               /* the lower mark does not block the acute ... */
+    /* the lower mark does not block the acute ... */
+    check("a\xcc\x81\xcc\x96", "\xc3\xa1\xcc\x96");
     check("a\xcc\x96\xcc\x81", "\xc3\xa1\xcc\x96");
     check("a\xcc\x88\xcc\x81", "\xc3\xa4\xcc\x81");               /* ... but a mark of the same class does */
     check("d\xcc\x87\xcc\xa3", "\xe1\xb8\x8d\xcc\x87");           /* d + dot above + dot below */
@@ -41,12 +43,14 @@ static uint64_t fnv(uint64_t h, const char *s, size_t n)
     return h * 0x100000001b3u; /* and a zero byte */
 }
 
-/* FNV-1a over the NFC of each code point but U+0000, with a zero behind each: what normalizers.NFC of the tokenizers library
- * 0.23.1 gives. And of "aC<U+0301><U+0316>C<U+0327>" for blocks whose marks that library's older tables know. */
+/* FNV-1a over the NFC of each code point but U+0000, with a zero behind each: what normalizers.NFC of the
+ * tokenizers library 0.23.1 gives. And of "aC<U+0301><U+0316>C<U+0327>" for blocks whose marks that library's
+ * older tables know. */
 static void nfc_is_the_librarys_for_every_code_point(void **s)
 {
     (void)s;
-    static const uint32_t BLOCK[][2] = {{1, 0x7fc}, {0x1e00, 0x1fff}, {0x3000, 0x30ff}, {0xac00, 0xd7a3}, {0xf900, 0xfaff}};
+    static const uint32_t BLOCK[][2] = {
+        {1, 0x7fc}, {0x1e00, 0x1fff}, {0x3000, 0x30ff}, {0xac00, 0xd7a3}, {0xf900, 0xfaff}};
     err         e = {0};
     arena      *a = arena_new(0);
     uint64_t    one = 0xcbf29ce484222325u, many = one;
@@ -72,7 +76,8 @@ static void nfc_is_the_librarys_for_every_code_point(void **s)
     arena_free(a);
 }
 
-/* Half a million marks that stand in the wrong order: a sort by neighbours, such as utf8proc's, would swap 6e10 times. */
+/* Half a million marks that stand in the wrong order: a sort by neighbours, such as utf8proc's, would swap
+ * 6e10 times. */
 static void a_long_run_of_marks_is_ordered(void **s)
 {
     (void)s;
@@ -100,7 +105,8 @@ static void a_long_run_of_marks_is_ordered(void **s)
 static void memory_that_runs_out_is_an_error(void **s)
 {
     (void)s;
-    static const char said[] = "a\xcc\x81\xcc\x96 and so on, so that more than one piece of memory is needed \xcc\x81\xcc\x96";
+    static const char said[] =
+        "a\xcc\x81\xcc\x96 and so on, so that more than one piece of memory is needed \xcc\x81\xcc\x96";
     bool ok = false;
     for (size_t limit = 64; !ok; limit += 64) {
         err         e = {0};

@@ -1,6 +1,6 @@
-/* fuzz_tokenizer.c - bytes that begin with '{' as a tokenizer.json, to both loaders; any others as a text, to the tokenizers
- * of the tiny checkpoints. A file is refused with its name or makes a tokenizer that works; a text that is UTF-8 comes back
- * from its ids. */
+/* fuzz_tokenizer.c - bytes that begin with '{' as a tokenizer.json, to both loaders; any others as a text, to
+ * the tokenizers of the tiny checkpoints. A file is refused with its name or makes a tokenizer that works; a
+ * text that is UTF-8 comes back from its ids. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@ static void check_ids(const int32_t *ids, int n, int n_vocab)
     for (int i = 0; i < n; i++) MUST(ids[i] >= 0 && ids[i] < n_vocab);
 }
 
-/* --- A tokenizer.json -------------------------------------------------------------------------------------------- */
+/* --- A tokenizer.json ----------------------------------------------------------------------------------- */
 
 static const char SAID[] = "The e\xcc\x81 <|im_end|> isn't  [SEP] 12\n \xe4\xb8\xad\xf0\x9f\x98\x80";
 
@@ -47,7 +47,8 @@ static void try_bpe(const char *json, size_t n, arena *a)
             break;
         }
         check_ids(ids, n_ids, bpe_vocab(b));
-        MUST(bpe_decode(b, ids, n_ids, &back, &len, a, &e) || e.code == ERR_BUG); /* a template may name an id without bytes */
+        /* a template may name an id without bytes */
+        MUST(bpe_decode(b, ids, n_ids, &back, &len, a, &e) || e.code == ERR_BUG);
     }
     bpe_close(b);
 }
@@ -68,7 +69,7 @@ static void try_wordpiece(const char *json, size_t n, arena *a)
     wordpiece_close(w);
 }
 
-/* --- A text ------------------------------------------------------------------------------------------------------ */
+/* --- A text --------------------------------------------------------------------------------------------- */
 
 /* special or not, a tokenizer without a normal form gives the text back; with NFC, its NFC. */
 static void text_to_bpe(const bpe *b, bool nfc, const char *s, size_t n, arena *a)

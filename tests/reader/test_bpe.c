@@ -8,7 +8,7 @@
 
 typedef struct { bpe *b; arena *a; const char *name; } run;
 
-/* --- What the tokenizers library gave ---------------------------------------------------------------------------- */
+/* --- What the tokenizers library gave ------------------------------------------------------------------- */
 
 static void check_vector(const json_t *v, size_t line, void *ctx)
 {
@@ -22,7 +22,8 @@ static void check_vector(const json_t *v, size_t line, void *ctx)
     OK(bpe_encode(r->b, said, n, true, false, &ids, &n_ids, r->a, &e), e);
     same_ids(json_object_get(v, "ids"), ids, n_ids, r->name, line);
     OK(bpe_decode(r->b, ids, n_ids, &got, &n_got, r->a, &e), e);
-    if (n_got != n_want || memcmp(got, want, n_want) != 0) fail_msg("%s: line %zu: decoded text differs", r->name, line);
+    if (n_got != n_want || memcmp(got, want, n_want) != 0)
+        fail_msg("%s: line %zu: decoded text differs", r->name, line);
     if (json_object_get(v, "ids_special")) {
         OK(bpe_encode(r->b, said, n, true, true, &ids, &n_ids, r->a, &e), e);
         same_ids(json_object_get(v, "ids_special"), ids, n_ids, r->name, line);
@@ -30,7 +31,8 @@ static void check_vector(const json_t *v, size_t line, void *ctx)
     arena_reset(r->a);
 }
 
-static void check_vocabulary(const char *name, const char *tokenizer, const char *vectors, size_t n_vectors, int n_ids)
+static void check_vocabulary(const char *name, const char *tokenizer, const char *vectors, size_t n_vectors,
+                             int n_ids)
 {
     err e = {0};
     run r = {.name = name, .a = arena_new(0)};
@@ -55,8 +57,10 @@ static void ids_of_tekken_are_the_librarys(void **s) { (void)s; check_real("tekk
 static void ids_of_the_tiny_tokenizers_are_the_librarys(void **s)
 {
     (void)s;
-    check_vocabulary("qwen2vl-tiny", FIXTURE("qwen2vl-tiny/tokenizer.json"), FIXTURE("tokenizers/qwen2vl-tiny.jsonl"), 385, 640);
-    check_vocabulary("pixtral-tiny", FIXTURE("pixtral-tiny/tokenizer.json"), FIXTURE("tokenizers/pixtral-tiny.jsonl"), 379, 760);
+    check_vocabulary("qwen2vl-tiny", FIXTURE("qwen2vl-tiny/tokenizer.json"),
+                     FIXTURE("tokenizers/qwen2vl-tiny.jsonl"), 385, 640);
+    check_vocabulary("pixtral-tiny", FIXTURE("pixtral-tiny/tokenizer.json"),
+                     FIXTURE("tokenizers/pixtral-tiny.jsonl"), 379, 760);
 }
 
 /* The texts of llama.cpp's own test of the published Qwen2 tokenizer; ids are one line a text. */
@@ -95,7 +99,7 @@ static void ids_of_qwen2_are_llama_cpps(void **s)
     arena_free(r.a);
 }
 
-/* --- Changed tokenizers ------------------------------------------------------------------------------------------ */
+/* --- Changed tokenizers --------------------------------------------------------------------------------- */
 
 static json_t *tiny_json(void)
 {
@@ -186,7 +190,7 @@ static void the_longest_added_token_is_taken(void **s)
     bpe_close(b);
 }
 
-/* --- Users' text ------------------------------------------------------------------------------------------------- */
+/* --- Users' text ---------------------------------------------------------------------------------------- */
 
 static void users_text_never_becomes_a_special_token(void **s)
 {
@@ -216,7 +220,8 @@ static void users_text_never_becomes_a_special_token(void **s)
     }
 }
 
-/* With ignore_merges a whole piece of the vocabulary is taken as it is; a special token is one, if the split leaves it whole. */
+/* With ignore_merges a whole piece of the vocabulary is taken as it is; a special token is one, if the split
+ * leaves it whole. */
 static void a_special_token_that_is_one_piece_stays_text(void **s)
 {
     (void)s;
@@ -233,7 +238,8 @@ static void a_special_token_that_is_one_piece_stays_text(void **s)
 static void bytes_that_are_not_utf8_are_refused(void **s)
 {
     (void)s;
-    static const char *const BAD[] = {"\xff", "a\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "ok \xe2\x82"};
+    static const char *const BAD[] = {"\xff",       "a\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                      "ok \xe2\x82"};
     err      e = {0};
     arena   *a = arena_new(0);
     bpe     *b;
@@ -245,7 +251,8 @@ static void bytes_that_are_not_utf8_are_refused(void **s)
         assert_string_equal(e.problem, "text-not-utf8");
         assert_null(strstr(e.text, BAD[i])); /* nothing of the text in the message */
     }
-    FAILS(bpe_encode(b, "x", (size_t)(64 << 20) + 1, true, false, &ids, &n, a, &e), e, ERR_TOO_LARGE, "67108864 bytes");
+    FAILS(bpe_encode(b, "x", (size_t)(64 << 20) + 1, true, false, &ids, &n, a, &e), e, ERR_TOO_LARGE,
+          "67108864 bytes");
     bpe_close(b);
     arena_free(a);
 }
@@ -281,17 +288,31 @@ static void decode_gives_every_byte_back_and_refuses_ids_without_one(void **s)
     arena_free(a);
 }
 
-/* --- Size, threads ----------------------------------------------------------------------------------------------- */
+/* --- Size, threads -------------------------------------------------------------------------------------- */
 
-/* A long run of whatever is hardest on the split and on the merges comes back whole. That this takes linear time is counted
- * in test_split.c and test_bpe_merge.c. */
+/* A long run of whatever is hardest on the split and on the merges comes back whole. That this takes linear
+ * time is counted in test_split.c and test_bpe_merge.c. */
 static void long_runs_of_anything_come_back(void **s)
 {
     (void)s;
-    static const char *const UNIT[] = {" ", "a", "A", "aA", "a ", " \n", "1", "!", "'s", "\xe4\xb8\xad", "\xcc\x81\xcc\x96", "<|im_start|>",
-                                       "<|im_start", "\xf0\x9f\x98\x80", "\xe1\xa0\x8e"};
+    static const char *const UNIT[] = {" ",
+                                       "a",
+                                       "A",
+                                       "aA",
+                                       "a ",
+                                       " \n",
+                                       "1",
+                                       "!",
+                                       "'s",
+                                       "\xe4\xb8\xad",
+                                       "\xcc\x81\xcc\x96",
+                                       "<|im_start|>",
+                                       "<|im_start",
+                                       "\xf0\x9f\x98\x80",
+                                       "\xe1\xa0\x8e"};
     enum { BYTES = 1 << 18 };
-    static const char *const FILE_OF[] = {FIXTURE("qwen2vl-tiny/tokenizer.json"), FIXTURE("pixtral-tiny/tokenizer.json")};
+    static const char *const FILE_OF[] = {FIXTURE("qwen2vl-tiny/tokenizer.json"),
+                                          FIXTURE("pixtral-tiny/tokenizer.json")};
     char *big = malloc(BYTES + 16);
     for (int k = 0; k < 2; k++) {
         err  e = {0};
@@ -306,7 +327,8 @@ static void long_runs_of_anything_come_back(void **s)
             while (n < BYTES) n += (size_t)sprintf(big + n, "%s", UNIT[i]);
             OK(bpe_encode(b, big, n, true, false, &ids, &n_ids, a, &e), e);
             OK(bpe_decode(b, ids, n_ids, &back, &len, a, &e), e);
-            if (strstr(UNIT[i], "\xcc\x81") && k == 0) assert_int_equal(len, n); /* NFC puts the marks in another order */
+            /* NFC puts the marks in another order */
+            if (strstr(UNIT[i], "\xcc\x81") && k == 0) assert_int_equal(len, n);
             else assert_true(len == n && memcmp(back, big, n) == 0);
             arena_free(a);
         }

@@ -85,7 +85,8 @@ static void steps_stay_below_three_a_byte(void **s)
             for (int i = 0; i < n; i++) ids[i] = UNIT[u][i % (int)strlen(UNIT[u])] - 'a';
             int left = bpe_merge(&m, ids, n, &scratch, a, &e);
             assert_true(left > 0 && left <= n);
-            if (scratch.steps > 3 * (int64_t)n) fail_msg("%d times %s took %lld steps", n, UNIT[u], (long long)scratch.steps);
+            if (scratch.steps > 3 * (int64_t)n)
+                fail_msg("%d times %s took %lld steps", n, UNIT[u], (long long)scratch.steps);
             if (u == 0 && n >= 16) assert_int_equal(left, n / 16);
             arena_reset(a);
         }

@@ -29,7 +29,8 @@ static const change BAD[] = {
     {QWEN, "model.vocab.er", "\"7\"", "model.vocab: an id is not a whole number"},
     {QWEN, "model.vocab.er", "0", "model.vocab: id 0 is given twice"},
     {QWEN, "model.vocab.", "640", "model.vocab: the piece with id 640 is empty"},
-    {QWEN, "model.vocab.\xe4\xb8\xad", "640", "model.vocab: the piece with id 640 is not spelled in the byte alphabet"},
+    {QWEN, "model.vocab.\xe4\xb8\xad", "640",
+     "model.vocab: the piece with id 640 is not spelled in the byte alphabet"},
     {QWEN, "model.vocab.a", NULL, "model.vocab has no piece for byte 0x61"},
     {QWEN, "model.vocab.\xc4\x80", NULL, "model.vocab has no piece for byte 0x00"},
     {QWEN, "model.vocab.er", NULL, "joins or makes a piece that model.vocab lacks"},
@@ -42,7 +43,9 @@ static const change BAD[] = {
     {QWEN, "model.merges.5", "\"q zzz\"", "model.merges[5] joins or makes"},
     {QWEN, "model.merges.5", "\"q q\"", "model.merges[5] joins or makes"},
     {QWEN, "model.merges.5", "\"t h e\"", "model.merges[5] joins or makes"}, /* a raw space is in no piece */
-    {QWEN, "model.merges.5", "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\"", "model.merges[5] joins"},
+    {QWEN, "model.merges.5",
+     "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\"",
+     "model.merges[5] joins"},
     {QWEN, "added_tokens", "{}", "added_tokens is not a list"},
     {QWEN, "added_tokens.2.content", NULL, "added_tokens[2].content is missing or empty"},
     {QWEN, "added_tokens.2.content", "\"\"", "added_tokens[2].content is missing or empty"},
@@ -51,8 +54,10 @@ static const change BAD[] = {
     {QWEN, "added_tokens.2.id", "3000000", "added_tokens[2]: an id is not"},
     {QWEN, "added_tokens.2.id", "627", "added_tokens: id 627 is given twice"},
     {QWEN, "added_tokens.2.id", "5", "added_tokens: id 5 belongs to another piece"},
-    {QWEN, "added_tokens.2.content", "\"er\"", "added_tokens: the token with id 628 has id 261 in model.vocab"},
-    {QWEN, "added_tokens.2.content", "\"<|im_start|>\"", "added_tokens: ids 627 and 628 have the same content"},
+    {QWEN, "added_tokens.2.content", "\"er\"",
+     "added_tokens: the token with id 628 has id 261 in model.vocab"},
+    {QWEN, "added_tokens.2.content", "\"<|im_start|>\"",
+     "added_tokens: ids 627 and 628 have the same content"},
     {QWEN, "added_tokens.2.special", "3", "special is not"},
     {QWEN, "added_tokens.2.normalized", "true", "added_tokens[2].normalized is set"},
     {QWEN, "added_tokens.2.lstrip", "true", "added_tokens[2].lstrip is set"},
@@ -60,30 +65,38 @@ static const change BAD[] = {
     {QWEN, "added_tokens.2.single_word", "true", "added_tokens[2].single_word is set"},
     {QWEN, "normalizer.type", "\"NFKC\"", "normalizer is NFKC; known here: NFC"},
     {QWEN, "normalizer", "{\"type\": \"Sequence\", \"normalizers\": 3}", "normalizers is not a list"},
-    {QWEN, "normalizer", "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Lowercase\"}]}", "normalizer.normalizers is Lowercase"},
+    {QWEN, "normalizer", "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Lowercase\"}]}",
+     "normalizer.normalizers is Lowercase"},
     {QWEN, "pre_tokenizer", "null", "pre_tokenizer is (no type)"},
     {QWEN, "pre_tokenizer.type", "\"Whitespace\"", "pre_tokenizer is Whitespace; known here"},
     {QWEN, STEP("1", ""), NULL, "pre_tokenizer has no ByteLevel"},
     {QWEN, STEP("2", ""), "{\"type\": \"Split\"}", "pre_tokenizer has Split behind ByteLevel"},
     {QWEN, STEP("0", ".type"), "\"Digits\"", "pre_tokenizer is Digits"},
-    {QWEN, STEP("0", ".behavior"), "\"MergedWithNext\"", "behavior is MergedWithNext; known here: Isolated, Removed"},
+    {QWEN, STEP("0", ".behavior"), "\"MergedWithNext\"",
+     "behavior is MergedWithNext; known here: Isolated, Removed"},
     {QWEN, STEP("0", ".pattern"), "{}", "pattern.Regex is missing"},
     {QWEN, STEP("0", ".pattern.Regex"), "7", "pattern.Regex is missing"},
-    {QWEN, STEP("0", ".pattern.Regex"), "\"(ab\"", "pre_tokenizer Split: pattern: missing closing parenthesis at offset 3"},
-    {QWEN, STEP("0", ".pattern.Regex"), "\"\\\\w+\"", "pre_tokenizer Split: pattern: escape at offset 0: not supported"},
+    {QWEN, STEP("0", ".pattern.Regex"), "\"(ab\"",
+     "pre_tokenizer Split: pattern: missing closing parenthesis at offset 3"},
+    {QWEN, STEP("0", ".pattern.Regex"), "\"\\\\w+\"",
+     "pre_tokenizer Split: pattern: escape at offset 0: not supported"},
     {QWEN, STEP("0", ".invert"), "1", "invert is not"},
     {QWEN, STEP("1", ".use_regex"), "\"no\"", "use_regex is not"},
     {QWEN, "decoder.type", "\"WordPiece\"", "decoder is WordPiece; known here: ByteLevel"},
     {QWEN, "post_processor.type", "\"RobertaProcessing\"", "post_processor is RobertaProcessing; known here"},
     {TEKKEN, "post_processor.single", "[]", "post_processor.single has sequence A 0 times"},
     {TEKKEN, "post_processor.single.2", "{\"Sequence\": {\"id\": \"A\"}}", "sequence A 2 times"},
-    {TEKKEN, "post_processor.single.1", "{\"Sequence\": {\"id\": \"B\"}}", "post_processor.single[1] is neither"},
-    {TEKKEN, "post_processor.single.0", "5", "post_processor.single[0] is neither"},
-    {TEKKEN, "post_processor.single.0.SpecialToken.id", "\"<t>\"", "post_processor: a special token has no ids"},
+    {TEKKEN, "post_processor.single.1", "{\"Sequence\": {\"id\": \"B\"}}",
+     "post_processor.single[1] is no special token"},
+    {TEKKEN, "post_processor.single.0", "5", "post_processor.single[0] is no special token"},
+    {TEKKEN, "post_processor.single.0.SpecialToken.id", "\"<t>\"",
+     "post_processor: a special token has no ids"},
     {TEKKEN, "post_processor.special_tokens.<s>.ids", "[]", "post_processor: a special token has no ids"},
-    {TEKKEN, "post_processor.special_tokens.<s>.ids", "[760]", "post_processor: id 760 is not in the vocabulary"},
+    {TEKKEN, "post_processor.special_tokens.<s>.ids", "[760]",
+     "post_processor: id 760 is not in the vocabulary"},
     {TEKKEN, "post_processor.special_tokens.<s>.ids", "[-1]", "post_processor: an id is not"},
-    {TEKKEN, "post_processor.special_tokens.<s>.ids", "[1,1,1,1,1,1,1,1,1]", "post_processor adds more than 8 tokens"},
+    {TEKKEN, "post_processor.special_tokens.<s>.ids", "[1,1,1,1,1,1,1,1,1]",
+     "post_processor adds more than 8 tokens"},
 };
 
 static void each_wrong_thing_is_named(void **s)
@@ -105,10 +118,18 @@ static void what_may_be_left_out_may(void **s)
 {
     (void)s;
     static const change GOOD[] = {
-        {QWEN, "version", NULL, ""},           {QWEN, "truncation", NULL, ""},         {QWEN, "normalizer", NULL, ""},
-        {QWEN, "post_processor", "null", ""},  {QWEN, "model.ignore_merges", NULL, ""}, {QWEN, "model.dropout", "0", ""},
-        {QWEN, "model.unk_token", NULL, ""},   {QWEN, "added_tokens", NULL, ""},       {QWEN, "model.merges", "[]", ""},
-        {QWEN, STEP("0", ".invert"), NULL, ""}, {QWEN, "added_tokens.2.special", NULL, ""}, {TEKKEN, "model.byte_fallback", NULL, ""},
+        {QWEN, "version", NULL, ""},
+        {QWEN, "truncation", NULL, ""},
+        {QWEN, "normalizer", NULL, ""},
+        {QWEN, "post_processor", "null", ""},
+        {QWEN, "model.ignore_merges", NULL, ""},
+        {QWEN, "model.dropout", "0", ""},
+        {QWEN, "model.unk_token", NULL, ""},
+        {QWEN, "added_tokens", NULL, ""},
+        {QWEN, "model.merges", "[]", ""},
+        {QWEN, STEP("0", ".invert"), NULL, ""},
+        {QWEN, "added_tokens.2.special", NULL, ""},
+        {TEKKEN, "model.byte_fallback", NULL, ""},
     };
     for (size_t i = 0; i < sizeof GOOD / sizeof *GOOD; i++) {
         err   e = {0};
@@ -133,7 +154,7 @@ static void a_file_that_is_not_json_is_refused(void **s)
     FAILS(bpe_open_memory(&b, "{\"model\": {}, \"model\": {}}", 26, "T.json", &e), e, ERR_FILE, "duplicate");
 }
 
-/* Every allocation of open fails once; each time an error, and nothing is left behind (the sanitizers look). */
+/* Every allocation of open fails once; each time an error, and nothing is left (the sanitizers look). */
 static void open_survives_each_failed_allocation(void **s)
 {
     (void)s;

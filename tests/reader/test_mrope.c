@@ -6,7 +6,8 @@
 
 enum { MAX_T = 512, MAX_SPANS = 8, IMAGE_PAD = 638 };
 
-/* Ids of a golden case, with a span where each run of image tokens stands; grid is in patches, twice the merged ones. */
+/* Ids of a golden case, with a span where each run of image tokens stands; grid is in patches, twice the
+ * merged ones. */
 typedef struct { int32_t ids[MAX_T]; image_span span[MAX_SPANS]; prompt p; const int64_t *want; } golden;
 
 static const int64_t *ints(const safetensors *st, const char *name, const char *what, int64_t *n)
@@ -39,7 +40,8 @@ static void same_positions(const golden *g, const int32_t *pos, const char *name
 {
     for (int i = 0; i < 3 * g->p.n_ids; i++)
         if (pos[i] != g->want[i])
-            fail_msg("%s: axis %d, token %d: position %d, wanted %d", name, i / g->p.n_ids, i % g->p.n_ids, (int)pos[i], (int)g->want[i]);
+            fail_msg("%s: axis %d, token %d: position %d, wanted %d", name, i / g->p.n_ids, i % g->p.n_ids,
+                     (int)pos[i], (int)g->want[i]);
 }
 
 /* Calls check for each case of the golden file. */
@@ -87,11 +89,13 @@ static void check_cut(const golden *g, const json_t *j, const char *name)
             else late[i - first] = (image_span){sp.start - cut, sp.rows, sp.cols};
         }
         if (inside) continue;
-        prompt head = {g->p.ids, cut, g->p.span, first}, tail = {g->p.ids + cut, T - cut, late, g->p.n_spans - first};
+        prompt head = {g->p.ids, cut, g->p.span, first},
+               tail = {g->p.ids + cut, T - cut, late, g->p.n_spans - first};
         int    cursor = mrope_positions(half, &head, 0);
         for (int a = 0; a < 3; a++) memcpy(pos + a * T, half + a * cut, (size_t)cut * sizeof *pos);
         mrope_positions(half, &tail, cursor);
-        for (int a = 0; a < 3; a++) memcpy(pos + a * T + cut, half + a * (T - cut), (size_t)(T - cut) * sizeof *pos);
+        for (int a = 0; a < 3; a++)
+            memcpy(pos + a * T + cut, half + a * (T - cut), (size_t)(T - cut) * sizeof *pos);
         same_positions(g, pos, name);
     }
 }
@@ -115,7 +119,7 @@ static void text_goes_on_behind_the_largest_position(void **s)
     for (int a = 0; a < 3; a++) assert_int_equal(pos[a * 106 + 105], 33);
 }
 
-/* One row of seven: rows and columns must not be taken for each other, nor the shorter side for the longer. */
+/* One row of seven: rows and columns must not be mixed up, nor the shorter side taken for the longer. */
 static void a_flat_picture_counts_its_longer_side(void **s)
 {
     (void)s;

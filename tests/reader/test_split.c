@@ -18,11 +18,12 @@ static const char *pattern_of(const char *path, json_t **root)
     return p;
 }
 
-/* --- All of Unicode ---------------------------------------------------------------------------------------------- */
+/* --- All of Unicode ------------------------------------------------------------------------------------- */
 
 static uint64_t fnv(uint64_t h, uint8_t byte) { return (h ^ byte) * 0x100000001b3u; }
 
-/* FNV-1a over the byte lengths of the pieces that "xCx9CC C\nXCX" is cut into, and a 0, for every code point C but U+0000. */
+/* FNV-1a over the byte lengths of the pieces that "xCx9CC C\nXCX" is cut into, and a 0, for every code point
+ * C but U+0000. */
 static uint64_t hash_of_cuts(const char *pattern)
 {
     err      e = {0};
@@ -53,7 +54,7 @@ static uint64_t hash_of_cuts(const char *pattern)
     return h;
 }
 
-/* The hashes are those of pre_tokenizers.Split of the tokenizers library 0.23.1 (Oniguruma with Unicode 16). */
+/* The hashes are those of pre_tokenizers.Split of the tokenizers library 0.23.1 (Oniguruma, Unicode 16). */
 static void every_code_point_is_split_as_by_the_library(void **s)
 {
     (void)s;
@@ -88,7 +89,7 @@ static void stand_ins_keep_every_offset(void **s)
     arena_free(a);
 }
 
-/* --- Syntax ------------------------------------------------------------------------------------------------------ */
+/* --- Syntax --------------------------------------------------------------------------------------------- */
 
 static void patterns_that_two_engines_read_differently_are_refused(void **s)
 {
@@ -120,8 +121,23 @@ static void patterns_in_use_are_taken(void **s)
 {
     (void)s;
     static const char *const GOOD[] = {
-        "\\p{L}+", "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", "\\p{N}{1,3}", "(?i:'s|'t)", "\\s+(?!\\S)", "[\\p{Lu}\\p{M}]*[\\p{Ll}]+", "(?<=a)b", "(?<!a)b",
-        "(?>a+)b", "a++b", "x\\x41", "\\[\\]\\^\\$", "[\\[\\]]", "[a-z^$]", "\\p{Han}+|\\p{^L}", "\\d+|\\D", "[\\x{4e00}-\\x{9fff}]+",
+        "\\p{L}+",
+        "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+",
+        "\\p{N}{1,3}",
+        "(?i:'s|'t)",
+        "\\s+(?!\\S)",
+        "[\\p{Lu}\\p{M}]*[\\p{Ll}]+",
+        "(?<=a)b",
+        "(?<!a)b",
+        "(?>a+)b",
+        "a++b",
+        "x\\x41",
+        "\\[\\]\\^\\$",
+        "[\\[\\]]",
+        "[a-z^$]",
+        "\\p{Han}+|\\p{^L}",
+        "\\d+|\\D",
+        "[\\x{4e00}-\\x{9fff}]+",
     };
     for (size_t i = 0; i < sizeof GOOD / sizeof *GOOD; i++) {
         err    e = {0};
@@ -150,7 +166,7 @@ static void a_plain_string_is_no_pattern(void **s)
     arena_free(a);
 }
 
-/* --- Time -------------------------------------------------------------------------------------------------------- */
+/* --- Time ----------------------------------------------------------------------------------------------- */
 
 static void a_text_that_explodes_is_refused_after_linear_steps(void **s)
 {
@@ -176,7 +192,8 @@ static void a_text_that_explodes_is_refused_after_linear_steps(void **s)
 
 static int count_step(pcre2_callout_block *b, void *ctx) { (void)b; ++*(long *)ctx; return 0; }
 
-/* Steps of PCRE2's matcher over all pieces of unit repeated to n bytes: its automatic callouts stand before each item. */
+/* Steps of PCRE2's matcher over all pieces of unit repeated to n bytes: its automatic callouts stand before
+ * each item. */
 static long steps_of(const char *pattern, const char *unit, size_t n)
 {
     int                  code;
@@ -184,7 +201,8 @@ static long steps_of(const char *pattern, const char *unit, size_t n)
     long                 steps = 0;
     char                *said = malloc(n + 16);
     size_t               len = 0;
-    pcre2_code          *c = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_AUTO_CALLOUT, &code, &at, NULL);
+    pcre2_code *c = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                                  PCRE2_UTF | PCRE2_UCP | PCRE2_AUTO_CALLOUT, &code, &at, NULL);
     pcre2_match_data    *m = pcre2_match_data_create(1, NULL);
     pcre2_match_context *x = pcre2_match_context_create(NULL);
     assert_non_null(c);
@@ -203,9 +221,31 @@ static long steps_of(const char *pattern, const char *unit, size_t n)
 static void steps_of_the_patterns_in_use_grow_with_the_text(void **s)
 {
     (void)s;
-    static const char *const UNIT[] = {" ", "a", "A", "aA", "Aa", "a ", " \n", "\n ", "1", "!", "! ", "'s", "'", "\xe4\xb8\xad", "\xe4\xb8\xad" "A",
-                                       "A\xe4\xb8\xad", "\xcc\x81", "!\xcc\x81", "A\xcc\x81 ", "/\n", " /", "\r\n\t "};
-    static const char *const FILE_OF[] = {FIXTURE("qwen2vl-tiny/tokenizer.json"), FIXTURE("pixtral-tiny/tokenizer.json")};
+    static const char *const UNIT[] = {" ",
+                                       "a",
+                                       "A",
+                                       "aA",
+                                       "Aa",
+                                       "a ",
+                                       " \n",
+                                       "\n ",
+                                       "1",
+                                       "!",
+                                       "! ",
+                                       "'s",
+                                       "'",
+                                       "\xe4\xb8\xad",
+                                       "\xe4\xb8\xad"
+                                       "A",
+                                       "A\xe4\xb8\xad",
+                                       "\xcc\x81",
+                                       "!\xcc\x81",
+                                       "A\xcc\x81 ",
+                                       "/\n",
+                                       " /",
+                                       "\r\n\t "};
+    static const char *const FILE_OF[] = {FIXTURE("qwen2vl-tiny/tokenizer.json"),
+                                          FIXTURE("pixtral-tiny/tokenizer.json")};
     for (int k = 0; k < 2; k++) {
         json_t     *root;
         const char *pattern = pattern_of(FILE_OF[k], &root);
@@ -213,7 +253,8 @@ static void steps_of_the_patterns_in_use_grow_with_the_text(void **s)
             long once = steps_of(pattern, UNIT[i], 3000), twice = steps_of(pattern, UNIT[i], 6000);
             assert_true(once > 0);
             if (twice > 2.2 * once) fail_msg("pattern %d, text %zu: %ld steps, then %ld", k, i, once, twice);
-            if (once > 3000 * 64) fail_msg("pattern %d, text %zu: %ld steps are over the limit a byte", k, i, once);
+            if (once > 3000 * 64)
+                fail_msg("pattern %d, text %zu: %ld steps are over the limit a byte", k, i, once);
         }
         json_decref(root);
     }

@@ -9,7 +9,8 @@ static uint64_t fnv(uint64_t h, const char *s, size_t n)
     return h;
 }
 
-/* FNV-1a over what "AC<U+0301>C" becomes under the rules, in UTF-8 and a zero behind, for every code point C but U+0000. */
+/* FNV-1a over what "AC<U+0301>C" becomes under the rules, in UTF-8 and a zero behind, for every code point C
+ * but U+0000. */
 static uint64_t hash_of_rules(bert_rules r, uint32_t except)
 {
     err      e = {0};
@@ -31,8 +32,8 @@ static uint64_t hash_of_rules(bert_rules r, uint32_t except)
     return h;
 }
 
-/* What normalizers.BertNormalizer of the tokenizers library 0.23.1 gives. U+11938 came with Unicode 13: utf8proc takes it
- * apart and that library's older tables do not; no vocabulary has it, or its parts. */
+/* What normalizers.BertNormalizer of the tokenizers library 0.23.1 gives. U+11938 came with Unicode 13:
+ * utf8proc takes it apart and that library's older tables do not; no vocabulary has it, or its parts. */
 static void every_code_point_is_normalised_as_by_the_library(void **s)
 {
     (void)s;
@@ -75,7 +76,8 @@ static void each_rule_does_its_own_thing(void **s)
     check((bert_rules){.clean = true}, "a\0\x07\tb\xef\xbf\xbd\xc2\xa0\xc2\x85" "c\xe2\x80\x8b", 16, "a b c");
     check((bert_rules){.cjk = true}, "a\xe4\xb8\xad\xe6\x96\x87", 7, "a \xe4\xb8\xad  \xe6\x96\x87 ");
     check((bert_rules){.strip_accents = true}, "\xc3\x89" "e\xcc\x81\xcc\x96", 7, "Ee");
-    check((bert_rules){.lower = true}, "\xc3\x89\xc4\xb0\xce\xa3", 6, "\xc3\xa9i\xcc\x87\xcf\x83"); /* no final sigma */
+    /* no final sigma */
+    check((bert_rules){.lower = true}, "\xc3\x89\xc4\xb0\xce\xa3", 6, "\xc3\xa9i\xcc\x87\xcf\x83");
     check(all, "\xc4\xb0\xe1\xba\x9e", 5, "i\xc3\x9f");
 }
 

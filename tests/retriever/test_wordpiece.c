@@ -10,7 +10,7 @@
 
 typedef struct { wordpiece *w; arena *a; const char *name; } run;
 
-/* --- What the tokenizers library gave ---------------------------------------------------------------------------- */
+/* --- What the tokenizers library gave ------------------------------------------------------------------- */
 
 static void check_vector(const json_t *v, size_t line, void *ctx)
 {
@@ -51,7 +51,8 @@ static void ids_of_bert_uncased_are_the_librarys(void **s)
     (void)s;
     const char *tokenizer = shared_path("fixtures/tokenizers/bert-uncased/tokenizer.json");
     if (!file_exists(tokenizer)) SKIP("%s is not here", tokenizer);
-    check_vocabulary("bert-uncased", tokenizer, shared_path("fixtures/tokenizers/bert-uncased/vectors.jsonl"), 30522);
+    check_vocabulary("bert-uncased", tokenizer, shared_path("fixtures/tokenizers/bert-uncased/vectors.jsonl"),
+                     30522);
 }
 
 static void ids_of_the_tiny_tokenizer_are_the_librarys(void **s)
@@ -74,7 +75,8 @@ static void ids_of_bert_uncased_are_llama_cpps(void **s)
     if (!file_exists(tokenizer)) SKIP("%s is not here", tokenizer);
     OK(wordpiece_open(&r.w, tokenizer, &e), e);
     OK(file_read(&in, &n_in, shared_path("fixtures/tokenizers/llama.cpp/bert-bge.gguf.inp"), 1 << 20, &e), e);
-    OK(file_read(&out, &n_out, shared_path("fixtures/tokenizers/llama.cpp/bert-bge.gguf.out"), 1 << 20, &e), e);
+    OK(file_read(&out, &n_out, shared_path("fixtures/tokenizers/llama.cpp/bert-bge.gguf.out"), 1 << 20, &e),
+       e);
     char *line = out;
     for (char *p = in, *end; p; p = end ? end + strlen(cut) : NULL, n++) {
         int32_t *ids;
@@ -130,7 +132,7 @@ static void golden_texts_have_the_librarys_ids(void **s)
     arena_free(a);
 }
 
-/* --- Limits ------------------------------------------------------------------------------------------------------ */
+/* --- Limits --------------------------------------------------------------------------------------------- */
 
 static int count_unknown(const wordpiece *w, const char *said, size_t n, int *n_ids, arena *a)
 {
@@ -172,7 +174,8 @@ static void a_long_text_is_cut_and_stays_cheap(void **s)
 {
     (void)s;
     enum { BYTES = 1 << 20 };
-    static const char *const UNIT[] = {"a", "a ", "!", " ", "[SEP]", "[SEP", "\xe4\xb8\xad", "e\xcc\x81", "\xcc\x81\xcc\x96"};
+    static const char *const UNIT[] = {
+        "a", "a ", "!", " ", "[SEP]", "[SEP", "\xe4\xb8\xad", "e\xcc\x81", "\xcc\x81\xcc\x96"};
     err        e = {0};
     wordpiece *w;
     char      *big = malloc(BYTES + 16);
@@ -206,14 +209,15 @@ static void bad_calls_are_refused(void **s)
     assert_string_equal(e.problem, "text-not-utf8");
     FAILS(wordpiece_encode(w, "a", 1, true, 1, &ids, &n, a, &e), e, ERR_BUG, "1 tokens leave no room");
     FAILS(wordpiece_encode(w, "a", 1, true, -3, &ids, &n, a, &e), e, ERR_BUG, "-3 tokens");
-    FAILS(wordpiece_encode(w, "a", (size_t)(64 << 20) + 1, true, 0, &ids, &n, a, &e), e, ERR_TOO_LARGE, "67108864 bytes");
+    FAILS(wordpiece_encode(w, "a", (size_t)(64 << 20) + 1, true, 0, &ids, &n, a, &e), e, ERR_TOO_LARGE,
+          "67108864 bytes");
     OK(wordpiece_encode(w, "", 0, false, 0, &ids, &n, a, &e), e);
     assert_int_equal(n, 0);
     wordpiece_close(w);
     arena_free(a);
 }
 
-/* --- The file ---------------------------------------------------------------------------------------------------- */
+/* --- The file ------------------------------------------------------------------------------------------- */
 
 typedef struct { const char *path, *value, *text; } change;
 
@@ -251,12 +255,14 @@ static void each_wrong_thing_is_named(void **s)
     }
     err        e;
     wordpiece *w;
-    FAILS(wordpiece_open(&w, FIXTURE("no-such-file.json"), &e), e, ERR_FILE, "no-such-file.json: No such file");
+    FAILS(wordpiece_open(&w, FIXTURE("no-such-file.json"), &e), e, ERR_FILE,
+          "no-such-file.json: No such file");
     FAILS(wordpiece_open_memory(&w, "{", 1, "T.json", &e), e, ERR_FILE, "T.json: line 1");
     wordpiece_close(NULL);
 }
 
-/* White space around an added token is nothing to this tokenizer, so a file that strips it gives the same ids. */
+/* White space around an added token is nothing to this tokenizer, so a file that strips it gives the same
+ * ids. */
 static void stripping_around_an_added_token_changes_nothing(void **s)
 {
     (void)s;
@@ -298,7 +304,8 @@ static void open_and_encode_survive_each_failed_allocation(void **s)
         int      n_ids;
         e = (err){0};
         arena *a = arena_new(limit);
-        ok = wordpiece_encode(w, "Na\xc3\xafve caf\xc3\xa9 [SEP] \xe4\xb8\xad", 22, true, 0, &ids, &n_ids, a, &e);
+        ok = wordpiece_encode(w, "Na\xc3\xafve caf\xc3\xa9 [SEP] \xe4\xb8\xad", 22, true, 0, &ids, &n_ids, a,
+                              &e);
         if (!ok && e.code != ERR_MEMORY) fail_msg("limit %zu: %s", limit, e.text);
         arena_free(a);
     }
