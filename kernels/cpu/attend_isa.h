@@ -21,20 +21,27 @@ static const float *span_row(const attend_args *a, int j, bool value)
 /* keys[d][j] of keys j0 .. j0 + n - 1; columns up to a whole vector are zero. */
 static void pack_keys(const attend_block *b, int j0, int n)
 {
-    const int dim = b->a->head_dim;
+    const attend_args *a = b->a;
+    const int    dim = a->head_dim;
     const size_t off = (size_t)b->kv_head * dim;
     for (int g = 0; g < n; g += VL) {
-        const float *row[VL];
-        int m = n - g < VL ? n - g : VL, d = 0;
-        for (int i = 0; i < m; i++) row[i] = span_row(b->a, j0 + g + i, false) + off;
-        for (; d + VL <= dim; d += VL) {
-            vi r[VL];
-            UNROLL for (int i = 0; i < VL; i++) r[i] = i < m ? v_load_u32(row[i] + d) : v_zero_u32();
-            v_transpose(r);
-            UNROLL for (int i = 0; i < VL; i++) v_store_u32(b->keys + (size_t)(d + i) * ATTEND_KEYS + g, r[i]);
+        int j = j0 + g, m = n - g < VL ? n - g : VL, d = 0;
+        float *keys = b->keys + g;
+        bool   one_span = j >= a->span[0].n || j + m <= a->span[0].n;
+        if (one_span) {
+            size_t row_bytes = (size_t)a->span[j >= a->span[0].n].row_stride * sizeof(float);
+            const float *first = span_row(a, j, false) + off;
+            for (; d + VL <= dim; d += VL) {
+                vi r[VL];
+                v_load_rows(r, first + d, row_bytes, m);
+                v_transpose(r);
+                UNROLL for (int i = 0; i < VL; i++) v_store_u32(keys + (size_t)(d + i) * ATTEND_KEYS, r[i]);
+            }
         }
-        for (; d < dim; d++)
-            for (int i = 0; i < VL; i++) b->keys[(size_t)d * ATTEND_KEYS + g + i] = i < m ? row[i][d] : 0;
+        for (int i = 0; i < VL && d < dim; i++) {
+            const float *row = i < m ? span_row(a, j + i, false) + off : NULL;
+            for (int e = d; e < dim; e++) keys[(size_t)e * ATTEND_KEYS + i] = row ? row[e] : 0;
+        }
     }
 }
 
@@ -118,11 +125,20 @@ static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, in
             for (int d = 0; d < padded; d += VL) v_store(o + d, v_load(o + d) * v_all(factor));
         }
     }
-    for (int d = 0; d < padded; d += NR) {
-        int nv = (padded - d < NR ? padded - d : NR) / VL;
+    const int vectors = padded / VL, parts = (vectors + NV - 1) / NV; /* 5 vectors are 3 and 2, not 4 and 1 */
+    for (int p = 0, d = 0; p < parts; p++) {
+        int nv = vectors / parts + (p < vectors % parts);
         tile_f32[mr - 1][nv - 1](b->out + (size_t)r0 * padded + d, padded, s, ATTEND_KEYS,
                                  (const uint32_t *)b->values + d, padded, n, false, false, (ahead){0});
+        d += nv * VL;
     }
+}
+
+static void scale_row(float *y, const float *x, int n, float f)
+{
+    int i = 0;
+    for (; i + VL <= n; i += VL) v_store(y + i, v_load(x + i) * v_all(f));
+    for (; i < n; i++) y[i] = x[i] * f;
 }
 
 static void attend_part(const attend_block *b)
@@ -135,7 +151,7 @@ static void attend_part(const attend_block *b)
     for (int r = 0; r < R; r++) {
         const float *q = (const float *)a->q + (size_t)(b->i0 + r / group) * a->q_stride +
                          (size_t)(b->kv_head * group + r % group) * dim;
-        for (int d = 0; d < dim; d++) b->q[(size_t)r * dim + d] = q[d] * a->scale;
+        scale_row(b->q + (size_t)r * dim, q, dim, a->scale);
         max[r] = -INFINITY;
         sum[r] = 0;
     }
@@ -154,7 +170,7 @@ static void attend_part(const attend_block *b)
     for (int r = 0; r < R; r++) {
         float *y = (float *)a->out + (size_t)(b->i0 + r / group) * a->out_stride + (size_t)(b->kv_head * group + r % group) * dim;
         float  f = sum[r] > 0 ? 1 / sum[r] : 0;
-        for (int d = 0; d < dim; d++) y[d] = b->out[(size_t)r * padded + d] * f;
+        scale_row(y, b->out + (size_t)r * padded, dim, f);
     }
 }
 

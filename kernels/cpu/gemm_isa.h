@@ -132,8 +132,7 @@ static void pack_panel(uint32_t *panel, const uint8_t *w, size_t row_bytes, int 
         size_t left = row_bytes - (size_t)k0 * 4; /* bytes of a row from k0 on */
         for (; k + VL <= n && (size_t)(k + VL) * 4 <= left; k += VL) {
             vi r[VL];
-            UNROLL for (int i = 0; i < VL; i++)
-                r[i] = i < m ? v_load_u32(p + (size_t)i * row_bytes + (size_t)k * 4) : v_zero_u32();
+            v_load_rows(r, p + (size_t)k * 4, row_bytes, m);
             v_transpose(r);
             UNROLL for (int i = 0; i < VL; i++) v_store_u32(panel + (size_t)(k + i) * NR, r[i]);
         }
@@ -191,10 +190,8 @@ INLINE void stream(const gemm *g, float *c, int t, int n, int cols, int n32, con
         vi     b[VL];
         size_t at = (size_t)k * 4, soon = at + AHEAD_BYTES;
         if (soon >= row_bytes) soon += (VL - 1) * row_bytes; /* the VL rows after these, from their start */
-        UNROLL for (int i = 0; i < VL; i++) {
-            b[i] = i < cols ? v_load_u32(w + (size_t)i * row_bytes + at) : v_zero_u32();
-            _mm_prefetch((const char *)w + (size_t)i * row_bytes + soon, _MM_HINT_T0);
-        }
+        UNROLL for (int i = 0; i < VL; i++) _mm_prefetch((const char *)w + (size_t)i * row_bytes + soon, _MM_HINT_T0);
+        v_load_rows(b, w + at, row_bytes, cols);
         v_transpose(b);
         UNROLL for (int i = 0; i < VL; i++) {
             if (kind == PRODUCT_F32) {

@@ -203,22 +203,45 @@ INLINE void v_transpose(vi r[VL])
 
 INLINE vf v_zero(void) { return v_all(0); }
 
-/* Over the lanes: lane i with lane i + VL/2, and so on by halves. */
-INLINE float v_sum(vf a)
+/* The first m of VL rows of VL elements, row_bytes apart; the others are zero. */
+INLINE void v_load_rows(vi r[VL], const void *p, size_t row_bytes, int m)
 {
-    float b[VL];
-    v_store(b, a);
-    UNROLL for (int h = VL / 2; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) b[i] += b[i + h];
-    return b[0];
+    const uint8_t *b = p;
+    if (m == VL) {
+        UNROLL for (int i = 0; i < VL; i++) r[i] = v_load_u32(b + (size_t)i * row_bytes);
+    } else {
+        UNROLL for (int i = 0; i < VL; i++) r[i] = i < m ? v_load_u32(b + (size_t)i * row_bytes) : v_zero_u32();
+    }
 }
-INLINE float v_largest(vf a)
+
+/* Over the lanes by halves: lane i with lane i + VL/2, then i with i + VL/4, and so on. */
+INLINE float v_sum4(__m128 a)
 {
-    float b[VL];
-    v_store(b, a);
-    UNROLL for (int h = VL / 2; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) b[i] = b[i] > b[i + h] ? b[i] : b[i + h];
-    return b[0];
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
 }
+INLINE float v_largest4(__m128 a)
+{
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+#if defined __AVX512F__
+INLINE __m256 v_upper8(vf a) { return _mm512_extractf32x8_ps(a, 1); }
+INLINE __m256 v_lower8(vf a) { return _mm512_castps512_ps256(a); }
+#endif
+#if defined __AVX2__
+INLINE float v_sum8(__m256 a) { return v_sum4(_mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1))); }
+INLINE float v_largest8(__m256 a) { return v_largest4(_mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1))); }
+#endif
+#if defined __AVX512F__
+INLINE float v_sum(vf a) { return v_sum8(_mm256_add_ps(v_lower8(a), v_upper8(a))); }
+INLINE float v_largest(vf a) { return v_largest8(_mm256_max_ps(v_lower8(a), v_upper8(a))); }
+#elif defined __AVX2__
+INLINE float v_sum(vf a) { return v_sum8(a); }
+INLINE float v_largest(vf a) { return v_largest8(a); }
+#else
+INLINE float v_sum(vf a) { return v_sum4(a); }
+INLINE float v_largest(vf a) { return v_largest4(a); }
+#endif
 
 #endif
