@@ -1,5 +1,7 @@
 #include "base/dtype.h"
 
+#include <assert.h>
+
 size_t dtype_bytes(dtype t)
 {
     static const size_t bytes[] = {[DTYPE_F32] = 4, [DTYPE_F16] = 2, [DTYPE_BF16] = 2, [DTYPE_I64] = 8,
@@ -32,6 +34,7 @@ float f16_to_f32(uint16_t v)
 
 void dtype_widen(float *out, const void *p, dtype t, size_t n)
 {
+    assert(t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16);
     const unsigned char *b = p; /* a mapped tensor need not be aligned to its element */
     if (t == DTYPE_F32) {
         memcpy(out, p, 4 * n);

@@ -27,7 +27,7 @@ static inline uint16_t bf16_from_f32(float f)
 }
 float f16_to_f32(uint16_t v); /* IEEE half, denormals included */
 
-/* n elements of type t at p to f32. */
+/* n elements of type t (F32, F16 or BF16) at p to f32. */
 void dtype_widen(float *out, const void *p, dtype t, size_t n);
 
 #endif

@@ -31,9 +31,10 @@ bool log_level_parse(log_level *out, const char *name)
     return false;
 }
 
-/* A line under construction in a fixed buffer: what does not fit is cut inside a string, never the closing brace. */
+/* A line under construction in a fixed buffer. A string that does not fit is cut inside its quotes; a field that would not
+ * find room for its name and a number is left out: the line is JSON whatever is in it. */
 typedef struct { char s[4096]; size_t n; } line;
-enum { ROOM_TO_CLOSE = 8 };
+enum { ROOM_TO_CLOSE = 8, ROOM_FOR_A_FIELD = 160 };
 
 static void put(line *l, const char *s)
 {
@@ -66,6 +67,7 @@ static bool allowed(const char *key)
 static void put_field(line *l, const log_field *f)
 {
     char num[40];
+    if (l->n > sizeof l->s - ROOM_FOR_A_FIELD) return;
     put(l, ", ");
     if (!allowed(f->key)) {
         put(l, "\"dropped_field\": ");

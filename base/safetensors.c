@@ -25,13 +25,15 @@ struct safetensors {
     int       n;
 };
 
-static bool parse_dtype(dtype *out, const char *s)
+/* *size: bytes of one element. Types that no model here computes with are DTYPE_OTHER: their place is checked all the same. */
+static bool parse_dtype(dtype *out, size_t *size, const char *s)
 {
     for (dtype t = DTYPE_F32; t < DTYPE_OTHER; t++)
-        if (strcmp(s, dtype_name(t)) == 0) return *out = t, true;
-    static const char *const known[] = {"F64", "I16", "U16", "U32", "U64", "I8", "BOOL", "F8_E4M3", "F8_E5M2", NULL};
-    for (int i = 0; known[i]; i++)
-        if (strcmp(s, known[i]) == 0) return *out = DTYPE_OTHER, true;
+        if (strcmp(s, dtype_name(t)) == 0) return *out = t, *size = dtype_bytes(t), true;
+    static const struct { const char *name; size_t size; } other[] = {{"F64", 8}, {"U64", 8}, {"U32", 4},  {"I16", 2},     {"U16", 2},
+                                                                      {"I8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        if (strcmp(s, other[i].name) == 0) return *out = DTYPE_OTHER, *size = other[i].size, true;
     return false;
 }
 
@@ -56,27 +58,30 @@ static bool parse_tensor(tensor *t, const char *name, const json_t *v, const cha
 {
     const json_t *o = json_object_get(v, "data_offsets");
     const char   *type = json_string_value(json_object_get(v, "dtype"));
-    if (!type || !parse_dtype(&t->type, type))
+    size_t size;
+    if (!type || !parse_dtype(&t->type, &size, type))
         return err_set(e, ERR_FILE, "%s: %s: unknown dtype", file, name);
     if (!parse_shape(t, json_object_get(v, "shape"), file, name, e)) return false;
     const json_t *b = json_array_get(o, 0), *f = json_array_get(o, 1);
     int64_t       begin = json_integer_value(b), end = json_integer_value(f);
     if (json_array_size(o) != 2 || !json_is_integer(b) || !json_is_integer(f) || begin < 0 || end < begin || (uint64_t)end > bytes)
         return err_set(e, ERR_FILE, "%s: %s: data offsets lie outside the file (is it truncated?)", file, name);
-    size_t size = dtype_bytes(t->type);
-    if (size && (uint64_t)(end - begin) != (uint64_t)t->count * size)
+    if ((uint64_t)(end - begin) != (uint64_t)t->count * size)
         return err_set(e, ERR_FILE, "%s: %s: %lld bytes of data do not fit its shape and dtype %s", file, name,
                        (long long)(end - begin), type);
     t->name = name;
     t->file = file;
     t->data = data + begin;
+    t->bytes = (size_t)(end - begin);
     return true;
 }
 
+/* An empty tensor may lie where another begins: it comes first. */
 static int by_address(const void *a, const void *b)
 {
     const tensor *x = a, *y = b;
-    return (x->data > y->data) - (x->data < y->data);
+    if (x->data != y->data) return x->data > y->data ? 1 : -1;
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
 static int by_tensor_name(const void *a, const void *b) { return strcmp(((const tensor *)a)->name, ((const tensor *)b)->name); }
@@ -84,12 +89,10 @@ static int by_tensor_name(const void *a, const void *b) { return strcmp(((const 
 /* Tensors t[0..n) of one shard must not share bytes. */
 static bool no_overlap(tensor *t, int n, err *e)
 {
-    qsort(t, (size_t)n, sizeof *t, by_address);
-    for (int i = 1; i < n; i++) {
-        const uint8_t *end = (const uint8_t *)t[i - 1].data + (size_t)t[i - 1].count * dtype_bytes(t[i - 1].type);
-        if ((const uint8_t *)t[i].data < end)
+    if (n) qsort(t, (size_t)n, sizeof *t, by_address);
+    for (int i = 1; i < n; i++)
+        if ((const uint8_t *)t[i].data < (const uint8_t *)t[i - 1].data + t[i - 1].bytes)
             return err_set(e, ERR_FILE, "%s: %s overlaps %s", t[i].file, t[i].name, t[i - 1].name);
-    }
     return true;
 }
 
@@ -184,7 +187,7 @@ done:
     return ok;
 }
 
-/* Every name the index promises must be in the shard it names. Called after sorting. */
+/* Every name the index promises must be there. Called after sorting. */
 static bool check_promises(const safetensors *s, const char *index, err *e)
 {
     json_t     *j = NULL, *file;

@@ -19,6 +19,7 @@ typedef struct {
     int         n_dims;
     int64_t     dim[TENSOR_DIMS];
     int64_t     count; /* product of dim */
+    size_t      bytes; /* of data */
 } tensor;
 
 typedef struct safetensors safetensors;

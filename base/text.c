@@ -25,7 +25,7 @@ static bool reserve(text *t, size_t more)
 void text_addn(text *t, const char *s, size_t n)
 {
     if (!reserve(t, n)) return;
-    memcpy(t->s + t->len, s, n);
+    if (n) memcpy(t->s + t->len, s, n); /* s may be NULL then */
     t->len += n;
     t->s[t->len] = 0;
 }
