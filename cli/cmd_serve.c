@@ -1,9 +1,10 @@
 /* cmd_serve.c - jomed serve: bind, open, warm up, serve, wait, drain, close in reverse order. */
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -51,18 +52,50 @@ static void report(const config *c, const engine *en, const kernels *k, int port
         LOG(LOG_WARN, "exposed", LOG_S("host", c->bind), LOG_S("text", "there is no authentication: anyone who reaches this address may use it"));
 }
 
-/* Wait for SIGTERM or SIGINT, then drain. false: a second signal came, or a request would not end. */
-static bool serve_until_told(server *s, const sigset_t *stop)
+/* Signals come through a pipe. Blocking them and waiting with sigwait() would be simpler, but libraries start threads of
+ * their own before main() (OpenBLAS does): those do not block them, and would take them. */
+static int stop_pipe[2] = {-1, -1}; /* the one global here: a handler can reach nothing else */
+
+static void on_stop(int sig)
 {
-    int             sig;
-    struct timespec now = {0, 0};
-    drain_state     d = DRAINING;
-    while (sigwait(stop, &sig) != 0) { }
+    int  before = errno;
+    char c = (char)sig;
+    (void)!write(stop_pipe[1], &c, 1);
+    errno = before;
+}
+
+/* Until here a signal ends the process as it would any program: nothing is being served yet. */
+static bool catch_signals(err *e)
+{
+    struct sigaction on = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+    if (pipe2(stop_pipe, O_CLOEXEC | O_NONBLOCK) != 0) return err_set(e, ERR_FILE, "cannot make a pipe: %s", strerror(errno));
+    sigaction(SIGTERM, &on, NULL);
+    sigaction(SIGINT, &on, NULL);
+    return true;
+}
+
+/* The next signal, or 0 when timeout_ms (-1: for ever) have passed. */
+static int next_signal(int timeout_ms)
+{
+    struct pollfd f = {.fd = stop_pipe[0], .events = POLLIN};
+    char          c = 0;
+    int           n;
+    do n = poll(&f, 1, timeout_ms);
+    while (n < 0 && errno == EINTR);
+    return n > 0 && read(stop_pipe[0], &c, 1) == 1 ? c : 0;
+}
+
+/* Wait for SIGTERM or SIGINT, then drain. false: a second signal came, or a request would not end. */
+static bool serve_until_told(server *s)
+{
+    int         sig;
+    drain_state d = DRAINING;
+    while ((sig = next_signal(-1)) == 0) { }
     LOG(LOG_INFO, "stop", LOG_I("signal", sig));
     notify_systemd("STOPPING=1");
     server_drain_begin(s);
     while (d == DRAINING) {
-        if (sigtimedwait(stop, NULL, &now) > 0) {
+        if (next_signal(0)) {
             LOG(LOG_WARN, "stop_at_once", LOG_S("text", "a second signal came while requests were being finished"));
             return false;
         }
@@ -80,18 +113,12 @@ static int run(const config *c)
     engine         en = {0};
     server        *s = NULL;
     err            e = {0};
-    sigset_t       stop;
     kernels      **kern = mem_zalloc((size_t)c->workers, sizeof *kern);
 
-    /* before any thread starts: they all inherit this, so a signal comes to nobody but serve_until_told() */
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTERM);
-    sigaddset(&stop, SIGINT);
-    sigprocmask(SIG_BLOCK, &stop, NULL);
-    signal(SIGPIPE, SIG_IGN);
-
+    signal(SIGPIPE, SIG_IGN); /* a client that went away is an error of its write, not our end */
     if (!kern) err_set(&e, ERR_MEMORY, "out of memory");
-    bool ok = kern && server_bind(&fd, &port, c, &e) && open_kernels(kern, &o, (int)c->workers, &e) && engine_open(&en, &o, kern[0], &e);
+    bool ok = kern && server_bind(&fd, &port, c, &e) && open_kernels(kern, &o, (int)c->workers, &e) && engine_open(&en, &o, kern[0], &e) &&
+              catch_signals(&e);
     if (ok) {
         ok = server_open(&s, c, &en, kern, fd, &e);
         fd = -1;
@@ -102,7 +129,7 @@ static int run(const config *c)
         fflush(stdout);
         notify_systemd("READY=1");
         /* Threads still compute for requests that we will not wait for: returning would tear down what they use. */
-        if (!serve_until_told(s, &stop)) _exit(EXIT_FAILED);
+        if (!serve_until_told(s)) _exit(EXIT_FAILED);
         status = EXIT_DONE;
     }
     server_close(s);
