@@ -1,9 +1,10 @@
 /* make_random_checkpoint.c - a Qwen2-VL folder of a published size with random BF16 weights, to time the real thing
  * without downloading it.
- *     make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR
+ *     make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR [LAYERS]
  * Layout, names and configuration are those of the published files; shards of at most 4 GB with an index where there is
- * more. TOKENIZER_DIR's tokenizer.json (and chat_template.json) are copied, its ids go into config.json. Values are
- * uniform with the deviation 1 / sqrt(columns), gains about 1, so that activations stay in range through 28 layers. */
+ * more. TOKENIZER_DIR's tokenizer.json (and chat_template.json) are copied, its ids go into config.json. Values are uniform
+ * with the deviation 1 / sqrt(columns), gains about 1, so that activations stay in range through 28 layers. LAYERS cuts both
+ * halves short: real shapes in a small file. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -246,12 +247,16 @@ static bool make(const size_class *s, const char *tokenizer, const char *out, er
 int main(int argc, char **argv)
 {
     err e = {0};
-    for (size_t i = 0; argc == 4 && i < sizeof SIZES / sizeof *SIZES; i++) {
+    int layers = argc == 5 ? atoi(argv[4]) : 512;
+    for (size_t i = 0; (argc == 4 || argc == 5) && layers > 0 && i < sizeof SIZES / sizeof *SIZES; i++) {
         if (strcmp(argv[1], SIZES[i].name) != 0) continue;
-        if (make(&SIZES[i], argv[2], argv[3], &e)) return 0;
+        size_class s = SIZES[i];
+        if (s.L > layers) s.L = layers;
+        if (s.depth > layers) s.depth = layers;
+        if (make(&s, argv[2], argv[3], &e)) return 0;
         fprintf(stderr, "make_random_checkpoint: %s\n", e.text);
         return 1;
     }
-    fprintf(stderr, "usage: make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR\n");
+    fprintf(stderr, "usage: make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR [LAYERS]\n");
     return 2;
 }

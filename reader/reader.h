@@ -57,7 +57,8 @@ typedef struct {
  * ERR_UNUSABLE, field question or answers: prompt too long (both numbers), answer that is empty after tokenising. */
 bool reader_score(reader *r, kernels *k, const reader_query *q, arena *a, reader_scores *out, err *e);
 
-/* The least number of FLOPs that reader_score can do for such a case with an empty cache: docs/MODEL.md, "Work". */
+/* The least number of FLOPs that reader_score can do for such a case with an empty cache: docs/MODEL.md, "Work".
+ * 0: e is set. */
 uint64_t reader_minimum_flops(reader *r, const reader_query *q, arena *a, err *e);
 
 typedef struct { uint64_t hits, misses, evictions; size_t bytes, limit_bytes; int entries; } reader_cache_stats;
