@@ -130,8 +130,12 @@ static bool on_progress(void *ctx, int64_t done, int64_t n)
         int  filled = n ? (int)(WIDTH * done / n) : WIDTH;
         for (int i = 0; i < WIDTH; i++) bar[i] = i < filled ? '=' : ' ';
         bar[WIDTH] = 0;
-        long left = rate > 0 ? (long)((double)(n - done) / rate + 0.5) : 0;
-        fprintf(stderr, "\r%lld/%lld [%s] %.1f/s, %ld:%02ld left \033[K", (long long)done, (long long)n, bar, rate, left / 60, left % 60);
+        fprintf(stderr, "\r%lld/%lld [%s]", (long long)done, (long long)n, bar);
+        if (done) {
+            long left = (long)((double)(n - done) / rate + 0.5);
+            fprintf(stderr, " %.1f/s, %ld:%02ld:%02ld left", rate, left / 3600, left / 60 % 60, left % 60);
+        }
+        fputs(" \033[K", stderr);
         p->drawn = now;
     }
     return !interrupted;
