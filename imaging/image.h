@@ -1,6 +1,8 @@
 /* image.h - bytes of a JPEG or PNG to 8-bit RGB, as Pillow's Image.open(...).convert("RGB") gives it.
- * Palette and grey are expanded, alpha is dropped (not blended), 16-bit is reduced as Pillow does, EXIF orientation
- * is not applied. Everything is bounded before it is decoded: pixels, sides, bytes, ancillary chunk memory. */
+ * Palette and grey are expanded, alpha is dropped (not blended), EXIF orientation
+ * is not applied. Everything is bounded before it is decoded: pixels, sides, bytes, ancillary chunk memory.
+ * TRAP: 16-bit colour keeps the high byte, but 16-bit grey is clipped at 255, because Pillow does so: a 16-bit radiograph comes out
+ * nearly white. Window it to 8 bits before sending it. */
 #ifndef JOMED_IMAGING_IMAGE_H
 #define JOMED_IMAGING_IMAGE_H
 

@@ -17,7 +17,7 @@ bool jina_pixels(float **px, image *cropped, const image *in, const jina_image_c
 typedef struct { int patch, merge, temporal; int64_t min_pixels, max_pixels; pixel_norm norm; } qwen2vl_image_config;
 bool qwen2vl_image_config_open(qwen2vl_image_config *out, const char *dir, err *e);
 /* New size of an H x W image. ERR_UNUSABLE, field "image": a side below patch * merge handled as the library of the
- * released code does (see the .c), or an aspect ratio over 200. */
+ * released code does (see the .c), or (image-aspect, also of jina_pixels) an aspect ratio over 200. */
 bool qwen2vl_smart_resize(int *new_h, int *new_w, int h, int w, const qwen2vl_image_config *c, err *e);
 typedef struct { int grid_h, grid_w; float *px; int P, F; } patches; /* px [P, F], F = 3 * temporal * patch^2 */
 /* resized may be NULL. *out lives in a. */
