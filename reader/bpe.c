@@ -52,7 +52,7 @@ static bool encode_piece(encoder *E, const char *s, size_t n)
     if (!ids_room(E, n)) return false;
     int32_t *ids = E->ids + E->n;
     if (b->ignore_merges) {
-        /* TRAP: the vocabulary may spell special tokens too; text must not become one by being a whole piece. */
+        /* TRAP: the vocabulary may spell special tokens; text must not become one by being a whole piece. */
         int32_t id = pieces_find(&b->pieces, s, n);
         int     k = id >= 0 ? b->added_by_id[id] : -1;
         if (id >= 0 && (k < 0 || !b->added.list[k].special)) {

@@ -6,7 +6,7 @@
 static void table(merge_table *m)
 {
     err e = {0};
-    OK(merge_table_init(m, 12, &e), e);
+    OK(merge_table_init(m, 13, &e), e);
     merge_table_add(m, 0, 0, 3, 100);     /* a a   -> aa */
     merge_table_add(m, 100, 100, 5, 101); /* aa aa -> aaaa */
     merge_table_add(m, 101, 101, 9, 102);
@@ -14,7 +14,8 @@ static void table(merge_table *m)
     merge_table_add(m, 0, 1, 1, 104);     /* a b */
     merge_table_add(m, 104, 104, 7, 105); /* ab ab */
     merge_table_add(m, 1, 2, 0, 106);     /* b c   the strongest */
-    merge_table_add(m, 0, 106, 2, 107);   /* a bc */
+    merge_table_add(m, 106, 3, 12, 111);  /* bc d: before a bc, though a b waited with less than both */
+    merge_table_add(m, 0, 106, 13, 107);  /* a bc */
     merge_table_add(m, 104, 2, 4, 107);   /* ab c  the same piece the other way */
     merge_table_add(m, 100, 1, 6, 108);   /* aa b */
     merge_table_add(m, 107, 107, 8, 109);
@@ -53,10 +54,10 @@ static void merges_are_those_of_the_obvious_loop(void **s)
     table(&m);
     for (uint32_t i = 0; i <= m.mask; i++)
         if (m.slot[i].key != UINT64_MAX) list[n_list++] = m.slot[i];
-    assert_int_equal(n_list, 12);
+    assert_int_equal(n_list, 13);
     for (int k = 0; k < 20000; k++) {
         int32_t x[48], y[48];
-        int     n = k % 48, letters = 1 + k % 3;
+        int     n = k % 48, letters = 1 + k % 4;
         for (int i = 0; i < n; i++) {
             seed = seed * 1664525 + 1013904223;
             x[i] = y[i] = (int32_t)((seed >> 16) % (uint32_t)letters);

@@ -190,6 +190,27 @@ static void a_text_that_explodes_is_refused_after_linear_steps(void **s)
     arena_free(a);
 }
 
+/* A repeated group keeps a way back for each turn, more than the JIT's stack holds: the interpreter goes on. */
+static void a_match_too_deep_for_the_jit_is_still_found(void **s)
+{
+    (void)s;
+    enum { N = 50000 };
+    err        e = {0};
+    split     *p;
+    split_run *run;
+    arena     *a = arena_new(0);
+    size_t     start, end;
+    char      *said = malloc(2 * N + 1);
+    for (int i = 0; i < N; i++) memcpy(said + 2 * i, i % 3 ? "ab" : "cd", 2);
+    OK(split_open(&p, "(?:ab|cd|a)+", false, "pattern", &e), e);
+    OK(split_begin(&run, a, &e), e);
+    OK(split_next(p, run, said, 2 * N, 0, &start, &end, &e), e);
+    assert_true(start == 0 && end == 2 * N);
+    split_close(p);
+    free(said);
+    arena_free(a);
+}
+
 static int count_step(pcre2_callout_block *b, void *ctx) { (void)b; ++*(long *)ctx; return 0; }
 
 /* Steps of PCRE2's matcher over all pieces of unit repeated to n bytes: its automatic callouts stand before
@@ -221,29 +242,10 @@ static long steps_of(const char *pattern, const char *unit, size_t n)
 static void steps_of_the_patterns_in_use_grow_with_the_text(void **s)
 {
     (void)s;
-    static const char *const UNIT[] = {" ",
-                                       "a",
-                                       "A",
-                                       "aA",
-                                       "Aa",
-                                       "a ",
-                                       " \n",
-                                       "\n ",
-                                       "1",
-                                       "!",
-                                       "! ",
-                                       "'s",
-                                       "'",
-                                       "\xe4\xb8\xad",
-                                       "\xe4\xb8\xad"
-                                       "A",
-                                       "A\xe4\xb8\xad",
-                                       "\xcc\x81",
-                                       "!\xcc\x81",
-                                       "A\xcc\x81 ",
-                                       "/\n",
-                                       " /",
-                                       "\r\n\t "};
+    static const char *const UNIT[] = {
+        " ", "a", "A", "aA", "Aa", "a ", " \n", "\n ", "1", "!", "! ", "'s", "'", "\xe4\xb8\xad",
+        "\xe4\xb8\xad\x41", "A\xe4\xb8\xad", "\xcc\x81", "!\xcc\x81", "A\xcc\x81 ", "/\n", " /", "\r\n\t ",
+    };
     static const char *const FILE_OF[] = {FIXTURE("qwen2vl-tiny/tokenizer.json"),
                                           FIXTURE("pixtral-tiny/tokenizer.json")};
     for (int k = 0; k < 2; k++) {
@@ -269,6 +271,7 @@ int main(void)
         cmocka_unit_test(patterns_in_use_are_taken),
         cmocka_unit_test(a_plain_string_is_no_pattern),
         cmocka_unit_test(a_text_that_explodes_is_refused_after_linear_steps),
+        cmocka_unit_test(a_match_too_deep_for_the_jit_is_still_found),
         cmocka_unit_test(steps_of_the_patterns_in_use_grow_with_the_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

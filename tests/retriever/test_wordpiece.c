@@ -163,6 +163,16 @@ static void a_word_over_the_limit_is_one_unknown(void **s)
     assert_int_equal(count_unknown(w, said, 151, &n, a), 0);
     assert_int_equal(count_unknown(w, said, 152, &n, a), 1);
 
+    /* 101 bytes, 51 characters: within the limit */
+    wordpiece *greek;
+    char      *text = changed_tokenizer(TINY, "model.vocab.##\xce\xb2", "441");
+    OK(wordpiece_open_memory(&greek, text, strlen(text), "T.json", &e), e);
+    for (int i = 0; i < 50; i++) memcpy(said + 1 + 2 * i, "\xce\xb2", 2);
+    assert_int_equal(count_unknown(greek, said, 101, &n, a), 0);
+    assert_int_equal(n, 51);
+    wordpiece_close(greek);
+    free(text);
+
     /* One character that no piece has makes the whole word unknown, also behind pieces that are known. */
     assert_int_equal(count_unknown(w, "the\xd0\xb6 the", 9, &n, a), 1);
     assert_int_equal(n, 2);
