@@ -46,7 +46,7 @@ if [ -n "$missing" ]; then
     echo "deps: installing$missing"
     apt update || die "apt-get update failed"
     for p in $missing; do
-        apt-cache show "$p" >/dev/null 2>&1 || die "apt knows no package $p (on Ubuntu, enable the 'universe' component)"
+        apt-cache show "$p" >/dev/null 2>&1 || die "apt knows no package $p. On Ubuntu, enable the 'universe' component; Ubuntu 24.04 has no FAISS at all"
     done
     recommends=--no-install-recommends
     [ "${1:-}" != fuzz ] || recommends=--install-recommends # libFuzzer's runtime is one of clang's
