@@ -32,8 +32,10 @@ typedef struct {
 static bool parse(options *o, int argc, char **argv, err *e)
 {
     enum { TEXT = 1, TOKENS, HELP_ };
-    static const struct option known[] = {CLI_MODEL_OPTIONS, {"text", required_argument, NULL, TEXT},
-                                          {"max-tokens", required_argument, NULL, TOKENS}, {"help", no_argument, NULL, HELP_}, {0}};
+    static const struct option known[] = {
+        CLI_MODEL_OPTIONS,
+        {"text", required_argument, NULL, TEXT}, {"max-tokens", required_argument, NULL, TOKENS},
+        {"help", no_argument, NULL, HELP_}, {0}};
     long n;
     for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         bool taken;
@@ -102,7 +104,8 @@ static int run(const options *o)
     int        status = EXIT_DONE, n = o->n_texts + o->n_images;
     char       item[32];
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
-    if (!a || !engine_kernels(&k, &o->models, &e) || !retriever_open(&r, o->models.retriever, k, &e)) status = cli_fail("embed", &e);
+    if (!a || !engine_kernels(&k, &o->models, &e) || !retriever_open(&r, o->models.retriever, k, &e))
+        status = cli_fail("embed", &e);
     for (int i = 0; r && i < n; i++, arena_reset(a)) {
         e = (err){0};
         if (embed_one(r, k, o, i, a, &e)) continue;

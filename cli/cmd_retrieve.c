@@ -104,7 +104,8 @@ static int run(options *o)
     arena   *a = arena_new(0);
     int      status = EXIT_DONE;
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
-    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e)) status = cli_fail("retrieve", &e);
+    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e))
+        status = cli_fail("retrieve", &e);
     for (int i = 0; en.index && i < o->n_images; i++, arena_reset(a)) {
         e = (err){0};
         if (retrieve_one(&en, k, o, o->image[i], a, &e)) continue;
