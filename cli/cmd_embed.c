@@ -17,7 +17,7 @@ static const char HELP[] =
     "  --text T           a text instead of images (repeat it for more)\n"
     "  --max-tokens N     cut texts to N tokens, [CLS] and [SEP] included (default 256, as an index does)\n"
     "  --device NAME      auto (default) or cpu\n"
-    "  --threads N        threads (default: one per core)\n"
+    "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --help             print this\n";
 
 enum { MAX_IMAGE_FILE = 64 << 20, MAX_TOKENS = 8192 /* what the text tower was made for */ };

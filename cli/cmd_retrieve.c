@@ -18,7 +18,7 @@ static const char HELP[] =
     "  --exclude-self     leave out passages whose image equals the query's\n"
     "  --json             print one JSON object per image\n"
     "  --device NAME      auto (default) or cpu\n"
-    "  --threads N        threads (default: one per core)\n"
+    "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --help             print this\n";
 
 enum { MAX_IMAGE_FILE = 64 << 20 };
@@ -77,7 +77,7 @@ static void print_people(const char *path, const answer *ans)
 static bool print_json(const engine *en, const char *path, const answer *ans, err *e)
 {
     json_t *j = retrieval_json(en, ans, NULL);
-    bool    ok = j && json_object_set_new(j, "file", json_string(path)) == 0 && json_dumpf(j, stdout, JSON_COMPACT) == 0;
+    bool    ok = j && json_object_set_new(j, "file", json_string(path)) == 0 && json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
     json_decref(j);
     if (!ok) return err_set(e, ERR_MEMORY, "cannot print the candidates of a picture as JSON: is its file name UTF-8?");
     putchar('\n');

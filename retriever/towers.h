@@ -37,12 +37,6 @@ void vision_rope_tables(const vision_config *c, float *cos_, float *sin_);
  * [Press et al. 2022, arXiv 2108.12409] */
 void alibi_slopes(float *slope, int n);
 
-/* p + n activations, where p may be NULL because scratch ran out (kernels.h: the failure is kept). */
-static inline act *act_at(const kernels *k, act *p, size_t n)
-{
-    return p ? (char *)p + n * (size_t)k->act_bytes : NULL;
-}
-
 /* Show a stage to the tap, if there is one. */
 bool tower_show(const tower_tap *tap, kernels *k, const act *x, int T, int D, arena *a, err *e, const char *fmt, ...)
     __attribute__((format(printf, 8, 9)));
