@@ -50,6 +50,6 @@ typedef struct {
     int (*positions)(int32_t *pos, const prompt *p, int cursor);
 } family;
 
-extern const family FAMILY_QWEN2VL;
+extern const family FAMILY_QWEN2VL, FAMILY_PIXTRAL;
 
 #endif
