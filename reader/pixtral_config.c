@@ -31,9 +31,8 @@ static bool rope_config(const config_fields *s, const char *half, double *theta)
  * the window then bounds the prompt. */
 static bool window_config(const config_fields *s, int *max_tokens)
 {
-    const json_t *w = json_path(s->root, "text_config.sliding_window");
-    int           window;
-    if (json_is_null(w)) return true;
+    int window;
+    if (json_is_null(json_object_get(json_path(s->root, "text_config"), "sliding_window"))) return true;
     if (!field_size(s, "text_config.sliding_window", 4096, 1, INT32_MAX, &window)) return false;
     if (window < *max_tokens) *max_tokens = window;
     return true;
