@@ -139,10 +139,12 @@ static bool pixtral_open(model **out, const model_files *f, err *e)
     return true;
 }
 
-static bool pixtral_prepare(const model *base, picture *out, const image *img, arena *a, err *e)
+static bool pixtral_prepare(const model *base, picture *out, const image *img, image_policy policy, arena *a, err *e)
 {
+    image   small = *img;
     patches p;
-    if (!pixtral_patches(&p, NULL, img, &((const pixtral *)base)->image, a, e)) return false;
+    if (policy == IMAGE_JOMED_256 && !jomed_256(&small, img, a, e)) return false;
+    if (!pixtral_patches(&p, NULL, &small, &((const pixtral *)base)->image, a, e)) return false;
     *out = (picture){p.grid_h, p.grid_w, p.grid_h, p.grid_w, p.px};
     return true;
 }

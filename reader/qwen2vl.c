@@ -144,11 +144,14 @@ static bool qwen2vl_open(model **out, const model_files *f, err *e)
     return true;
 }
 
-static bool qwen2vl_prepare(const model *base, picture *out, const image *img, arena *a, err *e)
+/* TRAP: jomed-256 resizes a picture three times, bicubic, nearest and bicubic. */
+static bool qwen2vl_prepare(const model *base, picture *out, const image *img, image_policy policy, arena *a, err *e)
 {
     const qwen2vl *m = (const qwen2vl *)base;
+    image          first, small = *img;
     patches        p;
-    if (!qwen2vl_patches(&p, NULL, img, &m->image, a, e)) return false;
+    if (policy == IMAGE_JOMED_256 && !(qwen_vl_utils_image(&first, img, a, e) && jomed_256(&small, &first, a, e))) return false;
+    if (!qwen2vl_patches(&p, NULL, &small, &m->image, a, e)) return false;
     *out = (picture){p.grid_h / m->c.merge, p.grid_w / m->c.merge, p.grid_h, p.grid_w, p.px};
     return true;
 }

@@ -6,7 +6,7 @@
 #define JOMED_READER_READER_H
 
 #include "base/arena.h"
-#include "imaging/image.h"
+#include "imaging/policy.h"
 #include "kernels/kernels.h"
 
 typedef struct reader reader;
@@ -28,6 +28,7 @@ typedef struct { int64_t id; const char *caption; } reader_passage;
 
 typedef struct {
     const image          *img;
+    image_policy          policy; /* of img and of the retrieved pictures; part of the cache's key */
     const char           *question;
     const char *const    *answers; /* UTF-8, distinct, not empty */
     int                   A;

@@ -2,6 +2,7 @@
  * checkpoints (one F32 file, BF16 shards), in f32 and in bf16 products; and reader_score on such a checkpoint. */
 #include "tests/reader/parity.h"
 
+#include "imaging/preprocess.h"
 #include "tests/retriever/checkpoint.h"
 
 /* ---- goldens -------------------------------------------------------------------------------------------------- */
@@ -169,8 +170,8 @@ static float logp_by_hand(world *w, int z, const char *answer)
     image    img = picture_of(w, PICTURE[w->z[z].id]);
     int32_t *own;
     int      n_own;
-    OK(w->r->f->prepare(m, &pic[0], &img, w->a, &e), e);
-    OK(w->r->f->prepare(m, &pic[1], &w->img, w->a, &e), e);
+    OK(w->r->f->prepare(m, &pic[0], &img, w->q.policy, w->a, &e), e);
+    OK(w->r->f->prepare(m, &pic[1], &w->img, w->q.policy, w->a, &e), e);
     OK(w->r->f->prefix(m, w->z[z].caption, &pic[0], &part[0], w->a, &e), e);
     OK(w->r->f->query(m, w->q.question, &pic[1], &part[1], w->a, &e), e);
     OK(bpe_encode(w->r->tokens, answer, strlen(answer), false, false, &own, &n_own, w->a, &e), e);
@@ -258,6 +259,37 @@ static void a_case_has_the_same_bits_in_any_company(void **state)
     close_world(two);
 }
 
+/* The policy's step, then the processor; prefixes of the two policies do not mix in the cache. */
+static void a_policy_has_its_own_pixels_and_prefixes(void **state)
+{
+    (void)state;
+    err      e = {0};
+    world   *w = open_world(FIXTURE("pixtral-tiny"), 1 << 20, 1), *fresh = open_world(FIXTURE("pixtral-tiny"), 0, 1);
+    image    img = picture_of(w, "rgb_300x180.jpg"), small;
+    picture  got;
+    patches  want;
+    pixtral_image_config c;
+    OK(pixtral_image_config_open(&c, FIXTURE("pixtral-tiny"), &e), e);
+    OK(jomed_256(&small, &img, w->a, &e), e);
+    assert_true(small.width == 256 && small.height == 153);
+    OK(pixtral_patches(&want, NULL, &small, &c, w->a, &e), e);
+    OK(w->r->f->prepare(w->r->m, &got, &img, IMAGE_JOMED_256, w->a, &e), e);
+    assert_true(got.rows == want.grid_h && got.cols == want.grid_w);
+    assert_memory_equal(got.px, want.px, (size_t)want.P * (size_t)want.F * sizeof *want.px);
+
+    reader_query jomed = w->q, alone = fresh->q;
+    jomed.policy = alone.policy = IMAGE_JOMED_256;
+    reader_scores native = score(w, &w->q), other = score(w, &jomed), again = score(w, &w->q), apart = score(fresh, &alone);
+    assert_int_equal(other.n_cached, 0);
+    assert_int_equal(again.n_cached, K);
+    assert_memory_equal(again.logp, native.logp, K * A * sizeof(float));
+    assert_memory_equal(other.logp, apart.logp, K * A * sizeof(float));
+    assert_true(memcmp(other.logp + 2 * A, native.logp + 2 * A, A * sizeof(float)) != 0); /* the one above 256 */
+    assert_memory_equal(other.logp, native.logp, A * sizeof(float));                      /* one that is below */
+    close_world(w);
+    close_world(fresh);
+}
+
 /* By hand, from the fixture's sizes: fixtures/README.md. */
 static uint64_t vision_by_hand(uint64_t P)
 {
@@ -275,7 +307,7 @@ static void the_work_is_the_formulas(void **state)
     assert_int_equal(cold.flops, least);
 
     picture pic;
-    OK(w->r->f->prepare(w->r->m, &pic, &w->img, w->a, &e), e);
+    OK(w->r->f->prepare(w->r->m, &pic, &w->img, IMAGE_NATIVE, w->a, &e), e);
     assert_int_equal(w->r->f->encode_flops(w->r->m, &pic), vision_by_hand(3 * 4));
     uint64_t before = w->k->flops;
     act     *out = w->k->take(w->k, 12 * 96);
@@ -300,6 +332,7 @@ int main(void)
         TESTS(answers_in_one_pass_have_the_reference_logps, WIDE),
         cmocka_unit_test(scores_are_those_of_the_whole_prompt),
         cmocka_unit_test(a_case_has_the_same_bits_in_any_company),
+        cmocka_unit_test(a_policy_has_its_own_pixels_and_prefixes),
         cmocka_unit_test(the_work_is_the_formulas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
