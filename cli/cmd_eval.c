@@ -80,7 +80,9 @@ static bool parse(options *o, int argc, char **argv, err *e)
         case SPLIT: o->split = optarg; break;
         case TASK: o->task = optarg; break;
         case K: if (!cli_int(&o->k, "--k", optarg, 1, MAX_K, e)) return false; break;
-        case MODE: if (!mode_parse(&o->mode, optarg)) return err_set(e, ERR_USAGE, "--mode takes paper or reference"); break;
+        case MODE:
+            if (!mode_parse(&o->mode, optarg)) return err_set(e, ERR_USAGE, "--mode takes paper or reference");
+            break;
         case SELF: o->exclude_self = true; break;
         case LIMIT: if (!cli_int(&o->limit, "--limit", optarg, 1, INT32_MAX, e)) return false; break;
         case WORKERS: if (!cli_int(&o->workers, "--workers", optarg, 1, 256, e)) return false; break;
@@ -170,7 +172,8 @@ static bool open_all(session *s, const options *o, err *e)
 /* false: e is set. A predictions file is complete only if it could be closed without error. */
 static bool close_all(session *s, const options *o, err *e)
 {
-    bool ok = s->predictions < 0 || close(s->predictions) == 0 || err_set(e, ERR_FILE, "%s: %s", o->predictions, strerror(errno));
+    bool ok = s->predictions < 0 || close(s->predictions) == 0
+           || err_set(e, ERR_FILE, "%s: %s", o->predictions, strerror(errno));
     report_free(s->report);
     engine_close(&s->en);
     for (long w = 0; s->kern && w < o->workers; w++)
@@ -194,9 +197,9 @@ static bool print_report(const session *s, const options *o, const report_run *r
 static bool run_and_report(session *s, const options *o, err *e)
 {
     progress  bar = {.shown = isatty(STDERR_FILENO), .started = clock_ms()};
-    run_plan  plan = {.en = &s->en, .set = s->set, .kern = s->kern, .workers = (int)o->workers, .n_cases = s->n_cases, .k = (int)o->k,
-                      .mode = o->mode, .exclude_self = o->exclude_self, .predictions = s->predictions, .progress = on_progress,
-                      .progress_ctx = &bar};
+    run_plan  plan = {.en = &s->en, .set = s->set, .kern = s->kern, .workers = (int)o->workers, .n_cases = s->n_cases,
+                      .k = (int)o->k, .mode = o->mode, .exclude_self = o->exclude_self, .predictions = s->predictions,
+                      .progress = on_progress, .progress_ctx = &bar};
     struct sigaction on_int = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     int64_t   done;
     sigaction(SIGINT, &on_int, NULL);
@@ -204,13 +207,15 @@ static bool run_and_report(session *s, const options *o, err *e)
     if (bar.shown) fputs("\r\033[K", stderr);
     if (!ok) return false;
 
-    report_run run = {.dataset = dataset_name(s->set), .kernels = s->kern[0]->name, .k = (int)o->k, .workers = (int)o->workers,
-                      .mode = o->mode, .tau = s->en.tau, .seconds = (clock_ms() - bar.started) / 1e3, .n_cases = s->n_cases,
-                      .interrupted = done < s->n_cases};
+    report_run run = {.dataset = dataset_name(s->set), .kernels = s->kern[0]->name, .k = (int)o->k,
+                      .workers = (int)o->workers, .mode = o->mode, .tau = s->en.tau,
+                      .seconds = (clock_ms() - bar.started) / 1e3, .n_cases = s->n_cases, .interrupted = done < s->n_cases};
     if (!print_report(s, o, &run, e)) return false;
-    if (run.interrupted) return err_set(e, ERR_FILE, "interrupted after %lld of %lld cases", (long long)done, (long long)s->n_cases);
+    if (run.interrupted)
+        return err_set(e, ERR_FILE, "interrupted after %lld of %lld cases", (long long)done, (long long)s->n_cases);
     if (report_failed(s->report))
-        return err_set(e, ERR_INPUT, "%lld of %lld cases failed, they are in the report", (long long)report_failed(s->report), (long long)done);
+        return err_set(e, ERR_INPUT, "%lld of %lld cases failed, they are in the report",
+                       (long long)report_failed(s->report), (long long)done);
     if (!report_scored(s->report)) return err_set(e, ERR_INPUT, "no case has \"answers\": open questions are not scored");
     return true;
 }

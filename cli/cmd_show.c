@@ -64,7 +64,8 @@ static bool read_candidate(const json_t *o, const diagnose_request *q, evidence 
     z->answer = place(q, json_string_value(json_object_get(o, "answer")));
     z->p = (passage){.id = z->c.id, .source = json_string_value(json_object_get(o, "source")),
                      .caption = json_string_value(json_object_get(o, "caption"))};
-    if (!ok || !z->c.heads || z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers) return malformed("evidence", e);
+    if (!ok || !z->c.heads || z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers)
+        return malformed("evidence", e);
     if (!(z->prob = ARENA_NEW(a, float, q->n_answers, e))) return false;
     for (int i = 0; i < q->n_answers; i++) z->prob[i] = (float)json_number_value(json_array_get(probs, (size_t)i));
     return true;
@@ -101,7 +102,8 @@ static bool show(const json_t *o, const char *question, arena *a, err *e)
 /* A problem (RFC 9457) instead of an answer: say what it says. */
 static bool is_problem(const json_t *o, err *e)
 {
-    const char *title = json_string_value(json_object_get(o, "title")), *detail = json_string_value(json_object_get(o, "detail"));
+    const char *title = json_string_value(json_object_get(o, "title"));
+    const char *detail = json_string_value(json_object_get(o, "detail"));
     if (!title || json_object_get(o, "evidence")) return false;
     err_set(e, ERR_FILE, "the server answered: %s%s%s", title, detail ? ": " : "", detail ? detail : "");
     return true;
@@ -109,7 +111,8 @@ static bool is_problem(const json_t *o, err *e)
 
 int cmd_show(int argc, char **argv)
 {
-    static const struct option known[] = {{"question", required_argument, NULL, 'q'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static const struct option known[] = {{"question", required_argument, NULL, 'q'},
+                                          {"help", no_argument, NULL, 'h'}, {0}};
     const char  *question = NULL;
     err          e = {0};
     json_error_t why;
@@ -124,7 +127,8 @@ int cmd_show(int argc, char **argv)
     arena  *a = arena_new(0);
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
     else if (optind < argc) json_open(&o, argv[optind], &e);
-    else if (!(o = json_loadf(stdin, JSON_REJECT_DUPLICATES, &why))) err_set(&e, ERR_FILE, "standard input is not JSON, line %d", why.line);
+    else if (!(o = json_loadf(stdin, JSON_REJECT_DUPLICATES, &why)))
+        err_set(&e, ERR_FILE, "standard input is not JSON, line %d", why.line);
     bool ok = o && !is_problem(o, &e) && show(o, question, a, &e);
     json_decref(o);
     arena_free(a);

@@ -1,4 +1,6 @@
 /* dataset.c - see dataset.h: the JSONL kind, and the choice between the two. */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/file.h"
@@ -69,15 +71,27 @@ bool dataset_open_jsonl(dataset **out, const char *path, const char *images, err
     return true;
 }
 
+/* This line cannot be used: file, line number, and what is wrong, but not what it says. */
+static bool malformed(const dataset *d, const line *l, err *e, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static bool malformed(const dataset *d, const line *l, err *e, const char *fmt, ...)
+{
+    char    what[160];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    return err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: %s", d->name, l->number, what);
+}
+
 /* A string member of a line, copied into a. Optional ones may be absent or null. */
-static bool member(const json_t *o, const char *key, bool optional, const char **out, const line *l, const dataset *d, arena *a,
-                   err *e)
+static bool member(const json_t *o, const char *key, bool optional, const char **out, const line *l, const dataset *d,
+                   arena *a, err *e)
 {
     const json_t *v = json_object_get(o, key);
     *out = NULL;
     if (optional && (!v || json_is_null(v))) return true;
     if (!json_is_string(v))
-        return err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: \"%s\" must be a string", d->name, l->number, key);
+        return malformed(d, l, e, "\"%s\" must be a string", key);
     return (*out = arena_strdup(a, json_string_value(v), e)) != NULL;
 }
 
@@ -86,14 +100,14 @@ static bool line_answers(eval_case *c, const json_t *o, const line *l, const dat
     const json_t *v = json_object_get(o, "answers");
     if (!v || json_is_null(v)) return true;
     if (!json_is_array(v) || !json_array_size(v))
-        return err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: \"answers\" must be a list of strings", d->name, l->number);
+        return malformed(d, l, e, "\"answers\" must be a list of strings");
     c->n_answers = (int)json_array_size(v); /* a line is at most LINE_BYTES, so it fits */
     const char **s = ARENA_NEW(a, const char *, c->n_answers, e);
     if (!s) return false;
     for (int i = 0; i < c->n_answers; i++) {
         const json_t *x = json_array_get(v, (size_t)i);
         if (!json_is_string(x))
-            return err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: \"answers\"[%d] must be a string", d->name, l->number, i);
+            return malformed(d, l, e, "\"answers\"[%d] must be a string", i);
         if (!(s[i] = arena_strdup(a, json_string_value(x), e))) return false;
     }
     c->answers = s;
@@ -122,8 +136,7 @@ static bool read_image(eval_case *c, const char *rel, const line *l, const datas
     char     path[4096];
     file_map m;
     err      why = {0};
-    if (!path_is_below(rel))
-        return err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: \"image_path\" must lie below %s", d->name, l->number, d->images);
+    if (!path_is_below(rel)) return malformed(d, l, e, "\"image_path\" must lie below %s", d->images);
     if (!path_join(path, sizeof path, d->images, rel, &why) || !file_map_open(&m, path, &why))
         return err_at(e, ERR_FILE, "image-missing", NULL, "%s:%zu: %s", d->name, l->number, why.text);
     uint8_t *bytes = arena_take(a, m.bytes ? m.bytes : 1, e);
@@ -138,13 +151,15 @@ static bool line_case(const json_t *o, const line *l, const dataset *d, eval_cas
 {
     const char *rel;
     bool        found;
-    if (!member(o, "answer", false, &c->gold_text, l, d, a, e) || !member(o, "question", false, &c->question, l, d, a, e) ||
-        !member(o, "study", true, &c->study, l, d, a, e) || !member(o, "patient", true, &c->patient, l, d, a, e) ||
-        !member(o, "image_path", false, &rel, l, d, a, e) || !line_answers(c, o, l, d, a, e)) return false;
+    if (!member(o, "answer", false, &c->gold_text, l, d, a, e) ||
+        !member(o, "question", false, &c->question, l, d, a, e) || !member(o, "study", true, &c->study, l, d, a, e) ||
+        !member(o, "patient", true, &c->patient, l, d, a, e) || !member(o, "image_path", false, &rel, l, d, a, e) ||
+        !line_answers(c, o, l, d, a, e)) return false;
     if (!c->answers) return true; /* open: its image is of no use to us */
     if (!find_gold(c, a, &found, e)) return false;
     if (!found)
-        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s:%zu: \"answer\" is none of \"answers\"", d->name, l->number);
+        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s:%zu: \"answer\" is none of \"answers\"", d->name,
+                      l->number);
     return read_image(c, rel, l, d, a, e);
 }
 
@@ -152,13 +167,12 @@ static bool jsonl_case(const dataset *d, int64_t i, eval_case *c, arena *a, err 
 {
     const line  *l = &d->lines[i];
     json_error_t why;
-    if (l->bytes > LINE_BYTES)
-        return err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: longer than %d bytes", d->name, l->number, LINE_BYTES);
+    if (l->bytes > LINE_BYTES) return malformed(d, l, e, "longer than %d bytes", LINE_BYTES);
     json_t *o = json_loadb((const char *)d->map.data + l->at, l->bytes, JSON_REJECT_DUPLICATES, &why);
     /* jansson's text may quote the line, its error code may not. */
+    bool twice = !o && json_error_code(&why) == json_error_duplicate_key;
     bool ok = json_is_object(o) ? line_case(o, l, d, c, a, e)
-                                : err_at(e, ERR_INPUT, "line-malformed", NULL, "%s:%zu: not a JSON object%s", d->name, l->number,
-                                         !o && json_error_code(&why) == json_error_duplicate_key ? " (a member occurs twice)" : "");
+                                : malformed(d, l, e, "not a JSON object%s", twice ? " (a member occurs twice)" : "");
     json_decref(o);
     return ok;
 }
@@ -170,7 +184,8 @@ bool dataset_open_medmnist(dataset **out, const char *path, const char *split, c
     dataset *d = mem_zalloc(1, sizeof *d);
     text     name = {0};
     text_printf(&name, "%s#%s", path, split);
-    bool ok = d && !name.failed ? medmnist_open(&d->medmnist, path, split, task, e) : err_set(e, ERR_MEMORY, "%s: out of memory", path);
+    bool ok = d && !name.failed ? medmnist_open(&d->medmnist, path, split, task, e)
+                                : err_set(e, ERR_MEMORY, "%s: out of memory", path);
     if (!ok) {
         text_free(&name);
         dataset_close(d);

@@ -38,8 +38,9 @@ void dataset_close(dataset *d); /* NULL is fine */
 int64_t     dataset_count(const dataset *d);
 const char *dataset_name(const dataset *d); /* its path, and the split */
 
-/* Read case i into a; quickest in order (a step back in a large archive starts it over). Errors are of that case alone and say where it stands (file:line, or split/item), never what it
- * says: ERR_INPUT line-malformed, ERR_INPUT gold-not-an-answer, ERR_FILE image-missing.
+/* Read case i into a; quickest in order (a step back in a large archive starts it over). Errors are of that case alone
+ * and say where it stands (file:line, or split/item), never what it says: ERR_INPUT line-malformed, ERR_INPUT
+ * gold-not-an-answer, ERR_FILE image-missing.
  * answer equals one of answers byte for byte, or else after answer_normalise() ("yes" for "Yes"). */
 bool dataset_case(dataset *d, int64_t i, eval_case *out, arena *a, err *e);
 

@@ -25,7 +25,8 @@ static bool task_strings(medmnist *m, const char *path, err *e)
 {
     const json_t *v = json_object_get(m->task, "answers");
     size_t        n = json_array_size(v);
-    if (n < 2 || n > MOST_ANSWERS) return err_set(e, ERR_FILE, "%s: \"answers\" must be a list of two answers or more", path);
+    if (n < 2 || n > MOST_ANSWERS)
+        return err_set(e, ERR_FILE, "%s: \"answers\" must be a list of two answers or more", path);
     if (!(m->answers = mem_zalloc(n, sizeof *m->answers))) return err_set(e, ERR_MEMORY, "%s: out of memory", path);
     m->n_answers = (int)n;
     for (size_t i = 0; i < n; i++)
@@ -40,8 +41,10 @@ static bool task_labels(medmnist *m, const char *path, err *e)
 {
     const json_t *v = json_object_get(m->task, "label_to_answer");
     size_t        n = json_array_size(v);
-    if (!n || n > MOST_LABELS) return err_set(e, ERR_FILE, "%s: \"label_to_answer\" must be a list, an answer's number for each label", path);
-    if (!(m->label_to_answer = mem_zalloc(n, sizeof *m->label_to_answer))) return err_set(e, ERR_MEMORY, "%s: out of memory", path);
+    if (!n || n > MOST_LABELS)
+        return err_set(e, ERR_FILE, "%s: \"label_to_answer\" must be a list, an answer's number for each label", path);
+    if (!(m->label_to_answer = mem_zalloc(n, sizeof *m->label_to_answer)))
+        return err_set(e, ERR_MEMORY, "%s: out of memory", path);
     m->n_labels = (int)n;
     for (size_t i = 0; i < n; i++) {
         const json_t *x = json_array_get(v, i);
@@ -72,13 +75,16 @@ static bool check_shapes(medmnist *m, const char *path, err *e)
 {
     const npy_shape *s = npz_shape(m->images), *l = npz_shape(m->labels);
     enum { SIDE = 4096 };
-    bool picture = s->item_bytes == 1 && !s->is_signed && (s->n_dims == 3 || (s->n_dims == 4 && s->dim[3] == 3)) && s->dim[1] > 0 &&
-                   s->dim[1] <= SIDE && s->dim[2] > 0 && s->dim[2] <= SIDE;
-    if (!picture) return err_set(e, ERR_FILE, "%s: %s_images must be bytes [N,H,W] or [N,H,W,3], sides up to %d", path, m->split, SIDE);
+    bool bytes = s->item_bytes == 1 && !s->is_signed, rgb = s->n_dims == 4 && s->dim[3] == 3;
+    bool sides = (s->n_dims == 3 || rgb) && s->dim[1] > 0 && s->dim[1] <= SIDE && s->dim[2] > 0 && s->dim[2] <= SIDE;
+    if (!bytes || !sides)
+        return err_set(e, ERR_FILE, "%s: %s_images must be bytes [N,H,W] or [N,H,W,3], sides up to %d", path, m->split, SIDE);
     if (!(l->n_dims == 1 || (l->n_dims == 2 && l->dim[1] == 1)))
-        return err_set(e, ERR_FILE, "%s: %s_labels must be [N] or [N,1]: sets of several labels are not closed questions", path, m->split);
+        return err_set(e, ERR_FILE, "%s: %s_labels must be [N] or [N,1]: sets of several labels are not closed questions", path,
+                       m->split);
     if (s->dim[0] != l->dim[0] || s->dim[0] < 1)
-        return err_set(e, ERR_FILE, "%s: %lld %s_images but %lld %s_labels", path, (long long)s->dim[0], m->split, (long long)l->dim[0], m->split);
+        return err_set(e, ERR_FILE, "%s: %lld %s_images but %lld %s_labels", path, (long long)s->dim[0], m->split,
+                       (long long)l->dim[0], m->split);
     m->n = s->dim[0];
     m->height = (int)s->dim[1];
     m->width = (int)s->dim[2];
@@ -92,8 +98,8 @@ bool medmnist_open(medmnist **out, const char *path, const char *split, const ch
     if (!m) return err_set(e, ERR_MEMORY, "%s: out of memory", path);
     bool ok = strlen(split) < sizeof m->split || err_set(e, ERR_FILE, "%s: no split of such a long name", path);
     if (ok) strcpy(m->split, split);
-    ok = ok && open_task(m, task, e) && open_array(&m->images, m, path, "images", e) && open_array(&m->labels, m, path, "labels", e) &&
-         check_shapes(m, path, e);
+    ok = ok && open_task(m, task, e) && open_array(&m->images, m, path, "images", e) &&
+         open_array(&m->labels, m, path, "labels", e) && check_shapes(m, path, e);
     if (ok) *out = m;
     else medmnist_close(m);
     return ok;
@@ -132,7 +138,8 @@ bool medmnist_case(medmnist *m, int64_t i, eval_case *out, arena *a, err *e)
     if (!npz_row(m->labels, i, row, e)) return false;
     int64_t label = npy_int(npz_shape(m->labels), row, 0);
     if (label < 0 || label >= m->n_labels)
-        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s/%lld: its label is not in the task's label_to_answer", m->split, (long long)i);
+        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s/%lld: its label is not in the task's label_to_answer",
+                      m->split, (long long)i);
     out->question = m->question;
     out->answers = m->answers;
     out->n_answers = m->n_answers;

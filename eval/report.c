@@ -87,7 +87,8 @@ bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score
     r->by_mode[MODE_REFERENCE] = pool_answer(&p, MODE_REFERENCE);
     for (int h = 0; h < N_HEADS; h++)
         if (!head_alone(r, (head)h, ans, c->gold, mode, tau, a, e)) return false;
-    if (!answer_normalise(&gold, c->gold_text, a, e) || !answer_normalise(&said, c->answers[ans->answer], a, e)) return false;
+    if (!answer_normalise(&gold, c->gold_text, a, e) || !answer_normalise(&said, c->answers[ans->answer], a, e))
+        return false;
     r->exact = !strcmp(gold, said);
     r->recall = token_recall(gold, said);
     arena_back(a, start);
@@ -167,7 +168,8 @@ static bool label_of(report *r, const char *s, int *out, err *e)
 bool report_add(report *r, const case_result *c, const char *const *answers, int n_answers, err *e)
 {
     case_result t = *c;
-    int        *of[] = {&t.gold, &t.answer, &t.by_mode[0], &t.by_mode[1], &t.by_head[HEAD_IMAGE], &t.by_head[HEAD_TEXT], &t.first};
+    int        *of[] = {&t.gold, &t.answer, &t.first, &t.by_mode[MODE_PAPER], &t.by_mode[MODE_REFERENCE],
+                        &t.by_head[HEAD_IMAGE], &t.by_head[HEAD_TEXT]};
     int         label;
     if (!grow((void **)&r->cases, r->n, &r->cap, sizeof t, e)) return false;
     /* The whole set first: a label that nobody said belongs to it too, and the order is the file's. */
@@ -368,7 +370,8 @@ static void put_confusion(maker *m, const report *r)
         json_t *row = json_array();
         for (int p = 0; p < r->n_labels; p++)
             if (json_array_append_new(row, json_integer(count[g][p])) != 0) m->ok = false;
-        if (json_array_append_new(labels, json_string(r->labels[g])) != 0 || json_array_append_new(rows, row) != 0) m->ok = false;
+        if (json_array_append_new(labels, json_string(r->labels[g])) != 0) m->ok = false;
+        if (json_array_append_new(rows, row) != 0) m->ok = false;
     }
     put(m, "labels", labels);
     put(m, "confusion", rows); /* [gold][answer] */
@@ -396,7 +399,8 @@ static void put_work(maker *m, const report *r, const report_run *run)
     put(m, "flops", json_integer((json_int_t)flops));
     put(m, "flops_per_case", number(r->n ? (double)flops / (double)r->n : NAN));
     put(m, "cache_hit_rate", number(prefixes ? (double)cached / (double)prefixes : NAN));
-    put(m, "ms_per_case", json_pack("{s:o,s:o}", "median", number(quantile(ms, r->n, 0.5)), "p95", number(quantile(ms, r->n, 0.95))));
+    put(m, "ms_per_case", json_pack("{s:o,s:o}", "median", number(quantile(ms, r->n, 0.5)),
+                                    "p95", number(quantile(ms, r->n, 0.95))));
     put(m, "seconds", number(run->seconds));
     put(m, "cases_per_second", number(run->seconds > 0 ? (double)r->n / run->seconds : NAN));
 }

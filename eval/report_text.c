@@ -9,7 +9,10 @@ static double number(const json_t *o, const char *key)
     const json_t *v = json_object_get(o, key);
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
-static long long count(const json_t *o, const char *key) { return (long long)json_integer_value(json_object_get(o, key)); }
+static long long count(const json_t *o, const char *key)
+{
+    return (long long)json_integer_value(json_object_get(o, key));
+}
 static const char *string(const json_t *o, const char *key)
 {
     const char *s = json_string_value(json_object_get(o, key));
@@ -22,7 +25,8 @@ static void row(text *t, const json_t *o, const char *key, const char *title)
     char key_ci[64];
     snprintf(key_ci, sizeof key_ci, "%s_ci", key);
     const json_t *ci = json_object_get(o, key_ci);
-    double        x = number(o, key), lo = json_number_value(json_array_get(ci, 0)), hi = json_number_value(json_array_get(ci, 1));
+    double        lo = json_number_value(json_array_get(ci, 0)), hi = json_number_value(json_array_get(ci, 1));
+    double        x = number(o, key);
     if (isnan(x)) text_printf(t, "  %-36s     -\n", title);
     else text_printf(t, "  %-36s %5.1f %%   %5.1f - %5.1f\n", title, 100 * x, 100 * lo, 100 * hi);
 }
@@ -62,8 +66,8 @@ bool report_print(FILE *to, const json_t *s, err *e)
     if (count(s, "n_open")) text_printf(&t, ", %lld open questions left out", count(s, "n_open"));
     if (count(s, "n_failed")) text_printf(&t, ", %lld FAILED", count(s, "n_failed"));
     if (json_is_true(json_object_get(s, "interrupted"))) text_printf(&t, ", INTERRUPTED before %lld", count(s, "n_cases"));
-    text_printf(&t, "\nmode %s, k %lld per head, tau %g\n\n  %-36s             95 %% interval\n", string(s, "mode"), count(s, "k"),
-                number(s, "tau"), "");
+    text_printf(&t, "\nmode %s, k %lld per head, tau %g\n\n", string(s, "mode"), count(s, "k"), number(s, "tau"));
+    text_printf(&t, "  %-36s             95 %% interval\n", "");
 
     row(&t, s, "accuracy", "accuracy");
     row(&t, s, "macro_f1", "macro F1");
@@ -89,5 +93,6 @@ bool report_print(FILE *to, const json_t *s, err *e)
     bool memory = t.failed;
     text_free(&t);
     if (ok) return true;
-    return memory ? err_set(e, ERR_MEMORY, "report: out of memory") : err_set(e, ERR_FILE, "the report could not be written");
+    return memory ? err_set(e, ERR_MEMORY, "report: out of memory")
+                  : err_set(e, ERR_FILE, "the report could not be written");
 }

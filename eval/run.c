@@ -69,8 +69,9 @@ static bool answer_case(const worker *w, int64_t i, outcome *o, eval_case *c, ar
     diagnose_request q = {.image = c->image, .image_bytes = c->image_bytes, .question = c->question, .answers = c->answers,
                           .n_answers = c->n_answers, .k = p->k, .mode = p->mode, .exclude_self = p->exclude_self,
                           .exclude = {.study = c->study, .patient = c->patient}};
-    return diagnose(p->en, w->kern, &q, a, &ans, &o->why) && case_result_of(&o->r, c, &ans, p->mode, p->en->tau, a, &o->why) &&
-           keep_answers(o, c, &o->why) && prediction_of(&o->line, i, c, &ans, &o->why);
+    return diagnose(p->en, w->kern, &q, a, &ans, &o->why)
+        && case_result_of(&o->r, c, &ans, p->mode, p->en->tau, a, &o->why)
+        && keep_answers(o, c, &o->why) && prediction_of(&o->line, i, c, &ans, &o->why);
 }
 
 /* The next case of the set. Claimed and read in one go, so that the file is read forwards. false: none is left. */
@@ -189,7 +190,8 @@ static void collect(run *r, report *to, int64_t *done)
 static bool start(run *r, err *e)
 {
     pthread_condattr_t monotonic;
-    if (!(r->slot = mem_zalloc((size_t)r->p->n_cases + 1, sizeof *r->slot))) return err_set(e, ERR_MEMORY, "eval: out of memory");
+    r->slot = mem_zalloc((size_t)r->p->n_cases + 1, sizeof *r->slot);
+    if (!r->slot) return err_set(e, ERR_MEMORY, "eval: out of memory");
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->reading, NULL);
     pthread_condattr_init(&monotonic);

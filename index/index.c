@@ -2,6 +2,7 @@
 #include "index/index.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,15 +30,34 @@ struct passage_index {
 
 /* ---- Opening ---- */
 
+/* One head being opened: the two take as long as their files are large, so they are opened side by side. */
+typedef struct { passage_index *ix; head h; err e; bool ok; } opening;
+
 /* The FAISS files are read whole anyway and FAISS trusts what it reads, so their checksums are compared first.
  * passages.db may be many times larger and SQLite checks its pages itself; `index verify` compares its checksum. */
-static bool open_head(passage_index *ix, head h, err *e)
+static void *open_head(void *arg)
 {
-    char path[4096];
-    int  file = h == HEAD_IMAGE ? FILE_IMAGE : FILE_TEXT;
-    return manifest_check_size(&ix->m, ix->dir, file, e) && manifest_check_sha256(&ix->m, ix->dir, file, e) &&
-           path_join(path, sizeof path, ix->dir, INDEX_FILE[file], e) &&
-           vectors_open(&ix->head[h], path, ix->m.dim, ix->m.n_passages, e);
+    opening       *o = arg;
+    passage_index *ix = o->ix;
+    char           path[4096];
+    int            file = o->h == HEAD_IMAGE ? FILE_IMAGE : FILE_TEXT;
+    o->ok = manifest_check_size(&ix->m, ix->dir, file, &o->e) && manifest_check_sha256(&ix->m, ix->dir, file, &o->e) &&
+            path_join(path, sizeof path, ix->dir, INDEX_FILE[file], &o->e) &&
+            vectors_open(&ix->head[o->h], path, ix->m.dim, ix->m.n_passages, &o->e);
+    return NULL;
+}
+
+static bool open_heads(passage_index *ix, err *e)
+{
+    opening   o[N_HEADS] = {{.ix = ix, .h = HEAD_IMAGE}, {.ix = ix, .h = HEAD_TEXT}};
+    pthread_t t;
+    bool      second = pthread_create(&t, NULL, open_head, &o[HEAD_TEXT]) == 0;
+    open_head(&o[HEAD_IMAGE]);
+    if (second) pthread_join(t, NULL);
+    else open_head(&o[HEAD_TEXT]);
+    for (int h = 0; h < N_HEADS; h++)
+        if (!o[h].ok) return *e = o[h].e, false;
+    return true;
 }
 
 static bool open_passages(passage_index *ix, err *e)
@@ -68,7 +88,7 @@ bool index_open(passage_index **out, const char *dir, const char *retriever_hash
                 dir, ix->m.retriever_hash, retriever_hash);
         goto done;
     }
-    if (!open_passages(ix, e) || !open_head(ix, HEAD_IMAGE, e) || !open_head(ix, HEAD_TEXT, e)) goto done;
+    if (!open_passages(ix, e) || !open_heads(ix, e)) goto done;
     ix->info = (index_info){.dir = ix->dir, .retriever_hash = ix->m.retriever_hash, .factory = ix->m.factory,
                             .tool_version = ix->m.tool_version, .created = ix->m.created, .hash = ix->m.hash,
                             .format = ix->m.format, .dim = ix->m.dim, .n_passages = ix->m.n_passages};

@@ -31,10 +31,4 @@ void linear_close(kernels *k, linear *x); /* a zeroed one is fine */
 /* y[T, rows] = unit(x[T, cols] w^T + bias) (+ residual); rows of y (and of residual) ldy apart, rows of x close-packed. */
 void linear_run(kernels *k, const linear *l, act *y, int ldy, const act *x, int T, unit u, const act *residual);
 
-/* p + n activations. p may be NULL because scratch ran out: kernels.h keeps that failure, later operations do nothing. */
-static inline act *act_at(const kernels *k, const act *p, size_t n)
-{
-    return p ? (act *)((const char *)p + n * (size_t)k->act_bytes) : NULL;
-}
-
 #endif

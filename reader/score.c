@@ -96,15 +96,21 @@ static bool run_prefix(const reader *r, kernels *k, const picture *pic, const pr
     return ok;
 }
 
+/* What a pass on top of a prefix needs of it. A copy of these two alone: an entry's links change under other workers. */
+typedef struct { kv keys; int cursor; } prefix_kv;
+
 /* The prefix of a passage, from the cache or computed: into the cache if there is room, into scratch if not. *held is to
  * be released; *out is valid until then and until scratch goes back. */
-static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_entry *out,
+static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_kv *out,
                              const prefix_entry **held, bool *cached, arena *a, err *e)
 {
     prefix_key key = prefix_key_of(z->id, 0, q->policy, z->caption);
     *held = prefix_cache_find(r->cache, key);
     *cached = *held != NULL;
-    if (*held) { *out = **held; return true; }
+    if (*held) {
+        *out = (prefix_kv){(*held)->keys, (*held)->cursor};
+        return true;
+    }
 
     arena_mark am = arena_here(a);
     picture    pic;
@@ -114,10 +120,10 @@ static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const
         return err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d", p.n_ids,
                       r->m->max_tokens);
 
-    size_t  len = decoder_kv_len(r->m->text, p.n_ids);
+    size_t        len = decoder_kv_len(r->m->text, p.n_ids);
     prefix_entry *fresh = prefix_cache_reserve(r->cache, k, key, len * (size_t)k->act_bytes);
     *held = fresh;
-    *out = (prefix_entry){.keys = {.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p.n_ids}};
+    *out = (prefix_kv){.keys = {.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p.n_ids}};
     if (!run_prefix(r, k, &pic, &p, &out->keys, &out->cursor, a, e) || !k->sync(k, e)) return false;
     if (fresh) {
         fresh->keys = out->keys;
@@ -142,7 +148,7 @@ static void place(const reader *r, const request *s, int cursor, int32_t *pos, i
 }
 
 /* One pass over the query part and the trie, then the edges' logits. */
-static bool run_query(const reader *r, kernels *k, const request *s, const prefix_entry *before, arena *a, err *e)
+static bool run_query(const reader *r, kernels *k, const request *s, const prefix_kv *before, arena *a, err *e)
 {
     int      T = s->ask.n_ids, rows = 1 + s->t.n_tree;
     size_t   D = width(r), mark = k->mark(k);
@@ -181,7 +187,7 @@ static void sum_answers(const request *s, float *logp, float *logit)
 
 static bool score_candidate(reader *r, kernels *k, const request *s, int i, reader_scores *out, arena *a, err *e)
 {
-    prefix_entry        before;
+    prefix_kv           before;
     const prefix_entry *held = NULL;
     bool                cached = false;
     size_t              mark = k->mark(k);

@@ -54,7 +54,7 @@ bool config_environment(config *c, char *const env[], err *e);
 /* Takes --config, --check-config, --print-config, --help and every setting's flag, in one or two words ("--port=0",
  * "--port 0"); the whole ladder in its right order. */
 typedef enum { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_HELP } config_action;
-bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *act, err *e);
+bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e);
 
 /* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the address
  * is an address. Fills in what 0 leaves open (workers, threads) for a machine of so many cores. */

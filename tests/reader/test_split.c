@@ -190,7 +190,7 @@ static void a_text_that_explodes_is_refused_after_linear_steps(void **s)
     arena_free(a);
 }
 
-/* A repeated group keeps a way back for each turn, more than the JIT's stack holds: the interpreter goes on. */
+/* A repeated group keeps a way back a turn, more than the JIT's stack holds: it is interpreted then. */
 static void a_match_too_deep_for_the_jit_is_still_found(void **s)
 {
     (void)s;
