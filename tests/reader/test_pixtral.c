@@ -2,8 +2,8 @@
  * checkpoints (one F32 file, BF16 shards), in f32 and in bf16 products; and reader_score on such a checkpoint. */
 #include "tests/reader/parity.h"
 
+#include "base/text.h"
 #include "imaging/preprocess.h"
-#include "tests/retriever/checkpoint.h"
 
 /* ---- goldens -------------------------------------------------------------------------------------------------- */
 
@@ -55,6 +55,8 @@ static golden_case open_case(const safetensors *g, const safetensors *pixels, co
         c.vision_rows += c.pic[i].rows * c.pic[i].cols;
         rows += c.pic[i].rows;
     }
+    assert_int_equal(n, json_integer_value(json_object_get(c.j, "n_tokens")));
+    assert_int_equal(c.vision_rows, json_integer_value(json_object_get(c.j, "n_image_tokens")));
     c.p = (prompt){ARENA_NEW(a, int32_t, n, &e), (int)n, ARENA_NEW(a, image_span, rows + 1, &e), 0};
     for (int t = 0, len = 0; t < (int)n; t++) {
         c.p.ids[t] = (int32_t)ids[t];
@@ -79,6 +81,47 @@ static void check_positions(const safetensors *g, const golden_case *c, const ch
 
 static const golden_family PIXTRAL = {FIXTURE("golden/pixtral-preprocess.safetensors"), "[IMG]", "vision.ln_pre", "vision.projector",
                                       open_case, check_positions};
+
+/* What the eight greedy tokens spell, added tokens written out. Where a character is cut, the library puts U+FFFD and we the
+ * bytes, so only the whole texts are compared. */
+static int texts_compared(const char *golden, const bpe *b)
+{
+    err     e = {0};
+    size_t  i;
+    int     n_compared = 0;
+    json_t *root, *row, *id;
+    arena  *a = arena_new(0);
+    OK(json_open(&root, golden, &e), e);
+    json_array_foreach(json_object_get(root, "cases"), i, row)
+    {
+        int32_t       ids[8];
+        char         *s;
+        size_t        n, k;
+        const json_t *want = json_object_get(row, "greedy_text");
+        assert_int_equal(json_array_size(json_object_get(row, "greedy_ids")), 8);
+        json_array_foreach(json_object_get(row, "greedy_ids"), k, id) ids[k] = (int32_t)json_integer_value(id);
+        OK(bpe_decode(b, ids, 8, &s, &n, a, &e), e);
+        if (!utf8_valid(s, n)) continue;
+        assert_int_equal(n, json_string_length(want));
+        assert_memory_equal(s, json_string_value(want), n);
+        n_compared++;
+    }
+    json_decref(root);
+    arena_free(a);
+    return n_compared;
+}
+
+static void greedy_text_is_the_librarys(void **state)
+{
+    (void)state;
+    static const char *const golden[] = {FIXTURE("golden/pixtral-tiny.f32.json"), FIXTURE("golden/pixtral-tiny-bf16.f32.json"),
+                                         FIXTURE("golden/pixtral-tiny-bf16.bf16.json")};
+    err  e = {0};
+    bpe *b;
+    OK(bpe_open(&b, FIXTURE("pixtral-tiny/tokenizer.json"), &e), e);
+    for (int i = 0; i < 3; i++) assert_int_equal(texts_compared(golden[i], b), 1);
+    bpe_close(b);
+}
 
 #define F32_RUN  "pixtral-tiny.f32", FIXTURE("pixtral-tiny"), PRECISION_F32, 1e-4
 #define WIDE_RUN "pixtral-tiny-bf16.f32", FIXTURE("pixtral-tiny-bf16-sharded"), PRECISION_F32, 1e-4
@@ -128,7 +171,8 @@ static world *open_world(const char *dir, size_t cache, int threads)
 {
     static const char *const CAPTION[] = {"", "A house.", "[IMG] is text here", "Hills with\n\ntwo breaks"};
     err    e = {0};
-    world *w = must(calloc(1, sizeof *w));
+    world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
     w->k = open_cpu(PRECISION_F32, threads);
     w->r = open_reader(dir, cache, w->k);
     w->a = arena_new(0);
@@ -330,6 +374,7 @@ int main(void)
         TESTS(greedy_continuation_matches_the_reference, WIDE),
         TESTS(answers_in_one_pass_have_the_reference_logps, F32),
         TESTS(answers_in_one_pass_have_the_reference_logps, WIDE),
+        cmocka_unit_test(greedy_text_is_the_librarys),
         cmocka_unit_test(scores_are_those_of_the_whole_prompt),
         cmocka_unit_test(a_case_has_the_same_bits_in_any_company),
         cmocka_unit_test(a_policy_has_its_own_pixels_and_prefixes),

@@ -183,6 +183,58 @@ static void a_tied_head_is_the_embedding(void **state)
     copy_free(y);
 }
 
+/* Patches so faint that the epsilon weighs as much as they do: x / sqrt(mean(x^2) + 1e-5) * gain, here in double. The goldens'
+ * values are too large to feel it. */
+static void see_ln_pre(void *ctx, const char *stage, int i, kernels *k, const act *x, int T, int D)
+{
+    (void)i;
+    if (strcmp(stage, "vision.ln_pre") == 0) k->get(k, ctx, x, (size_t)T * (size_t)D);
+}
+
+enum { P = 4, E = 64, F = 768 };
+
+/* x[E] of one patch px[F]; the sum of its squares. */
+static double conv_by_hand(double *x, const float *conv, const float *px)
+{
+    double sum = 0;
+    for (int j = 0; j < E; j++) {
+        x[j] = 0;
+        for (int f = 0; f < F; f++) x[j] += (double)conv[j * F + f] * (double)px[f];
+        sum += x[j] * x[j];
+    }
+    return sum;
+}
+
+static void the_towers_norm_has_its_epsilon(void **state)
+{
+    (void)state;
+    err    e = {0};
+    float  px[P * F], got[P * E], want[P * E];
+    double x[E];
+    copy  *y = copy_of_fixture("pixtral-tiny");
+    float *conv = checkpoint_find(&y->c, "vision_tower.patch_conv.weight")->data;
+    float *gain = checkpoint_find(&y->c, "vision_tower.ln_pre.weight")->data;
+    for (int i = 0; i < P * F; i++) px[i] = (float)((i * 37) % 101) / 50.0f - 1;
+    float scale = (float)sqrt(1e-5 * E / conv_by_hand(x, conv, px)); /* to a mean square of 1e-5 */
+    for (int i = 0; i < E * F; i++) conv[i] *= scale;
+    for (int t = 0; t < P; t++) {
+        double sum = conv_by_hand(x, conv, px + t * F);
+        for (int j = 0; j < E; j++) want[t * E + j] = (float)(x[j] / sqrt(sum / E + 1e-5) * (double)gain[j]);
+    }
+    save(y);
+    kernels *k = open_cpu(PRECISION_F32, 1);
+    reader  *r = open_reader(y->m.dir, 0, k);
+    arena   *a = arena_new(0);
+    picture  pic = {2, 2, 2, 2, px};
+    tap      t = {see_ln_pre, got};
+    OK(r->f->encode(r->m, k, &pic, k->take(k, P * 96), &t, a, &e) && k->sync(k, &e), e);
+    CLOSE(got, want, P * E, 1e-5, "vision.ln_pre of faint patches");
+    arena_free(a);
+    reader_close(r);
+    k->close(k);
+    copy_free(y);
+}
+
 static void every_tensor_is_needed(void **state)
 {
     (void)state;
@@ -353,6 +405,7 @@ int main(void)
         cmocka_unit_test(configurations_saved_again_are_read),
         cmocka_unit_test(activations_are_those_of_the_file),
         cmocka_unit_test(a_tied_head_is_the_embedding),
+        cmocka_unit_test(the_towers_norm_has_its_epsilon),
         cmocka_unit_test(every_tensor_is_needed),
         cmocka_unit_test(configurations_that_are_not_built_are_refused_by_member),
         cmocka_unit_test(an_embedding_shorter_than_the_vocabulary_is_refused),
