@@ -60,6 +60,8 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
         if (end == value || *end || !(o->tau > 0) || !isfinite(o->tau))
             return err_set(e, ERR_USAGE, "--tau takes a number above 0");
         return true;
+    case CLI_POLICY:
+        return image_policy_parse(&o->policy, value) || err_set(e, ERR_USAGE, "--image-policy takes native or jomed-256");
     default: *taken = false; return true;
     }
 }

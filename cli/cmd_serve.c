@@ -28,7 +28,8 @@ static engine_options models(const config *c)
     engine_options o = {.reader = c->reader, .retriever = c->retriever, .index = c->index, .device = c->device,
                         .threads = (int)c->threads, .cache_bytes = (size_t)c->cache_mb << 20, .tau = (float)c->tau,
                         .max_pixels = c->max_pixels};
-    products_parse(&o.products, c->products); /* one of its words: config.c saw to that */
+    products_parse(&o.products, c->products); /* one of their words: config.c saw to that */
+    image_policy_parse(&o.policy, c->image_policy);
     return o;
 }
 

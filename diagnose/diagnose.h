@@ -19,7 +19,7 @@ const char *mode_name(score_mode m);
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
 
 /* The models and the index, opened once and shared by all workers. engine.h opens one. */
-typedef struct { retriever *retriever; reader *reader; passage_index *index; float tau; image_limits limits; } engine;
+typedef struct { retriever *retriever; reader *reader; passage_index *index; float tau; image_limits limits; image_policy policy; } engine;
 
 typedef struct {
     const uint8_t     *image;      /* PNG or JPEG */

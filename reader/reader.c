@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 
-static const family *const FAMILIES[] = {&FAMILY_QWEN2VL};
+static const family *const FAMILIES[] = {&FAMILY_QWEN2VL, &FAMILY_PIXTRAL};
 enum { N_FAMILIES = sizeof FAMILIES / sizeof *FAMILIES };
 
 static bool find_family(const family **out, const json_t *config, const char *where, err *e)
@@ -24,6 +24,23 @@ static bool find_family(const family **out, const json_t *config, const char *wh
     return err_set(e, ERR_FILE, "%s: model_type '%.40s' is not a reader that is supported (%s)", where, type, known);
 }
 
+/* Mistral's own layout holds the same weights under other names, with the rows of q and k in another order. */
+static bool known_layout(const char *dir, err *e)
+{
+    static const char *const ours[] = {"model.safetensors", "model.safetensors.index.json"};
+    char path[1024];
+    for (int i = 0; i < 2; i++) {
+        if (!path_join(path, sizeof path, dir, ours[i], e)) return false;
+        if (file_exists(path)) return true;
+    }
+    if (!path_join(path, sizeof path, dir, "consolidated.safetensors", e)) return false;
+    return !file_exists(path)
+        || err_set(e, ERR_FILE,
+                   "%s: this is Mistral's own layout, which is not supported: use the checkpoint in the Hugging Face layout "
+                   "(config.json, tokenizer.json, model*.safetensors)",
+                   path);
+}
+
 bool reader_open(reader **out, const char *dir, const reader_options *o, kernels *k, err *e)
 {
     bool    ok = false;
@@ -32,6 +49,7 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     reader *r = mem_zalloc(1, sizeof *r);
     if (!r) return err_set(e, ERR_MEMORY, "reader: out of memory");
     r->k = k;
+    if (!known_layout(dir, e)) goto done;
     if (!path_join(config_path, sizeof config_path, dir, "config.json", e)) goto done;
     if (!path_join(tokens_path, sizeof tokens_path, dir, "tokenizer.json", e)) goto done;
 

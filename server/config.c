@@ -58,6 +58,7 @@ static const setting SETTINGS[] = {
     TEXT("models", index, "index", "", "folder made by jomed index build"),
     TEXT("models", device, "device", "auto", "auto or cpu"),
     CHOICE("models", products, "products", "auto|f32|bf16", "auto", "arithmetic of matrix products"),
+    CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native", "what the reader's pictures go through first"),
     INT("models", cache_mb, "cache-mb", 0, 1048576, "64", "MiB for the keys and values of retrieved pairs; 0: no cache"),
     {"models", "tau", "tau", KIND_NUM, AT(tau), 1e-3, 1e3, "1", NULL, "temperature of the softmax over retrieval scores"},
     CHOICE("log", level, "log-level", "debug|info|warn|error", "info", "least level written; debug adds health checks"),
