@@ -92,6 +92,8 @@ struct kernels {
     void (*rmsnorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
     /* y[t, j] = unit(gate[t, j]) * up[t, j], j < F; rows of gate and up ld elements apart, of y F; y may be gate if ld == F */
     void (*glu)(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
+    /* y[t, j] = unit(y[t, j]), j < F; rows ldy elements apart. For a product whose unit comes after a second one is added */
+    void (*activate)(kernels *k, act *y, int ldy, int T, int F, unit u);
     /* Rotate pairs of each head's first 2 * half dims by the angles of that row: (j, j + half), or (2j, 2j + 1)
      * when interleaved. cos_, sin_: [T, half] f32 on the host. x: rows ld apart, heads head_dim apart; in place. */
     void (*rope)(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,

@@ -48,6 +48,7 @@ void cpu_attend(kernels *k, const attend_args *a);
 void cpu_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
 void cpu_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
 void cpu_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
+void cpu_activate(kernels *k, act *y, int ldy, int T, int F, unit u);
 void cpu_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,
               bool interleaved);
 void cpu_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
