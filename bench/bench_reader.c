@@ -116,7 +116,7 @@ static bool vision(bench *b, void *arg, err *e)
 {
     const picture *p = arg;
     act *out = b->k->take(b->k, (size_t)p->rows * (size_t)p->cols * (size_t)decoder_sizes(b->r->m->text)->D);
-    return b->r->f->encode(b->r->m, b->k, p, out, NULL, b->a, e);
+    return b->r->f->encode(b->r->m, b->k, 0, p, out, NULL, b->a, e);
 }
 
 /* decode + 1 tokens behind a prompt of one: the first comes out of the prompt's own pass. */

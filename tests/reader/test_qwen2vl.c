@@ -1,20 +1,27 @@
 /* Golden parity of Qwen2-VL: every stage of the vision tower and of the decoder against the PyTorch reference, for two
- * checkpoints (one F32 file with a tied head, BF16 shards with a head of their own), in f32 and in bf16 products. */
+ * checkpoints (one F32 file with a tied head, BF16 shards with a head of their own), in f32 and in bf16 products; and for two
+ * adapters (F32 on the text in old names; BF16 on both towers, rank-stabilised, in new names), beside and inside the weights. */
 #include "tests/reader/golden.h"
 #include "reader/generate.h"
 #include "reader/trie.h"
 
 /* Tolerances: fixtures/README.md. */
-typedef struct { const char *stem, *dir; precision products; double tol; const char *name; } golden_run;
-#define F32_RUN  "qwen2vl-tiny.f32", FIXTURE("qwen2vl-tiny"), PRECISION_F32, 1e-4
-#define WIDE_RUN "qwen2vl-tiny-bf16.f32", FIXTURE("qwen2vl-tiny-bf16-sharded"), PRECISION_F32, 1e-4
-#define BF16_RUN "qwen2vl-tiny-bf16.bf16", FIXTURE("qwen2vl-tiny-bf16-sharded"), PRECISION_BF16, 3e-2
+typedef struct { const char *name, *stem, *dir; precision products; double tol; const char *lora; bool merge; } golden_run;
+#define F32_RUN  "qwen2vl-tiny.f32", FIXTURE("qwen2vl-tiny"), PRECISION_F32, 1e-4, NULL, false
+#define WIDE_RUN "qwen2vl-tiny-bf16.f32", FIXTURE("qwen2vl-tiny-bf16-sharded"), PRECISION_F32, 1e-4, NULL, false
+#define BF16_RUN "qwen2vl-tiny-bf16.bf16", FIXTURE("qwen2vl-tiny-bf16-sharded"), PRECISION_BF16, 3e-2, NULL, false
+#define LORA_RUN(stem, merge) stem ".f32", FIXTURE("qwen2vl-tiny"), PRECISION_F32, 1e-4, FIXTURE(stem), merge
+#define TEXT_RUN   LORA_RUN("qwen2vl-tiny-lora", false)
+#define TEXTM_RUN  LORA_RUN("qwen2vl-tiny-lora", true)
+#define BOTH_RUN   LORA_RUN("qwen2vl-tiny-lora-vision", false)
+#define BOTHM_RUN  LORA_RUN("qwen2vl-tiny-lora-vision", true)
 
 /* All that a test of one case needs. */
 typedef struct {
     const golden_run *run;
     kernels     *k;
     reader      *r;
+    int          adapter;
     arena       *a;
     safetensors *g, *pixels;
     json_t      *json;
@@ -31,7 +38,8 @@ static fixture *start(const golden_run *run)
     assert_non_null(f);
     f->run = run;
     f->k = open_cpu(run->products, 1);
-    f->r = open_reader(run->dir, 0, f->k);
+    f->r = run->lora ? open_reader_with(run->dir, run->lora, run->merge, f->k) : open_reader(run->dir, 0, f->k);
+    f->adapter = run->lora && !run->merge;
     f->a = arena_new(0);
     assert_non_null(f->a);
     snprintf(path, sizeof path, FIXTURE("golden/%s.safetensors"), run->stem);
@@ -103,7 +111,7 @@ static act *encode_all(fixture *f, const tap *t)
     act   *out = f->k->take(f->k, (size_t)f->c.vision_rows * D + 1);
     for (int i = 0; i < f->c.n_pics; i++) {
         const picture *p = &f->c.pic[i];
-        OK(f->r->f->encode(f->r->m, f->k, p, act_at(f->k, out, row * D), t, f->a, &e), e);
+        OK(f->r->f->encode(f->r->m, f->k, f->adapter, p, act_at(f->k, out, row * D), t, f->a, &e), e);
         row += (size_t)p->rows * (size_t)p->cols;
     }
     return out;
@@ -140,7 +148,7 @@ static void every_stage_matches_the_reference(void **state)
     decoder_embed(f->r->m->text, k, &f->c.p, vision, x);
     compare_act(f, "inputs_embeds", k, x, 0, S, c->D);
     kv           own = {k->take(k, decoder_kv_len(f->r->m->text, S)), S, 0};
-    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = S, .tap = &t};
+    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = S, .adapter = f->adapter, .tap = &t};
     OK(decoder_forward(f->r->m->text, k, &pass, f->a, &e), e);
     decoder_norm(f->r->m->text, k, x, S);
     compare_act(f, "text.norm", k, x, 0, S, c->D);
@@ -166,7 +174,7 @@ static void greedy_continuation_matches_the_reference(void **state)
     act     *vision = encode_all(f, NULL);
     int32_t *pos = positions(f, &cursor);
     float   *logits = ARENA_NEW(f->a, float, (size_t)STEPS * (size_t)c->V, &e);
-    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .max_new = STEPS, .stop = -1,
+    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .adapter = f->adapter, .max_new = STEPS, .stop = -1,
                        .logits = logits};
     OK(generate_greedy(f->r->m->text, f->k, &g, ids, &n, f->a, &e), e);
     assert_int_equal(n, STEPS);
@@ -214,7 +222,7 @@ static void answers_in_one_pass_have_the_reference_logps(void **state)
     kv   own = {k->take(k, decoder_kv_len(d, T)), T, 0};
     act *x = k->take(k, (size_t)T * D);
     decoder_embed(d, k, &all, vision, x);
-    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .want = T - rows, .n_tree = t.n_tree, .visible = t.visible};
+    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .adapter = f->adapter, .want = T - rows, .n_tree = t.n_tree, .visible = t.visible};
     OK(decoder_forward(d, k, &pass, f->a, &e), e);
     act *scored = act_at(k, x, (size_t)(T - rows) * D);
     decoder_norm(d, k, scored, rows);
@@ -236,11 +244,15 @@ static void answers_in_one_pass_have_the_reference_logps(void **state)
     stop(f);
 }
 
-#define CASE(run, name) static const golden_run run##_##name = {run##_RUN, #name};
+#define CASE(run, name) static const golden_run run##_##name = {#name, run##_RUN};
 #define CASES(run) CASE(run, one_image) CASE(run, two_images) CASE(run, text_only) CASE(run, square_image) CASE(run, multi_turn)
 CASES(F32)
 CASES(WIDE)
 CASES(BF16)
+CASES(TEXT)
+CASES(TEXTM)
+CASES(BOTH)
+CASES(BOTHM)
 
 #define TEST(test, run, name) {#test " " #run " " #name, test, NULL, NULL, (void *)&run##_##name}
 #define TESTS(test, run) TEST(test, run, one_image), TEST(test, run, two_images), TEST(test, run, text_only), \
@@ -252,10 +264,22 @@ int main(void)
         TESTS(every_stage_matches_the_reference, F32),
         TESTS(every_stage_matches_the_reference, WIDE),
         TESTS(every_stage_matches_the_reference, BF16),
+        TESTS(every_stage_matches_the_reference, TEXT),
+        TESTS(every_stage_matches_the_reference, TEXTM),
+        TESTS(every_stage_matches_the_reference, BOTH),
+        TESTS(every_stage_matches_the_reference, BOTHM),
         TESTS(greedy_continuation_matches_the_reference, F32),
         TESTS(greedy_continuation_matches_the_reference, WIDE),
+        TESTS(greedy_continuation_matches_the_reference, TEXT),
+        TESTS(greedy_continuation_matches_the_reference, TEXTM),
+        TESTS(greedy_continuation_matches_the_reference, BOTH),
+        TESTS(greedy_continuation_matches_the_reference, BOTHM),
         TESTS(answers_in_one_pass_have_the_reference_logps, F32),
         TESTS(answers_in_one_pass_have_the_reference_logps, WIDE),
+        TESTS(answers_in_one_pass_have_the_reference_logps, TEXT),
+        TESTS(answers_in_one_pass_have_the_reference_logps, TEXTM),
+        TESTS(answers_in_one_pass_have_the_reference_logps, BOTH),
+        TESTS(answers_in_one_pass_have_the_reference_logps, BOTHM),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
