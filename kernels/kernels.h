@@ -86,14 +86,16 @@ struct kernels {
      * ldx, ldy: elements between rows of x and of y (and of residual: ldy). */
     void (*linear)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                    unit u, const act *residual);
+    /* The same with a low-rank branch: y = unit(x w^T + bias + (x a^T) b^T) (+ residual); a [r, w.cols], b [w.rows, r] of w's type.
+     * [Hu et al. 2021, arXiv:2106.09685, eq. 3] */
+    void (*linear_low_rank)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                            const weight *a, const weight *b, unit u, const act *residual);
     /* y = (x - mean) / sqrt(var + eps) * gain + bias   [Ba et al. 2016, eq. 3]; y may be x */
     void (*layernorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
     /* y = x / sqrt(mean(x^2) + eps) * gain             [Zhang and Sennrich 2019, eq. 4]; y may be x */
     void (*rmsnorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
     /* y[t, j] = unit(gate[t, j]) * up[t, j], j < F; rows of gate and up ld elements apart, of y F; y may be gate if ld == F */
     void (*glu)(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
-    /* y[t, j] = unit(y[t, j]), j < F; rows ldy elements apart. For a product whose unit comes after a second one is added */
-    void (*activate)(kernels *k, act *y, int ldy, int T, int F, unit u);
     /* Rotate pairs of each head's first 2 * half dims by the angles of that row: (j, j + half), or (2j, 2j + 1)
      * when interleaved. cos_, sin_: [T, half] f32 on the host. x: rows ld apart, heads head_dim apart; in place. */
     void (*rope)(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,

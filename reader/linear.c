@@ -1,6 +1,5 @@
 #include "reader/linear.h"
 
-#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -208,25 +207,13 @@ static const low_rank *branch_of(const linear *l, int adapter)
     return adapter > 0 && adapter <= l->n_branches && l->branch[adapter - 1].rank ? &l->branch[adapter - 1] : NULL;
 }
 
-/* The branch comes first, so that the large product adds its sum to it while that is still in registers: y is written twice
- * and read once. A unit has to wait for both and takes a pass of its own. */
 void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u, const act *residual)
 {
     const low_rank *b = branch_of(l, adapter);
     const weight   *bias = l->has_bias ? &l->bias : NULL;
     int             cols = (int)l->w.cols;
-    if (!b) {
-        k->linear(k, y, ldy, x, cols, T, &l->w, bias, u, residual);
-        return;
-    }
-    assert(u == UNIT_NONE || !residual);
-    size_t mark = k->mark(k);
-    act   *low = k->take(k, (size_t)T * (size_t)b->rank);
-    k->linear(k, low, b->rank, x, cols, T, &b->a, NULL, UNIT_NONE, NULL);
-    k->linear(k, y, ldy, low, b->rank, T, &b->b, NULL, UNIT_NONE, residual);
-    k->linear(k, y, ldy, x, cols, T, &l->w, bias, UNIT_NONE, y);
-    if (u != UNIT_NONE) k->activate(k, y, ldy, T, (int)l->w.rows, u);
-    k->back(k, mark);
+    if (b) k->linear_low_rank(k, y, ldy, x, cols, T, &l->w, bias, &b->a, &b->b, u, residual);
+    else k->linear(k, y, ldy, x, cols, T, &l->w, bias, u, residual);
 }
 
 uint64_t linear_branch_flops(const linear *l, int adapter)

@@ -46,8 +46,7 @@ bool load_shaped(const loader *l, weight *w, const int64_t *dims, int64_t rows, 
 void linear_close(kernels *k, linear *x); /* a zeroed one is fine */
 
 /* y[T, rows] = unit(x[T, cols] w^T + bias + s (x A^T) B^T) (+ residual); rows of y (and of residual) ldy apart, rows of x
- * close-packed. adapter: whose A and B, counted from 1; 0: none, and then the bits are those of a reader without adapters.
- * A layer that an adapter changes has a unit or a residual, not both. */
+ * close-packed. adapter: whose A and B, counted from 1; 0: none, and then the bits are those of a reader without adapters. */
 void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u, const act *residual);
 
 /* FLOPs of the adapter's branch for one row: 2 r (in + out). */

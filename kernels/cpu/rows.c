@@ -8,7 +8,7 @@ enum { SERIAL_ELEMENTS = 64 * 1024, ROWS_A_TASK = 8 };
 /* One of the row operations with its arguments; rows are independent. */
 typedef struct {
     const isa   *isa;
-    enum { LAYERNORM, RMSNORM, GLU, ACTIVATE, ROPE, GATHER } op;
+    enum { LAYERNORM, RMSNORM, GLU, ROPE, GATHER } op;
     float       *y;
     const float *x, *up, *gain, *bias, *cos_, *sin_;
     float        eps;
@@ -38,9 +38,6 @@ static void row_task(void *ctx, int task, int worker)
     case LAYERNORM: j->isa->layernorm(j->y + at, j->x + at, n, j->D, j->gain, j->bias, j->eps); break;
     case RMSNORM: j->isa->rmsnorm(j->y + at, j->x + at, n, j->D, j->gain, j->eps); break;
     case GLU: j->isa->glu(j->y + at, j->x + at_ld, j->up + at_ld, j->ld, n, j->D, j->unit); break;
-    case ACTIVATE:
-        for (int i = 0; i < n; i++, at_ld += (size_t)j->ld) j->isa->unit_n(j->y + at_ld, j->y + at_ld, j->D, j->unit);
-        break;
     case ROPE:
         j->isa->rope(j->y + at_ld, j->ld, n, j->n_heads, j->head_dim, j->cos_ + (size_t)t * j->half,
                      j->sin_ + (size_t)t * j->half, j->half, j->interleaved);
@@ -72,11 +69,6 @@ void cpu_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *g
 void cpu_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u)
 {
     run_rows(k, &(row_job){.op = GLU, .y = y, .x = gate, .up = up, .ld = ld, .T = T, .D = F, .unit = u});
-}
-
-void cpu_activate(kernels *k, act *y, int ldy, int T, int F, unit u)
-{
-    run_rows(k, &(row_job){.op = ACTIVATE, .y = y, .ld = ldy, .T = T, .D = F, .unit = u});
 }
 
 void cpu_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,

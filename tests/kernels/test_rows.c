@@ -1,4 +1,4 @@
-/* test_rows.c - norms, units, gated units, rotary positions, gather, add and mean against the double reference. */
+/* test_rows.c - norms, gated units, rotary positions, gather, add and mean against the double reference. */
 #include "tests/kernels/kern.h"
 
 typedef struct { const isa *sets[4]; int n; } all_sets;
@@ -89,34 +89,6 @@ static void glu_matches_reference(void **state)
             }
 }
 
-/* In place; what lies between the rows stays. */
-static void activate_matches_reference(void **state)
-{
-    (void)state;
-    all_sets  s = every();
-    const int widths[] = {1, 15, 16, 17, 192, 1031};
-    for (int i = 0; i < s.n; i++)
-        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
-            for (int u = UNIT_NONE; u <= UNIT_SILU; u++) {
-                int      F = widths[w], T = 67, ld = F + 3;
-                float   *x = random_floats((size_t)T * ld, 35, true);
-                double  *want = malloc((size_t)T * ld * sizeof *want), *bound = malloc((size_t)T * ld * sizeof *bound);
-                kernels *k = kern_open(s.sets[i], PRECISION_F32, 2);
-                for (int t = 0; t < T; t++)
-                    for (int j = 0; j < ld; j++) {
-                        double v = x[t * ld + j];
-                        want[t * ld + j] = j < F ? ref_unit(v, (unit)u) : v;
-                        bound[t * ld + j] = j < F ? 1.2e-6 * fabs(v) + 1e-30 : 0;
-                    }
-                k->activate(k, x, ld, T, F, (unit)u);
-                kern_ok(k);
-                within(x, want, bound, (size_t)T * ld, k->name);
-                assert_int_equal(k->flops, 0);
-                free(x), free(want), free(bound);
-                k->close(k);
-            }
-}
-
 static void rope_matches_reference(void **state)
 {
     (void)state;
@@ -179,7 +151,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(norms_match_reference), cmocka_unit_test(glu_matches_reference),
-        cmocka_unit_test(activate_matches_reference),
         cmocka_unit_test(rope_matches_reference), cmocka_unit_test(gather_add_mean),
     };
     return cmocka_run_group_tests_name("kernels rows", tests, NULL, NULL);
