@@ -101,7 +101,7 @@ run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
 check: $(TESTS:%=$(B)/%) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparisons, which run the same code.
 check-sanitized: $(TESTS:%=$(B)/%) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh)
-THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue $(B)/tests/eval/test_run
+THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue $(B)/tests/eval/test_run $(B)/tests/reader/test_lora
 check-threads: $(call tests,$(THREADED)) $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED))
 check-fuzz: $(REPLAYS) ; $(run) $(call script,tests/fuzz/test_*.sh)
 check-e2e: $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
