@@ -304,15 +304,30 @@ bool config_from_args(config *c, int argc, char *const argv[], char *const env[]
 static const struct { size_t at; const char *key; } FOLDERS[] = {
     {offsetof(config, reader), "reader"}, {offsetof(config, retriever), "retriever"}, {offsetof(config, index), "index"}};
 
+static bool folder_is_there(const char *key, const char *dir, err *e)
+{
+    struct stat st;
+    if (stat(dir, &st) != 0) return err_at(e, ERR_FILE, NULL, key, "%s: %s: %s", key, dir, strerror(errno));
+    return S_ISDIR(st.st_mode) || err_at(e, ERR_FILE, NULL, key, "%s: %s is no folder", key, dir);
+}
+
 bool config_check_folders(const config *c, err *e)
 {
-    for (int i = 0; i < 3; i++) {
-        const char *dir = (const char *)c + FOLDERS[i].at;
-        struct stat st;
-        if (stat(dir, &st) != 0) return err_at(e, ERR_FILE, NULL, FOLDERS[i].key, "%s: %s: %s", FOLDERS[i].key, dir, strerror(errno));
-        if (!S_ISDIR(st.st_mode)) return err_at(e, ERR_FILE, NULL, FOLDERS[i].key, "%s: %s is no folder", FOLDERS[i].key, dir);
-    }
+    for (int i = 0; i < 3; i++)
+        if (!folder_is_there(FOLDERS[i].key, (const char *)c + FOLDERS[i].at, e)) return false;
+    for (int i = 0; i < c->n_adapters; i++)
+        if (!folder_is_there("adapter", c->adapter[i].dir, e)) return false;
     return true;
+}
+
+static bool adapters_agree(const config *c, err *e)
+{
+    int i = 0;
+    if (strcmp(c->lora_merge, "yes") == 0 && c->n_adapters != 1)
+        return err_at(e, ERR_USAGE, NULL, "lora_merge", "lora_merge takes exactly one adapter, %d are set", c->n_adapters);
+    while (i < c->n_adapters && strcmp(c->adapter[i].name, c->use_adapter) != 0) i++;
+    return i < c->n_adapters || !*c->use_adapter || strcmp(c->use_adapter, "none") == 0
+        || err_at(e, ERR_USAGE, NULL, "use_adapter", "use_adapter is '%s', which is no adapter that is set", c->use_adapter);
 }
 
 bool config_check(config *c, int cores, err *e)
@@ -328,6 +343,7 @@ bool config_check(config *c, int cores, err *e)
     for (int i = 0; i < 3; i++)
         if (((const char *)c)[FOLDERS[i].at] == 0)
             return err_at(e, ERR_USAGE, NULL, FOLDERS[i].key, "%s is not set: give --%s DIR, or %s in [models]", FOLDERS[i].key, FOLDERS[i].key, FOLDERS[i].key);
+    if (!adapters_agree(c, e)) return false;
     if (cores < 1) cores = 1;
     if (c->workers == 0) c->workers = c->threads > 0 && c->threads < cores ? cores / c->threads : c->threads > 0 ? 1 : cores;
     if (c->threads == 0) c->threads = c->workers < cores ? cores / c->workers : 1;

@@ -123,7 +123,8 @@ static void what_single_settings_cannot_say(void **state)
     (void)state;
     static const struct { const char *flag, *value, *part; } t[] = {
         {"--bind", "localhost", "bind is a numeric address"}, {"--body-bytes", "4294967296", "buffered_bytes must be at least"},
-        {"--deadline-ms", "300001", "deadline_ms must be at most"}, {"--reader", "", "reader is not set"}, {"--index", "", "index is not set"}};
+        {"--deadline-ms", "300001", "deadline_ms must be at most"}, {"--reader", "", "reader is not set"}, {"--index", "", "index is not set"},
+        {"--use-adapter", "a", "use_adapter is 'a', which is no adapter"}, {"--lora-merge=yes", "--port=1", "exactly one adapter, 0 are set"}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         config        c;
         config_action action;
