@@ -68,6 +68,8 @@ fuzz:
 	@$(MAKE) --no-print-directory B=build-fuzz CC=clang SAN="$(FUZZ_SAN)" $(FUZZERS:%=build-fuzz/fuzz/fuzz_%)
 	@JOMED_BUILD=build-fuzz tests/fuzz/run.sh $(FUZZERS)
 
+$(B)/bench/bench_linear: BENCH_LIBS := -ldnnl # measured against; no part of the product (apt: libdnnl-dev)
+
 # One source, several instruction sets: the suffix of the file says which. Chosen at run time (kernels/cpu/cpu.c).
 ISA_avx2       := -mavx2 -mfma -mf16c
 ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq

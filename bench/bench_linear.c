@@ -1,6 +1,6 @@
 /* bench_linear.c - our products beside oneDNN's and OpenBLAS's, at the shapes of Qwen2-VL-2B and at 2048 cubed.
  *
- *   build/bench/bench_linear [THREADS [SECONDS]]       default: all cores, 0.4 s a cell
+ *   build/bench/bench_linear [THREADS [SECONDS [T]]]       default: all cores, 0.4 s a cell, all rows of the table
  *
  * All five are timed in turn, round after round, so that a change of clock meets them alike; the table shows the median.
  *   ours bf16     kernels' linear: f32 activations in, rounded to bf16 on the way (that is counted); bf16 weights as mapped
@@ -9,7 +9,7 @@
  *   dnnl packed   the same on weights in the layout that oneDNN chooses: a second copy of the model, not counted
  *   openblas      sgemm on weights widened beforehand: twice the memory, not counted
  * The libraries are given x in the form that they want. Weights rotate through 150 MB, so that they come from memory.
- * With one thread the clock is that thread's processor time, so that a machine's other work disturbs less. */
+ * Needs libdnnl-dev. With one thread the clock is that thread's processor time, so that a machine's other work disturbs less. */
 #include <cblas.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
@@ -77,6 +77,12 @@ static matmul matmul_new(dnnl_engine_t eng, dnnl_stream_t stream, const shape *s
     return m;
 }
 
+static void execute(const matmul *m)
+{
+    check(dnnl_primitive_execute(m->p, m->stream, 3, m->arg), "execute");
+    dnnl_stream_wait(m->stream);
+}
+
 static double now_ms(int threads)
 {
     if (threads > 1) return clock_ms();
@@ -95,6 +101,7 @@ int main(int argc, char **argv)
 {
     int      threads = argc > 1 ? atoi(argv[1]) : omp_get_num_procs();
     double   budget_ms = (argc > 2 ? atof(argv[2]) : 0.4) * 1000 * WAYS;
+    int      only = argc > 3 ? atoi(argv[3]) : 0;
     kernels *exact, *fast;
     err      e = {0};
     if (!kernels_open(&exact, &(kernels_options){.threads = threads}, &e) ||
@@ -115,6 +122,7 @@ int main(int argc, char **argv)
 
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
         shape  s = SHAPES[i];
+        if (only && s.T != only) continue;
         size_t nx = (size_t)s.T * s.K, nw = (size_t)s.N * s.K, ny = (size_t)s.T * s.N;
         int    copies = (int)(75e6 / (double)nw) + 1;
         copies = copies < 64 ? copies : 64;
@@ -134,22 +142,23 @@ int main(int argc, char **argv)
         double begin = clock_ms();
         for (int r = -1; r < MAX_ROUNDS && (r < 5 || clock_ms() - begin < budget_ms); r++) /* round -1 is the warm-up */
             for (int way = 0; way < WAYS; way++) {
-                int    c = (r + 1) % copies;
-                weight ww = {.data = w + nw * (size_t)c, .type = DTYPE_BF16, .rows = s.N, .cols = s.K};
-                double t = now_ms(threads);
-                switch (way) {
-                case 0: fast->linear(fast, y, s.N, x, s.K, s.T, &ww, NULL, UNIT_NONE, NULL); break;
-                case 1: exact->linear(exact, y, s.N, x, s.K, s.T, &ww, NULL, UNIT_NONE, NULL); break;
-                case 2: case 3: {
-                    matmul *m = way == 2 ? &plain[c] : &packed[c];
-                    check(dnnl_primitive_execute(m->p, m->stream, 3, m->arg), "execute");
-                    dnnl_stream_wait(m->stream);
-                    break;
+                int rest = threads > 1; /* the libraries' threads spin for milliseconds after a call: let them go to sleep */
+                if (rest) nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000}, NULL);
+                for (; rest >= 0; rest--) { /* then one call to wake up, and one that counts */
+                    int    c = (2 * r + 2 + rest) % copies;
+                    weight ww = {.data = w + nw * (size_t)c, .type = DTYPE_BF16, .rows = s.N, .cols = s.K};
+                    double t = now_ms(threads);
+                    switch (way) {
+                    case 0: fast->linear(fast, y, s.N, x, s.K, s.T, &ww, NULL, UNIT_NONE, NULL); break;
+                    case 1: exact->linear(exact, y, s.N, x, s.K, s.T, &ww, NULL, UNIT_NONE, NULL); break;
+                    case 2: execute(&plain[c]); break;
+                    case 3: execute(&packed[c]); break;
+                    default:
+                        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, s.T, s.N, s.K, 1, x, s.K, wf + nw * (size_t)c, s.K, 0, y,
+                                    s.N);
+                    }
+                    if (r >= 0) ms[way][r] = now_ms(threads) - t;
                 }
-                default:
-                    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, s.T, s.N, s.K, 1, x, s.K, wf + nw * (size_t)c, s.K, 0, y, s.N);
-                }
-                if (r >= 0) ms[way][r] = now_ms(threads) - t;
                 rounds = r + 1;
             }
         double rate[WAYS];

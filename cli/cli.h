@@ -37,7 +37,7 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --index DIR        folder made by `jomed index build`\n" \
     "  --device NAME      auto (default) or cpu\n" \
     "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
-    "  --threads N        threads (default: one per core)\n" \
+    "  --threads N        threads (default: one per core; 1 for small models)\n" \
     "  --cache-mb N       memory for cached candidate prefixes (default 256)\n" \
     "  --tau T            temperature of p_R (default 1)\n"
 /* Those of diagnose and eval, whose reader may have adapters. */

@@ -101,7 +101,7 @@ static bool answer_one(const engine *en, kernels *k, options *o, const char *pat
     if (!diagnose(en, k, &o->q, a, &ans, e)) goto done;
     if (o->json) {
         json_t *j = answer_json(en, &o->q, &ans, NULL);
-        if (!j || json_object_set_new(j, "file", json_string(path)) != 0 || json_dumpf(j, stdout, JSON_COMPACT) != 0) {
+        if (!j || json_object_set_new(j, "file", json_string(path)) != 0 || json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0) {
             json_decref(j);
             err_set(e, ERR_MEMORY, "out of memory");
             goto done;

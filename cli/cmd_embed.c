@@ -17,7 +17,7 @@ static const char HELP[] =
     "  --text T           a text instead of images (repeat it for more)\n"
     "  --max-tokens N     cut texts to N tokens, [CLS] and [SEP] included (default 256, as an index does)\n"
     "  --device NAME      auto (default) or cpu\n"
-    "  --threads N        threads (default: one per core)\n"
+    "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --help             print this\n";
 
 enum { MAX_IMAGE_FILE = 64 << 20, MAX_TOKENS = 8192 /* what the text tower was made for */ };
@@ -32,8 +32,10 @@ typedef struct {
 static bool parse(options *o, int argc, char **argv, err *e)
 {
     enum { TEXT = 1, TOKENS, HELP_ };
-    static const struct option known[] = {CLI_MODEL_OPTIONS, {"text", required_argument, NULL, TEXT},
-                                          {"max-tokens", required_argument, NULL, TOKENS}, {"help", no_argument, NULL, HELP_}, {0}};
+    static const struct option known[] = {
+        CLI_MODEL_OPTIONS,
+        {"text", required_argument, NULL, TEXT}, {"max-tokens", required_argument, NULL, TOKENS},
+        {"help", no_argument, NULL, HELP_}, {0}};
     long n;
     for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         bool taken;
@@ -102,7 +104,8 @@ static int run(const options *o)
     int        status = EXIT_DONE, n = o->n_texts + o->n_images;
     char       item[32];
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
-    if (!a || !engine_kernels(&k, &o->models, &e) || !retriever_open(&r, o->models.retriever, k, &e)) status = cli_fail("embed", &e);
+    if (!a || !engine_kernels(&k, &o->models, &e) || !retriever_open(&r, o->models.retriever, k, &e))
+        status = cli_fail("embed", &e);
     for (int i = 0; r && i < n; i++, arena_reset(a)) {
         e = (err){0};
         if (embed_one(r, k, o, i, a, &e)) continue;

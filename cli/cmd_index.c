@@ -39,7 +39,7 @@ static const char BUILD_HELP[] =
     "                     otherwise manifest.json (image_roots) names the folders and they must stay\n"
     "  --force            replace an index at --out\n"
     "  --device NAME      auto (default) or cpu\n"
-    "  --threads N        threads (default: one per core)\n"
+    "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --quiet            no progress\n";
 
 enum { MAX_SOURCES = 64 };

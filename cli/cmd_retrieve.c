@@ -18,7 +18,7 @@ static const char HELP[] =
     "  --exclude-self     leave out passages whose image equals the query's\n"
     "  --json             print one JSON object per image\n"
     "  --device NAME      auto (default) or cpu\n"
-    "  --threads N        threads (default: one per core)\n"
+    "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --help             print this\n";
 
 enum { MAX_IMAGE_FILE = 64 << 20 };
@@ -77,7 +77,7 @@ static void print_people(const char *path, const answer *ans)
 static bool print_json(const engine *en, const char *path, const answer *ans, err *e)
 {
     json_t *j = retrieval_json(en, ans, NULL);
-    bool    ok = j && json_object_set_new(j, "file", json_string(path)) == 0 && json_dumpf(j, stdout, JSON_COMPACT) == 0;
+    bool    ok = j && json_object_set_new(j, "file", json_string(path)) == 0 && json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
     json_decref(j);
     if (!ok) return err_set(e, ERR_MEMORY, "cannot print the candidates of a picture as JSON: is its file name UTF-8?");
     putchar('\n');
@@ -104,7 +104,8 @@ static int run(options *o)
     arena   *a = arena_new(0);
     int      status = EXIT_DONE;
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
-    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e)) status = cli_fail("retrieve", &e);
+    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e))
+        status = cli_fail("retrieve", &e);
     for (int i = 0; en.index && i < o->n_images; i++, arena_reset(a)) {
         e = (err){0};
         if (retrieve_one(&en, k, o, o->image[i], a, &e)) continue;

@@ -190,6 +190,8 @@ static run begin(const engine *en, kernels *kern, const diagnose_request *q, are
 {
     *out = (answer){0};
     kern->flops = 0;
+    /* Scratch that ran out in an earlier request is whole again; a device that failed stays failed. */
+    if (kern->failed.code == ERR_MEMORY) kern->failed = (err){0};
     return (run){.en = en, .kern = kern, .q = q, .a = a, .out = out, .started = clock_ms(), .stage = -1};
 }
 

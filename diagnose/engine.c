@@ -11,6 +11,9 @@ const size_t DEFAULT_CACHE_BYTES = (size_t)256 << 20;
 
 /* Below this a reader is a small one: float32 products cost little there, and keep four more digits. */
 static const int64_t SMALL_READER_BYTES = (int64_t)512 << 20;
+/* Below this both models' products are so short that a second thread costs more in waiting than it takes over, above
+ * all on a machine that does other things (measured: docs/PERF.md, "Retriever"). */
+static const int64_t ONE_THREAD_BYTES = (int64_t)64 << 20;
 
 bool products_parse(products_choice *out, const char *name)
 {
@@ -45,9 +48,15 @@ precision engine_precision(const engine_options *o)
     return o->reader && weight_bytes(o->reader) > SMALL_READER_BYTES ? PRECISION_BF16 : PRECISION_F32;
 }
 
+bool engine_small(const engine_options *o)
+{
+    return (o->reader ? weight_bytes(o->reader) : 0) + (o->retriever ? weight_bytes(o->retriever) : 0) < ONE_THREAD_BYTES;
+}
+
 bool engine_kernels(kernels **out, const engine_options *o, err *e)
 {
     kernels_options k = {.device = o->device ? o->device : "auto", .products = engine_precision(o), .threads = o->threads};
+    if (k.threads == 0 && engine_small(o)) k.threads = 1;
     return kernels_open(out, &k, e);
 }
 

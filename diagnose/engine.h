@@ -12,7 +12,7 @@ typedef struct {
     const char     *reader, *retriever, *index; /* folders; reader NULL: retrieval only; index NULL: neither half needs it */
     const char     *device;                     /* "auto", "cpu" */
     products_choice products;                   /* AUTO: f32 for a small reader (exact), bf16 for a large one (fast) */
-    int             threads;                    /* of one kernels; 0: one per core */
+    int             threads;                    /* of one kernels; 0: one per core, one alone for small models */
     size_t          cache_bytes;                /* of candidate prefixes */
     float           tau;                        /* of p_R; 0: 1 */
     int64_t         max_pixels;                 /* of a query image; 0: IMAGE_LIMITS */
@@ -28,6 +28,9 @@ extern const size_t DEFAULT_CACHE_BYTES; /* 256 MiB */
 bool engine_kernels(kernels **out, const engine_options *o, err *e);
 /* What products will be used for this reader folder: "auto" looks at the size of its weights. */
 precision engine_precision(const engine_options *o);
+
+/* Both models are so small that one thread serves a request best. */
+bool engine_small(const engine_options *o);
 
 /* Fill *out; k opens the weights and must outlive it. Refuses an index of another retriever (ERR_FILE). */
 bool engine_open(engine *out, const engine_options *o, kernels *k, err *e);

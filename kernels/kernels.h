@@ -113,6 +113,12 @@ struct kernels {
                   const int32_t *token, int n);
 };
 
+/* p + n activations. p may be NULL because scratch ran out: that failure is kept, later operations do nothing. */
+static inline act *act_at(const kernels *k, const act *p, size_t n)
+{
+    return p ? (act *)((const char *)p + n * (size_t)k->act_bytes) : NULL;
+}
+
 typedef enum { PRECISION_F32, PRECISION_BF16 } precision; /* of products: see docs/DESIGN.md */
 
 typedef struct {

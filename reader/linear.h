@@ -52,10 +52,4 @@ void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const
 /* FLOPs of the adapter's branch for one row: 2 r (in + out). */
 uint64_t linear_branch_flops(const linear *l, int adapter);
 
-/* p + n activations. p may be NULL because scratch ran out: kernels.h keeps that failure, later operations do nothing. */
-static inline act *act_at(const kernels *k, const act *p, size_t n)
-{
-    return p ? (act *)((const char *)p + n * (size_t)k->act_bytes) : NULL;
-}
-
 #endif

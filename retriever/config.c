@@ -83,10 +83,12 @@ static bool read_vision(vision_config *c, const json_t *j, const char *where, er
     c->ffn = (int)(c->width * ratio); /* truncated: 768 x 2.6667 = 2048.03 is 2048 */
 
     /* The class's own default is 16; without interpolation only the grid itself can work. */
-    if (!size_or(j, VISION "pt_hw_seq_len", c->interpolate ? 16 : c->grid, 1, MAX_SIDE, &c->trained_grid, where, e)) return false;
+    const int absent = c->interpolate ? 16 : c->grid;
+    if (!size_or(j, VISION "pt_hw_seq_len", absent, 1, MAX_SIDE, &c->trained_grid, where, e)) return false;
     if (!c->interpolate && c->trained_grid != c->grid)
-        return err_set(e, ERR_FILE, "%s: vision_config.pt_hw_seq_len is %d, but there are %d x %d patches and intp_freq is false",
-                       where, c->trained_grid, c->grid, c->grid);
+        return err_set(e, ERR_FILE,
+                       "%s: vision_config.pt_hw_seq_len is %d, but there are %d x %d patches and intp_freq is false", where,
+                       c->trained_grid, c->grid, c->grid);
     return true;
 }
 
@@ -104,8 +106,8 @@ static bool read_text(text_config *c, const json_t *j, const char *where, err *e
         !json_num_or(j, BERT "layer_norm_eps", 1e-12, &eps, where, e))
         return false;
     if (c->width % c->heads)
-        return err_set(e, ERR_FILE, "%s: %shidden_size %d is not a multiple of num_attention_heads %d", where, BERT, c->width,
-                       c->heads);
+        return err_set(e, ERR_FILE, "%s: %shidden_size %d is not a multiple of num_attention_heads %d", where, BERT,
+                       c->width, c->heads);
     if (!(eps > 0 && eps < 1)) return err_set(e, ERR_FILE, "%s: %slayer_norm_eps is out of range", where, BERT);
     c->eps = (float)eps;
     return true;
@@ -122,8 +124,9 @@ bool jina_config_open(jina_config *out, const char *path, err *e)
     if (!ok) return false;
     /* Without a projection the text tower ends at its own width, and both towers must meet in one space. */
     if (c.text.width != c.text.embed || c.vision.embed != c.text.embed)
-        return err_set(e, ERR_FILE, "%s: embeddings differ: vision_config.embed_dim %d, text_config.embed_dim %d, text width %d",
-                       path, c.vision.embed, c.text.embed, c.text.width);
+        return err_set(e, ERR_FILE,
+                       "%s: embeddings differ: vision_config.embed_dim %d, text_config.embed_dim %d, text width %d", path,
+                       c.vision.embed, c.text.embed, c.text.width);
     *out = c;
     return true;
 }

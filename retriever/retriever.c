@@ -18,7 +18,8 @@
 #include "retriever/wordpiece.h"
 
 static const float TUNED = 0.15f, FROZEN = 0.85f; /* e_q = TUNED f_theta + FROZEN f_0 */
-static const char *const QUERY_FILE[N_HEADS] = {[HEAD_IMAGE] = "query_image.safetensors", [HEAD_TEXT] = "query_text.safetensors"};
+static const char *const QUERY_FILE[N_HEADS] = {[HEAD_IMAGE] = "query_image.safetensors",
+                                                [HEAD_TEXT] = "query_text.safetensors"};
 
 struct retriever {
     jina_config       config;
@@ -56,8 +57,9 @@ static bool open_query(retriever *r, head h, const char *dir, kernels *k, err *e
 {
     char path[PATH_MAX];
     if (!path_join(path, sizeof path, dir, QUERY_FILE[h], e)) return false;
-    return !file_exists(path) || (safetensors_open(&r->query_file[h], path, e) && sha256_file(r->query_hash[h], path, e) &&
-                                  vision_tower_open(&r->query[h], &r->config.vision, r->query_file[h], true, k, e));
+    if (!file_exists(path)) return true;
+    return safetensors_open(&r->query_file[h], path, e) && sha256_file(r->query_hash[h], path, e)
+        && vision_tower_open(&r->query[h], &r->config.vision, r->query_file[h], true, k, e);
 }
 
 bool retriever_open(retriever **out, const char *dir, kernels *k, err *e)
@@ -131,8 +133,8 @@ bool retriever_embed_text(const retriever *r, kernels *k, const char *caption, i
     const arena_mark here = arena_here(a);
     int32_t         *ids;
     int              n;
-    bool ok = wordpiece_encode(r->words, caption, strlen(caption), true, max_tokens > 0 ? max_tokens : RETRIEVER_TEXT_TOKENS,
-                               &ids, &n, a, e)
+    if (max_tokens <= 0) max_tokens = RETRIEVER_TEXT_TOKENS;
+    bool ok = wordpiece_encode(r->words, caption, strlen(caption), true, max_tokens, &ids, &n, a, e)
            && text_tower_embed(r->text, k, ids, n, z, NULL, a, e) && normalise(z, retriever_dim(r), e);
     arena_back(a, here);
     return ok;

@@ -111,7 +111,9 @@ static bool open_qkv(weights *ws, layer *y, int l, int D, err *e)
         !weights_find(ws, &b, (int64_t[]){3 * (int64_t)D, -1}, e, TEXT "encoder.layers.%d.mixer.Wqkv.bias", l))
         return false;
     for (int i = 0; i < 3; i++)
-        if (!weights_open_rows(ws, &o[i]->w, w, (int64_t)i * D, D, D, e) || !weights_open_rows(ws, &o[i]->b, b, i, 1, D, e)) return false;
+        if (!weights_open_rows(ws, &o[i]->w, w, (int64_t)i * D, D, D, e) ||
+            !weights_open_rows(ws, &o[i]->b, b, i, 1, D, e))
+            return false;
     return true;
 }
 
@@ -125,14 +127,14 @@ static bool open_tensors(text_tower *t, err *e)
     const tensor *word = NULL;
     if (!weights_find(ws, &word, (int64_t[]){t->c.vocab, D, -1}, e, TEXT "%s.weight", NAME[WORD][0])) return false;
     t->c.vocab = (int)word->dim[0];
-    if (!weights_open_rows(ws, &t->word, word, 0, t->c.vocab, D, e) || !open_matrix(ws, &t->type, TYPE, 0, t->c.types, D, e) ||
-        !open_norm(ws, &t->embed_norm, EMBED_NORM, 0, D, e))
+    if (!weights_open_rows(ws, &t->word, word, 0, t->c.vocab, D, e) ||
+        !open_matrix(ws, &t->type, TYPE, 0, t->c.types, D, e) || !open_norm(ws, &t->embed_norm, EMBED_NORM, 0, D, e))
         return false;
     for (int l = 0; l < t->c.layers; l++) {
         layer *y = &t->layer[l];
-        if (!open_qkv(ws, y, l, D, e) || !open_linear(ws, &y->out, OUT, l, D, D, e) || !open_norm(ws, &y->norm1, NORM1, l, D, e) ||
-            !open_matrix(ws, &y->gated, GATED, l, 2 * F, D, e) || !open_linear(ws, &y->wo, WO, l, D, F, e) ||
-            !open_norm(ws, &y->norm2, NORM2, l, D, e))
+        if (!open_qkv(ws, y, l, D, e) || !open_linear(ws, &y->out, OUT, l, D, D, e) ||
+            !open_norm(ws, &y->norm1, NORM1, l, D, e) || !open_matrix(ws, &y->gated, GATED, l, 2 * F, D, e) ||
+            !open_linear(ws, &y->wo, WO, l, D, F, e) || !open_norm(ws, &y->norm2, NORM2, l, D, e))
             return false;
     }
     return weights_all_read(ws, "text_model.", is_unused, e);
@@ -181,7 +183,8 @@ void text_tower_close(text_tower *t)
 
 int text_tower_vocab(const text_tower *t) { return t->c.vocab; }
 
-static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, float *z, const tower_tap *tap, arena *a, err *e)
+static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, float *z, const tower_tap *tap, arena *a,
+                    err *e)
 {
     const int D = t->c.width, N = t->c.heads, hd = D / N, F = t->c.ffn;
     const float eps = t->c.eps;
@@ -224,7 +227,8 @@ static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, f
     return k->sync(k, e);
 }
 
-bool text_tower_embed(const text_tower *t, kernels *k, const int32_t *ids, int n, float *z, const tower_tap *tap, arena *a, err *e)
+bool text_tower_embed(const text_tower *t, kernels *k, const int32_t *ids, int n, float *z, const tower_tap *tap, arena *a,
+                      err *e)
 {
     const size_t     scratch = k->mark(k);
     const arena_mark here = arena_here(a);

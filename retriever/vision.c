@@ -78,12 +78,14 @@ void vision_rope_tables(const vision_config *c, float *cos_, float *sin_)
 
 static bool open_norm(weights *ws, norm *o, int D, err *e, const char *name)
 {
-    return weights_vector(ws, &o->gain, D, e, VISION "%s.weight", name) && weights_vector(ws, &o->bias, D, e, VISION "%s.bias", name);
+    return weights_vector(ws, &o->gain, D, e, VISION "%s.weight", name)
+        && weights_vector(ws, &o->bias, D, e, VISION "%s.bias", name);
 }
 
 static bool open_linear(weights *ws, linear *o, int out, int in, err *e, const char *name)
 {
-    return weights_matrix(ws, &o->w, out, in, e, VISION "%s.weight", name) && weights_vector(ws, &o->b, out, e, VISION "%s.bias", name);
+    return weights_matrix(ws, &o->w, out, in, e, VISION "%s.weight", name)
+        && weights_vector(ws, &o->b, out, e, VISION "%s.bias", name);
 }
 
 static bool open_block(weights *ws, block *b, const vision_config *c, int i, err *e)
@@ -165,7 +167,8 @@ static bool open_tensors(vision_tower *v, bool only_vision, err *e)
         && weights_all_read(&v->ws, only_vision ? "" : VISION, is_rope_table, e);
 }
 
-bool vision_tower_open(vision_tower **out, const vision_config *c, const safetensors *file, bool only_vision, kernels *k, err *e)
+bool vision_tower_open(vision_tower **out, const vision_config *c, const safetensors *file, bool only_vision, kernels *k,
+                       err *e)
 {
     bool          ok = false;
     const size_t  n = (size_t)c->grid * (size_t)c->grid * (size_t)c->head_width / 2;
@@ -212,13 +215,15 @@ static float *cut_patches(const vision_config *c, const float *pixels, arena *a,
     if (!patch) return NULL;
     for (int y = 0; y < g; y++)
         for (int x = 0; x < g; x++)
-            for (int ch = 0; ch < 3; ch++)
-                for (int row = 0; row < side; row++, to += side)
-                    memcpy(to, pixels + ((size_t)ch * S + (size_t)y * side + row) * S + (size_t)x * side, (size_t)side * sizeof *to);
+            for (int ch = 0; ch < 3; ch++) {
+                const float *from = pixels + ((size_t)ch * S + (size_t)y * side) * S + (size_t)x * side;
+                for (int row = 0; row < side; row++, to += side, from += S) memcpy(to, from, (size_t)side * sizeof *to);
+            }
     return patch;
 }
 
-static bool forward(const vision_tower *v, kernels *k, const float *patches, float *z, const tower_tap *tap, arena *a, err *e)
+static bool forward(const vision_tower *v, kernels *k, const float *patches, float *z, const tower_tap *tap, arena *a,
+                    err *e)
 {
     const vision_config *c = &v->c;
     const int P = c->grid * c->grid, T = P + 1, D = c->width, N = c->heads, hd = c->head_width, F = c->ffn;
@@ -273,7 +278,8 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
     return k->sync(k, e);
 }
 
-bool vision_tower_embed(const vision_tower *v, kernels *k, const float *pixels, float *z, const tower_tap *tap, arena *a, err *e)
+bool vision_tower_embed(const vision_tower *v, kernels *k, const float *pixels, float *z, const tower_tap *tap, arena *a,
+                        err *e)
 {
     const size_t     scratch = k->mark(k);
     const arena_mark here = arena_here(a);

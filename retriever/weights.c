@@ -119,7 +119,8 @@ bool weights_all_read(const weights *ws, const char *prefix, bool (*ignore)(cons
     for (int i = 0; i < safetensors_count(ws->file); i++) {
         const tensor *t = safetensors_at(ws->file, i);
         if (strncmp(t->name, prefix, strlen(prefix)) != 0 || was_opened(ws, t->name) || ignore(t->name)) continue;
-        return err_set(e, ERR_FILE, "%s: %s: not a tensor of this model (is it another version of jina-clip?)", t->file, t->name);
+        return err_set(e, ERR_FILE, "%s: %s: not a tensor of this model (is it another version of jina-clip?)", t->file,
+                       t->name);
     }
     return true;
 }

@@ -23,10 +23,12 @@ bool weights_find(weights *ws, const tensor **out, const int64_t *dims, err *e, 
 bool weights_open_rows(weights *ws, weight *out, const tensor *t, int64_t first, int64_t rows, int64_t cols, err *e);
 
 /* Find and widen into host memory that the caller has, as many as dims say (no 0 among them). Counts as read. */
-bool weights_host(weights *ws, float *out, const int64_t *dims, err *e, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+bool weights_host(weights *ws, float *out, const int64_t *dims, err *e, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 
 /* Find and open: a vector [n], or a matrix [rows, cols]. */
-bool weights_vector(weights *ws, weight *out, int64_t n, err *e, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+bool weights_vector(weights *ws, weight *out, int64_t n, err *e, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 bool weights_matrix(weights *ws, weight *out, int64_t rows, int64_t cols, err *e, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
 

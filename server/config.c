@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "diagnose/engine.h"
 #include "base/file.h"
 
 typedef enum { KIND_INT, KIND_NUM, KIND_TEXT, KIND_CHOICE } kind;
@@ -46,7 +47,7 @@ static const setting SETTINGS[] = {
     INT("limits", headers, "headers", 8, 1000, "100", "header fields of one request"),
     INT("limits", max_pixels, "max-pixels", 1, 4294967296.0, "67108864", "width times height of a query image"),
     INT("limits", max_side, "max-side", 1, 65535, "32767", "width or height of a query image"),
-    INT("work", workers, "workers", 0, 1024, "0", "requests computed at once; 0: one per core"),
+    INT("work", workers, "workers", 0, 1024, "0", "requests computed at once; 0: one per core for small models, else one"),
     INT("work", threads, "threads", 0, 1024, "0", "of each worker; 0: cores / workers"),
     INT("work", queue, "queue", 1, 100000, "64", "requests that may wait; more are answered 503 at once"),
     INT("work", arena_bytes, "arena-bytes", 0, 1099511627776.0, "2147483648", "memory of one request inside a worker; 0: no bound"),
@@ -266,13 +267,13 @@ static const setting *find_flag(const char *arg, const char **value)
 }
 
 /* Walk the flags. pass 0 takes --config and the actions, pass 1 the settings, because flags win over the file. */
-static bool walk_flags(config *c, int argc, char *const argv[], int pass, const char **file, config_action *action, err *e)
+static bool walk_flags(config *c, int argc, char *const argv[], int pass, const char **file, config_action *what, err *e)
 {
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *v = NULL;
-        if (strcmp(a, "--check-config") == 0) { *action = CONFIG_CHECK; continue; }
-        if (strcmp(a, "--print-config") == 0) { *action = CONFIG_PRINT; continue; }
-        if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) { *action = CONFIG_HELP; return true; }
+        if (strcmp(a, "--check-config") == 0) { *what = CONFIG_CHECK; continue; }
+        if (strcmp(a, "--print-config") == 0) { *what = CONFIG_PRINT; continue; }
+        if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) { *what = CONFIG_HELP; return true; }
         bool           is_file = strcmp(a, "--config") == 0 || strncmp(a, "--config=", 9) == 0;
         bool           is_adapter = strcmp(a, "--adapter") == 0 || strncmp(a, "--adapter=", 10) == 0;
         const setting *s = is_file || is_adapter || strncmp(a, "--", 2) != 0 ? NULL : find_flag(a, &v);
@@ -291,14 +292,14 @@ static bool walk_flags(config *c, int argc, char *const argv[], int pass, const 
     return true;
 }
 
-bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *action, err *e)
+bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e)
 {
     const char *file = NULL;
     config_defaults(c);
-    *action = CONFIG_RUN;
-    if (!walk_flags(c, argc, argv, 0, &file, action, e)) return false;
-    if (*action == CONFIG_HELP) return true;
-    return (!file || config_file(c, file, e)) && config_environment(c, env, e) && walk_flags(c, argc, argv, 1, &file, action, e);
+    *what = CONFIG_RUN;
+    if (!walk_flags(c, argc, argv, 0, &file, what, e)) return false;
+    if (*what == CONFIG_HELP) return true;
+    return (!file || config_file(c, file, e)) && config_environment(c, env, e) && walk_flags(c, argc, argv, 1, &file, what, e);
 }
 
 static const struct { size_t at; const char *key; } FOLDERS[] = {
@@ -345,7 +346,10 @@ bool config_check(config *c, int cores, err *e)
             return err_at(e, ERR_USAGE, NULL, FOLDERS[i].key, "%s is not set: give --%s DIR, or %s in [models]", FOLDERS[i].key, FOLDERS[i].key, FOLDERS[i].key);
     if (!adapters_agree(c, e)) return false;
     if (cores < 1) cores = 1;
-    if (c->workers == 0) c->workers = c->threads > 0 && c->threads < cores ? cores / c->threads : c->threads > 0 ? 1 : cores;
+    /* Small models: a core a request. Large ones: all cores on one request, which is as much work done and each sooner. */
+    engine_options o = {.reader = c->reader, .retriever = c->retriever};
+    int64_t        each = c->threads > 0 ? c->threads : engine_small(&o) ? 1 : cores;
+    if (c->workers == 0) c->workers = each < cores ? cores / each : 1;
     if (c->threads == 0) c->threads = c->workers < cores ? cores / c->workers : 1;
     return true;
 }

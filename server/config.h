@@ -61,10 +61,11 @@ bool config_environment(config *c, char *const env[], err *e);
  * "--port 0"; a flag for yes or no alone means yes); the whole ladder in its right order. A flag's adapter replaces the file's
  * of the same name. */
 typedef enum { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_HELP } config_action;
-bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *action, err *e);
+bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e);
 
 /* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the address
- * is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers, threads) for a machine of so many cores. */
+ * is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers, threads) for a
+ * machine of so many cores. */
 bool config_check(config *c, int cores, err *e);
 /* For --check-config: do the named folders exist? ERR_FILE. What is in them is checked when they are opened. */
 bool config_check_folders(const config *c, err *e);

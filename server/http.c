@@ -33,7 +33,7 @@ struct http {
     server              *s;
     struct MHD_Daemon   *daemon;
     struct MHD_Response *no_memory; /* made at start: the answer when there is no memory to make one */
-    int                  listen_fd; /* -1: the library has closed it, or will */
+    int                  listen_fd; /* ours to close; -1: the library's */
 };
 
 /* One request and its answer. */
@@ -426,7 +426,7 @@ bool http_open(http **out, server *s, int listen_fd, err *e)
         err_set(e, ERR_FILE, "libmicrohttpd %s cannot start: are %d connections within the limit of open files?", MHD_get_version(), (int)s->cfg->connections);
         goto done;
     }
-    h->listen_fd = -1; /* closed by the library */
+    h->listen_fd = -1;
     *out = h;
     h = NULL;
     ok = true;
@@ -437,10 +437,10 @@ done:
 
 void http_refuse_connections(http *h)
 {
-    /* the library gives the listening socket back, so that connections in its backlog are not reset but never accepted:
-     * closing it tells a balancer at once */
-    MHD_socket fd = MHD_quiesce_daemon(h->daemon);
-    if (fd != MHD_INVALID_SOCKET) close(fd);
+    /* The library's threads look at the listening socket a little longer, so it may not be closed before they have ended.
+     * Shutting it down makes the kernel refuse connections at once, which tells a balancer. */
+    h->listen_fd = MHD_quiesce_daemon(h->daemon);
+    if (h->listen_fd >= 0) shutdown(h->listen_fd, SHUT_RDWR);
 }
 
 void http_close(http *h)

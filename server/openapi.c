@@ -11,7 +11,7 @@ static const char EXAMPLE_PNG[] = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVA
 /* Put v under key; a NULL anywhere (out of memory) makes *ok false and the document NULL. */
 static void put(json_t *o, const char *key, json_t *v, bool *ok)
 {
-    if (!o || !v || json_object_set_new(o, key, v) != 0) *ok = false;
+    if (!v || json_object_set_new(o, key, v) != 0) *ok = false; /* takes v also when o is NULL */
 }
 
 static json_t *literal(const char *s) { return json_loads(s, JSON_DECODE_ANY, NULL); }

@@ -46,7 +46,7 @@ if [ -n "$missing" ]; then
     echo "deps: installing$missing"
     apt update || die "apt-get update failed"
     for p in $missing; do
-        apt-cache show "$p" >/dev/null 2>&1 || die "apt knows no package $p (on Ubuntu, enable the 'universe' component)"
+        apt-cache show "$p" >/dev/null 2>&1 || die "apt knows no package $p. On Ubuntu, enable the 'universe' component; Ubuntu 24.04 has no FAISS at all"
     done
     recommends=--no-install-recommends
     [ "${1:-}" != fuzz ] || recommends=--install-recommends # libFuzzer's runtime is one of clang's
@@ -99,8 +99,10 @@ source_apt() {
         -o Dir::State::lists="$tmp/lists" -o Dir::Cache="$tmp/cache" "$@"
 }
 source_apt update || die "the source index of $3/$4 cannot be read"
-(cd "$tmp/src" && source_apt --download-only source "faiss=$version") || die "the source package faiss $version cannot be fetched"
-dpkg-source --no-check -x "$tmp"/src/*.dsc "$tmp/faiss" >/dev/null # apt has checked it
+(cd "$tmp/src" && source_apt --download-only --tar-only source "faiss=$version") || die "the source package faiss $version cannot be fetched"
+# Upstream's archive alone: the distribution's patches are to the build, not to c_api.
+mkdir "$tmp/faiss"
+tar -xf "$tmp"/src/faiss_*.orig.tar.* -C "$tmp/faiss" --strip-components=1 || die "the source archive cannot be unpacked"
 
 for f in "$tmp"/faiss/c_api/*.cpp "$tmp"/faiss/c_api/utils/*.cpp "$tmp"/faiss/c_api/impl/*.cpp; do
     case $f in *'*'*) continue ;; esac # no such folder in this version

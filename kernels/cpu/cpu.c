@@ -2,6 +2,7 @@
  * Activations are f32. Weights lie in the mapped file where their bytes can be used as they are (weight.c). */
 #include "kernels/cpu/cpu.h"
 
+#include <cpuid.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,11 +61,18 @@ static bool cpu_sync(kernels *k, err *e)
 }
 
 /* --------------------------------------------------------------------------------------------- instruction sets */
+/* By CPUID itself: clang 14 does not know this name in __builtin_cpu_supports(). */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 int cpu_isas(const isa *out[4])
 {
     int n = 0;
     out[n++] = &isa_base;
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) return n;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return n;
     out[n++] = &isa_avx2;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
         !__builtin_cpu_supports("avx512dq"))

@@ -34,8 +34,8 @@ typedef struct { const uint8_t *w; size_t row_bytes; int rows; } ahead;
 enum { LINE = 16 };
 
 /* c[mr, nv * VL] (+)= x[mr, n] panel[n, nv * VL]; n counts 32-bit elements, odd_k: the last pair's odd half is not there.
- * first: start from zero, else from what c holds. mr, nv and kind are constants where this is inlined. */
-INLINE void tile(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, bool odd_k, bool first,
+ * first: start from zero, else from what c holds. mr, nv and kind are constants, a variant each. */
+VARIANT void tile(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, bool odd_k, bool first,
                  ahead next, const int mr, const int nv, const product kind)
 {
     vf sum[MR][NV];
@@ -178,7 +178,7 @@ enum { AHEAD_BYTES = 512 };
 /* c[mr, VL] = x w^T for mr rows of x from row t on and outputs n .. n + cols - 1 (cols <= VL), in the first n32 32-bit elements of
  * K (a multiple of VL). No panel: each block of w is transposed in registers and used at once. For few rows, where the
  * time is that of reading w. The sums are the tile's, in the same order. */
-INLINE void stream(const gemm *g, float *c, int t, int n, int cols, int n32, const int mr, const product kind)
+VARIANT void stream(const gemm *g, float *c, int t, int n, int cols, int n32, const int mr, const product kind)
 {
     const size_t   row_bytes = (size_t)g->K * (kind == PRODUCT_F32 ? 4 : 2);
     const uint8_t *w = (const uint8_t *)g->w + (size_t)n * row_bytes;
@@ -218,7 +218,10 @@ INLINE void stream(const gemm *g, float *c, int t, int n, int cols, int n32, con
 
 typedef void (*stream_fn)(const gemm *g, float *c, int t, int n, int cols, int n32);
 #define STREAM(name, mr, kind) \
-    static void name##_##mr(const gemm *g, float *c, int t, int n, int cols, int n32) { stream(g, c, t, n, cols, n32, mr, kind); }
+    static void name##_##mr(const gemm *g, float *c, int t, int n, int cols, int n32) \
+    { \
+        stream(g, c, t, n, cols, n32, mr, kind); \
+    }
 #if defined __AVX512F__
 #define STREAMS(name, kind) \
     STREAM(name, 1, kind) STREAM(name, 2, kind) STREAM(name, 3, kind) STREAM(name, 4, kind) STREAM(name, 5, kind) \
@@ -349,16 +352,18 @@ static void gemm_part(const gemm *g, int t0, int t1, int n0, int n1, gemm_space 
 
 static void round_row_part(uint32_t *pairs, const float *x, int K)
 {
-    uint16_t *p = (uint16_t *)pairs;
-    int k = 0;
+    uint8_t *p = (uint8_t *)pairs;
+    int      k = 0;
 #ifdef __AVX512BF16__
     for (; k + VL <= K; k += VL) {
         __m256bh b = _mm512_cvtneps_pbh(v_load(x + k)); /* to nearest even, denormals to zero */
-        memcpy(p + k, &b, sizeof b);
+        memcpy(p + 2 * k, &b, sizeof b);
     }
 #endif
-    for (; k < K; k++) p[k] = bf16_from_f32(x[k]);
-    if (K % 2) p[K] = 0;
+    for (; k < K + K % 2; k++) {
+        uint16_t b = k < K ? bf16_from_f32(x[k]) : 0;
+        memcpy(p + 2 * k, &b, sizeof b);
+    }
 }
 
 #endif

@@ -73,7 +73,8 @@ static void run_part(void *ctx, int task, int worker)
     s->c->isa->gemm(g, t, t1, n, n1, s->c->space[worker].gemm);
 }
 
-/* By columns, one panel a task; by rows as well where there are fewer panels than workers. */
+/* By columns, in runs of panels so that a worker can ask for its next one in time; by rows as well where there are hardly more
+ * panels than workers. */
 static void run_gemm(cpu *c, const gemm *g)
 {
     int nr = c->isa->nr, panels = (g->N + nr - 1) / nr, threads = pool_threads(c->pool);
@@ -83,9 +84,10 @@ static void run_gemm(cpu *c, const gemm *g)
         c->isa->gemm(g, 0, g->T, 0, g->N, c->space[0].gemm);
         return;
     }
-    split s = {.c = c, .g = g, .n_step = nr, .t_step = g->T, .n_parts = panels};
+    int   run = panels / (4 * threads) > 0 ? panels / (4 * threads) : 1;
+    split s = {.c = c, .g = g, .n_step = nr * run, .t_step = g->T, .n_parts = (panels + run - 1) / run};
     if (panels < 2 * threads && g->T > 1) s.t_step = (g->T + threads - 1) / threads;
-    pool_run(c->pool, run_part, &s, panels * ((g->T + s.t_step - 1) / s.t_step));
+    pool_run(c->pool, run_part, &s, s.n_parts * ((g->T + s.t_step - 1) / s.t_step));
 }
 
 static uint64_t product_flops(int T, const weight *w) { return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols; }

@@ -14,10 +14,23 @@
 #include <stdint.h>
 #include <string.h>
 
+/* UNROLL: loops over registers. VARIANT: a function compiled once for each of its constant arguments. Not so under
+ * AddressSanitizer, which makes memory of the registers anyway and with which the compiler would take minutes a file. */
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+#define SANITIZED
+#endif
+#endif
+#if defined SANITIZED || defined __SANITIZE_ADDRESS__
+#define UNROLL
+#define VARIANT static __attribute__((noinline))
+#else
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define VARIANT static inline __attribute__((always_inline))
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
 

@@ -67,7 +67,7 @@ static void image_question_and_k_are_checked(void **state)
 static void answers_are_checked(void **state)
 {
     (void)state;
-    static char        text[MAX_ANSWERS + 1][8], huge[10001];
+    static char        text[MAX_ANSWERS + 1][16], huge[10001];
     const char        *list[MAX_ANSWERS + 1] = {"Yes", "No", "Maybe"};
     diagnose_request   q = good();
     q.answers = list;

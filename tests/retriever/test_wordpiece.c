@@ -68,11 +68,12 @@ static void ids_of_bert_uncased_are_llama_cpps(void **s)
     static const char cut[] = "\n__ggml_vocab_test__\n";
     const char       *tokenizer = shared_path("fixtures/tokenizers/bert-uncased/tokenizer.json");
     err               e = {0};
-    run               r = {.a = arena_new(0)};
+    run               r = {0};
     char             *in, *out;
     size_t            n_in, n_out;
     int               n = 0;
     if (!file_exists(tokenizer)) SKIP("%s is not here", tokenizer);
+    r.a = arena_new(0);
     OK(wordpiece_open(&r.w, tokenizer, &e), e);
     OK(file_read(&in, &n_in, shared_path("fixtures/tokenizers/llama.cpp/bert-bge.gguf.inp"), 1 << 20, &e), e);
     OK(file_read(&out, &n_out, shared_path("fixtures/tokenizers/llama.cpp/bert-bge.gguf.out"), 1 << 20, &e),

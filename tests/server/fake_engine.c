@@ -151,5 +151,6 @@ bool reader_find_adapter(const reader *r, const char *name, int *adapter, err *e
 int         reader_max_tokens(const reader *r) { return (void)r, 64; }
 void        reader_cache(reader *r, reader_cache_stats *out) { (void)r, *out = (reader_cache_stats){.hits = 3}; }
 const char *retriever_hash(const retriever *r) { return (void)r, FAKE_HASH; }
+const char *retriever_query_hash(const retriever *r, head h) { return (void)r, (void)h, NULL; }
 int64_t     retriever_parameters(const retriever *r) { return (void)r, 1; }
 int         retriever_dim(const retriever *r) { return (void)r, 4; }
