@@ -60,8 +60,8 @@ static bool pair_fits(const lora_pair *p, int64_t rows, int64_t cols, err *e)
 {
     if (p->a->dim[1] == cols && p->b->dim[0] == rows) return true;
     const tensor *t = p->a->dim[1] == cols ? p->b : p->a;
-    return err_set(e, ERR_FILE, "%s: %.120s: the adapter takes %lld and gives %lld, the reader's layer %lld and %lld: is it for another base model?",
-                   t->file, t->name, (long long)p->a->dim[1], (long long)p->b->dim[0], (long long)cols, (long long)rows);
+    return err_set(e, ERR_FILE, "%s: %.120s: the adapter takes %lld and gives %lld, the reader's layer %lld and %lld: "
+                   "is it for another base model?", t->file, t->name, (long long)p->a->dim[1], (long long)p->b->dim[0], (long long)cols, (long long)rows);
 }
 
 static void store(void *out, dtype type, size_t i, float v)

@@ -61,8 +61,8 @@ static bool plain_start(const json_t *config, const char *where, err *e)
     const char *s = json_string_value(json_object_get(config, "init_lora_weights"));
     for (size_t i = 0; s && i < sizeof changes_base / sizeof *changes_base; i++)
         if (strncmp(s, changes_base[i], strlen(changes_base[i])) == 0)
-            return err_set(e, ERR_FILE, "%s: init_lora_weights is '%.40s', which changes the base too: convert the adapter to plain LoRA",
-                           where, s);
+            return err_set(e, ERR_FILE, "%s: init_lora_weights is '%.40s', which changes the base too: "
+                           "convert the adapter to plain LoRA", where, s);
     return true;
 }
 
@@ -72,7 +72,8 @@ static bool config_read(lora *l, const json_t *config, const char *where, err *e
     int64_t     r;
     double      alpha;
     bool        stabilised;
-    if (!json_str_or(config, "peft_type", "", &type, where, e) || !json_str_or(config, "bias", "none", &bias, where, e)) return false;
+    if (!json_str_or(config, "peft_type", "", &type, where, e)) return false;
+    if (!json_str_or(config, "bias", "none", &bias, where, e)) return false;
     if (strcmp(type, "LORA") != 0) return err_set(e, ERR_FILE, "%s: peft_type is '%.40s', only LORA is supported", where, type);
     if (strcmp(bias, "none") != 0) return err_set(e, ERR_FILE, "%s: bias is '%.40s', only 'none' is supported", where, bias);
     if (!only_known_features(config, where, e) || !plain_start(config, where, e)) return false;
@@ -183,8 +184,8 @@ bool lora_matched(const lora *l, err *e)
     for (int i = 0; i < safetensors_count(l->file); i++) {
         const tensor *t = safetensors_at(l->file, i);
         if (!l->taken[i])
-            return err_set(e, ERR_FILE, "%s: %.120s: the reader has no such layer: is the adapter for another base model?", t->file,
-                           t->name);
+            return err_set(e, ERR_FILE, "%s: %.120s: the reader has no such layer: is the adapter for another base model?",
+                           t->file, t->name);
     }
     return true;
 }

@@ -32,8 +32,8 @@ static bool name_adapter(reader *r, const char *name, err *e)
     size_t n = strlen(name);
     if (n == 0 || n > MAX_ADAPTER_NAME || strcmp(name, "none") == 0
         || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != n)
-        return err_set(e, ERR_USAGE, "adapter '%.80s': a name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'", name,
-                       MAX_ADAPTER_NAME);
+        return err_set(e, ERR_USAGE, "adapter '%.80s': a name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'",
+                       name, MAX_ADAPTER_NAME);
     for (int i = 0; i < r->n_adapters; i++)
         if (strcmp(r->adapter_name[i], name) == 0) return err_set(e, ERR_USAGE, "adapter '%s' is named twice", name);
     memcpy(r->adapter_name[r->n_adapters], name, n + 1);
@@ -42,7 +42,8 @@ static bool name_adapter(reader *r, const char *name, err *e)
 
 static bool open_adapters(reader *r, const reader_options *o, err *e)
 {
-    if (o->n_adapters > MAX_ADAPTERS) return err_set(e, ERR_USAGE, "%d adapters, at most %d are taken", o->n_adapters, MAX_ADAPTERS);
+    if (o->n_adapters > MAX_ADAPTERS)
+        return err_set(e, ERR_USAGE, "%d adapters, at most %d are taken", o->n_adapters, MAX_ADAPTERS);
     if (o->merge && o->n_adapters != 1) return err_set(e, ERR_USAGE, "%d adapters: exactly one can be merged", o->n_adapters);
     for (int i = 0; i < o->n_adapters; i++, r->n_adapters++)
         if (!name_adapter(r, o->adapters[i].name, e) || !lora_open(&r->adapter[i], o->adapters[i].dir, e)) return false;
@@ -63,8 +64,8 @@ static bool no_adapter_folder(const char *dir, err *e)
     char path[PATH_MAX];
     if (!path_join(path, sizeof path, dir, "adapter_config.json", e)) return false;
     return !file_exists(path)
-        || err_set(e, ERR_FILE, "%s is there: an adapter is given beside its base model (--adapter NAME=DIR), a merged model must not hold it",
-                   path);
+        || err_set(e, ERR_FILE, "%s is there: an adapter is given beside its base model (--adapter NAME=DIR), a merged model "
+                   "must not hold it", path);
 }
 
 int reader_adapters(const reader *r) { return r->n_adapters; }

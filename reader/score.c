@@ -58,7 +58,8 @@ static bool request_open(request *s, reader *r, const reader_query *q, arena *a,
 {
     s->q = q;
     if (q->A < 1 || q->K < 1) return err_set(e, ERR_BUG, "reader: %d answers, %d candidates", q->A, q->K);
-    if (q->adapter < (r->merged ? 1 : 0) || q->adapter > r->n_adapters) return err_set(e, ERR_BUG, "reader: adapter %d", q->adapter);
+    if (q->adapter < (r->merged ? 1 : 0) || q->adapter > r->n_adapters)
+        return err_set(e, ERR_BUG, "reader: adapter %d of %d", q->adapter, r->n_adapters);
     if (!trie_of_answers(&s->t, r->tokens, q->answers, q->A, r->m->end_id, a, e)) return false;
     if (!r->f->prepare(r->m, &s->image, q->img, a, e)) return false;
     if (!r->f->query(r->m, q->question, &s->image, &s->ask, a, e)) return false;
