@@ -68,7 +68,8 @@ static void *hash_files(void *arg)
 static bool is_model_file(const char *name)
 {
     const char *dot = strrchr(name, '.');
-    return dot && dot != name && (!strcmp(dot, ".json") || !strcmp(dot, ".txt") || !strcmp(dot, ".safetensors"));
+    return dot && dot != name && (!strcmp(dot, ".json") || !strcmp(dot, ".jinja") || !strcmp(dot, ".txt") ||
+                                  !strcmp(dot, ".safetensors"));
 }
 
 /* Tuned query towers are hashed apart: an index stays valid when they change. */
@@ -97,7 +98,7 @@ static bool list_files(char ***names, int *n, const char *dir, err *e)
     *names = list;
     *n = len;
     if (!ok) return err_set(e, ERR_MEMORY, "%s: out of memory", dir);
-    if (len == 0) return err_set(e, ERR_FILE, "%s: holds no model files (.json, .txt, .safetensors)", dir);
+    if (len == 0) return err_set(e, ERR_FILE, "%s: holds no model files (.json, .jinja, .txt, .safetensors)", dir);
     qsort(list, (size_t)len, sizeof *list, by_name);
     return true;
 }

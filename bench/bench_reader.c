@@ -176,7 +176,7 @@ static bool run(bench *b, err *e)
     case_images c = {0};
     char        name[4][64];
     const options *o = &b->o;
-    if (!noise(b, o->image_px, &img, e) || !b->r->f->prepare(b->r->m, &pic, &img, b->a, e)) return false;
+    if (!noise(b, o->image_px, &img, e) || !b->r->f->prepare(b->r->m, &pic, &img, IMAGE_NATIVE, b->a, e)) return false;
     if (!noise(b, o->case_px, &c.query, e) || !noise(b, o->case_px, &c.z, e)) return false;
     snprintf(name[0], 64, "prefill %d tokens", o->tokens);
     snprintf(name[1], 64, "vision %d px, %d tokens", o->image_px, pic.rows * pic.cols);

@@ -32,12 +32,11 @@ log=$work/log.txt
 note() { echo "$*" | tee -a "$log"; }
 # name threads value: rates are tokens per second
 llama() {
+    # the last two columns of llama-bench's CSV are tokens per second and their deviation; a row of prefill, one of decode
     enter llama-bench -m lm.gguf -p 512 -n 32 -t "$1" -r 1 -o csv 2>/dev/null | tail -n 2 |
-        awk -F'","' -v t="$1" '{for (i = 1; i <= NF; i++) gsub(/"/, "", $i); print $0}' >"$work/csv"
-    # the last two columns of llama-bench's CSV are tokens per second and their deviation
-    awk -F, -v t="$1" 'NR == 1 {gsub(/"/, ""); print "llama prefill " t " " $(NF - 1)} NR == 2 {gsub(/"/, ""); print "llama decode " t " " $(NF - 1)}' "$work/csv"
+        awk -F'","' -v t="$1" '{print (NR == 1 ? "llama prefill " : "llama decode ") t " " $(NF - 1)}'
     enter sh -c "llama-mtmd-cli -m lm.gguf --mmproj mm.gguf --image picture.png -p x -n 1 -t $1 -c 2048 --temp 0 2>&1" |
-        sed -n 's/.*image slice encoded in \([0-9.]*\) ms.*/\1/p; s/.*image .*encoded in \([0-9.]*\) ms.*/\1/p' | head -n 1 |
+        sed -n 's/.*batch encoding done in \([0-9.]*\) ms.*/\1/p' | head -n 1 |
         awk -v t="$1" '{print "llama vision " t " " 256000 / $1}'
 }
 ours() {

@@ -74,6 +74,8 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
     case CLI_ADAPTER: return add_adapter(o, value, e);
     case CLI_USE_ADAPTER: o->use_adapter = value; return true;
     case CLI_LORA_MERGE: o->merge_adapter = true; return true;
+    case CLI_POLICY:
+        return image_policy_parse(&o->policy, value) || err_set(e, ERR_USAGE, "--image-policy takes native or jomed-256");
     default: *taken = false; return true;
     }
 }

@@ -30,7 +30,8 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     {"reader", required_argument, NULL, CLI_READER}, {"retriever", required_argument, NULL, CLI_RETRIEVER}, \
     {"index", required_argument, NULL, CLI_INDEX}, {"device", required_argument, NULL, CLI_DEVICE}, \
     {"products", required_argument, NULL, CLI_PRODUCTS}, {"threads", required_argument, NULL, CLI_THREADS}, \
-    {"cache-mb", required_argument, NULL, CLI_CACHE}, {"tau", required_argument, NULL, CLI_TAU}
+    {"cache-mb", required_argument, NULL, CLI_CACHE}, {"tau", required_argument, NULL, CLI_TAU}, \
+    {"image-policy", required_argument, NULL, CLI_POLICY}
 #define CLI_MODEL_HELP \
     "  --reader DIR       reader checkpoint (config.json, tokenizer.json, *.safetensors)\n" \
     "  --retriever DIR    jina-clip-v1 checkpoint\n" \
@@ -39,7 +40,9 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
     "  --threads N        threads (default: one per core; 1 for small models)\n" \
     "  --cache-mb N       memory for cached candidate prefixes (default 256)\n" \
-    "  --tau T            temperature of p_R (default 1)\n"
+    "  --tau T            temperature of p_R (default 1)\n" \
+    "  --image-policy P   what the reader's pictures go through first: native (default: nothing) or jomed-256 (the\n" \
+    "                     released code's resizes, longer side 256)\n"
 /* Those of diagnose and eval, whose reader may have adapters. */
 #define CLI_ADAPTER_OPTIONS \
     {"adapter", required_argument, NULL, CLI_ADAPTER}, {"use-adapter", required_argument, NULL, CLI_USE_ADAPTER}, \
@@ -48,7 +51,7 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --adapter NAME=DIR  PEFT LoRA adapter of the reader (repeat it for several)\n" \
     "  --use-adapter NAME the one that answers, or none; not needed where there is one\n" \
     "  --lora-merge       add it to the weights instead of running it beside them\n"
-enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_ADAPTER,
+enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_POLICY, CLI_ADAPTER,
        CLI_USE_ADAPTER, CLI_LORA_MERGE };
 /* Take one of those options. *taken tells whether opt was one; false: ERR_USAGE. */
 bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e);

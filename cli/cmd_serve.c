@@ -31,7 +31,8 @@ static engine_options models(const config *c)
     for (int i = 0; i < c->n_adapters; i++) o.adapter[o.n_adapters++] = (reader_adapter){c->adapter[i].name, c->adapter[i].dir};
     o.use_adapter = *c->use_adapter ? c->use_adapter : NULL;
     o.merge_adapter = strcmp(c->lora_merge, "yes") == 0;
-    products_parse(&o.products, c->products); /* one of its words: config.c saw to that */
+    products_parse(&o.products, c->products); /* one of their words: config.c saw to that */
+    image_policy_parse(&o.policy, c->image_policy);
     return o;
 }
 

@@ -25,6 +25,7 @@ typedef struct {
     passage_index *index;
     float          tau;
     image_limits   limits;
+    image_policy   policy;
     int            adapter; /* of requests that name none, as reader.h counts them */
 } engine;
 

@@ -68,7 +68,7 @@ static bool use_adapter(engine *en, const char *name, err *e)
 
 bool engine_open(engine *out, const engine_options *o, kernels *k, err *e)
 {
-    engine en = {.tau = o->tau > 0 ? o->tau : 1, .limits = IMAGE_LIMITS};
+    engine en = {.tau = o->tau > 0 ? o->tau : 1, .limits = IMAGE_LIMITS, .policy = o->policy};
     if (o->max_pixels > 0) en.limits.max_pixels = o->max_pixels;
     reader_options ro = {.cache_bytes = o->cache_bytes, .adapters = o->adapter, .n_adapters = o->n_adapters, .merge = o->merge_adapter};
     bool ok = retriever_open(&en.retriever, o->retriever, k, e)

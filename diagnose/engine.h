@@ -14,6 +14,7 @@ typedef struct {
     products_choice products;                   /* AUTO: f32 for a small reader (exact), bf16 for a large one (fast) */
     int             threads;                    /* of one kernels; 0: one per core, one alone for small models */
     size_t          cache_bytes;                /* of candidate prefixes */
+    image_policy    policy;                     /* of the pictures that the reader sees; 0: native */
     float           tau;                        /* of p_R; 0: 1 */
     int64_t         max_pixels;                 /* of a query image; 0: IMAGE_LIMITS */
     reader_adapter  adapter[MAX_ADAPTERS];

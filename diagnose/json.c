@@ -86,9 +86,10 @@ static json_t *adapter_identity(const engine *en, int adapter)
 json_t *provenance_json(const engine *en, int adapter)
 {
     const index_info *ix = index_describe(en->index);
-    return json_pack("{s:{s:s, s:s}, s:{s:s, s:s}, s:o, s:{s:s, s:s, s:s?, s:s?}, s:{s:s, s:I}}",
+    return json_pack("{s:{s:s, s:s}, s:{s:s, s:s, s:s}, s:o, s:{s:s, s:s, s:s?, s:s?}, s:{s:s, s:I}}",
                      "program", "name", "jomed", "version", JOMED_VERSION,
                      "reader", "family", en->reader ? reader_family(en->reader) : "none", "sha256", en->reader ? reader_hash(en->reader) : "",
+                     "image_policy", image_policy_name(en->policy),
                      "adapter", adapter_identity(en, adapter),
                      "retriever", "family", "jina-clip-v1", "sha256", retriever_hash(en->retriever),
                      "query_image_sha256", retriever_query_hash(en->retriever, HEAD_IMAGE),

@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 
-enum { CHANNELS = 3, LEVELS = 256, MAX_ASPECT = 200, MAX_PATH_BYTES = 4096, MAX_S = 4096, MAX_PATCH = 64 };
+enum { CHANNELS = 3, LEVELS = 256, MAX_ASPECT = 200, MAX_PATH_BYTES = 4096, MAX_S = 4096, MAX_EDGE = 1 << 15, MAX_PATCH = 64 };
 
 static const char CONFIG[] = "preprocessor_config.json";
 
@@ -92,25 +92,49 @@ static bool read_pixel_limit(const json_t *root, const char *key, const char *ne
     return read_int(root, old ? key : newer, def, (int64_t)1 << 31, out, where, e);
 }
 
-static bool read_qwen2vl(qwen2vl_image_config *out, const json_t *root, const char *where, err *e)
+/* Resize, rescale, normalise: what transformers' processors can leave out or do otherwise, and we cannot. */
+static bool read_steps(const json_t *root, const char *where, err *e)
 {
-    int64_t patch, merge, temporal, resample;
+    int64_t resample;
     double  rescale;
-    if (!read_int(root, "patch_size", 14, MAX_PATCH, &patch, where, e) || !read_int(root, "merge_size", 2, 8, &merge, where, e) ||
-        !read_int(root, "temporal_patch_size", 2, 8, &temporal, where, e) ||
-        !read_pixel_limit(root, "min_pixels", "size.shortest_edge", 56 * 56, &out->min_pixels, where, e) ||
-        !read_pixel_limit(root, "max_pixels", "size.longest_edge", 14 * 14 * 4 * 1280, &out->max_pixels, where, e) ||
-        !read_norm(root, "image_mean", "image_std", &out->norm, where, e) || !need_true(root, "do_resize", where, e) ||
-        !need_true(root, "do_rescale", where, e) || !need_true(root, "do_normalize", where, e) ||
-        !json_int_or(root, "resample", 3, &resample, where, e) ||
+    if (!need_true(root, "do_resize", where, e) || !need_true(root, "do_rescale", where, e) ||
+        !need_true(root, "do_normalize", where, e) || !json_int_or(root, "resample", 3, &resample, where, e) ||
         !json_num_or(root, "rescale_factor", 1.0 / 255, &rescale, where, e))
         return false;
     if (resample != 3) return err_set(e, ERR_FILE, "%s: resample is %lld; only 3 (bicubic) is supported", where, (long long)resample);
     if (fabs(rescale * 255 - 1) > 1e-9) return err_set(e, ERR_FILE, "%s: rescale_factor is not 1/255", where);
+    return true;
+}
+
+static bool read_qwen2vl(qwen2vl_image_config *out, const json_t *root, const char *where, err *e)
+{
+    int64_t patch, merge, temporal;
+    if (!read_int(root, "patch_size", 14, MAX_PATCH, &patch, where, e) || !read_int(root, "merge_size", 2, 8, &merge, where, e) ||
+        !read_int(root, "temporal_patch_size", 2, 8, &temporal, where, e) ||
+        !read_pixel_limit(root, "min_pixels", "size.shortest_edge", 56 * 56, &out->min_pixels, where, e) ||
+        !read_pixel_limit(root, "max_pixels", "size.longest_edge", 14 * 14 * 4 * 1280, &out->max_pixels, where, e) ||
+        !read_norm(root, "image_mean", "image_std", &out->norm, where, e) || !read_steps(root, where, e))
+        return false;
     if (out->min_pixels > out->max_pixels) return err_set(e, ERR_FILE, "%s: min_pixels is more than max_pixels", where);
     out->patch = (int)patch;
     out->merge = (int)merge;
     out->temporal = (int)temporal;
+    return true;
+}
+
+/* A square patch: patch_size is a number, or {height, width}. */
+static bool read_pixtral(pixtral_image_config *out, const json_t *root, const char *where, err *e)
+{
+    int64_t    patch, width, edge;
+    const bool pair = json_is_object(json_path(root, "patch_size"));
+    if (!read_int(root, pair ? "patch_size.height" : "patch_size", 16, MAX_PATCH, &patch, where, e) ||
+        !read_int(root, pair ? "patch_size.width" : "patch_size", 16, MAX_PATCH, &width, where, e) ||
+        !read_int(root, "size.longest_edge", 1024, MAX_EDGE, &edge, where, e) ||
+        !read_norm(root, "image_mean", "image_std", &out->norm, where, e) || !read_steps(root, where, e))
+        return false;
+    if (patch != width) return err_set(e, ERR_FILE, "%s: patch_size.height and patch_size.width differ", where);
+    out->patch = (int)patch;
+    out->longest_edge = (int)edge;
     return true;
 }
 
@@ -133,6 +157,18 @@ bool qwen2vl_image_config_open(qwen2vl_image_config *out, const char *dir, err *
     qwen2vl_image_config c = {0};
     if (!path_join(path, sizeof path, dir, CONFIG, e) || !json_open(&root, path, e)) return false;
     const bool ok = read_qwen2vl(&c, root, path, e);
+    json_decref(root);
+    if (ok) *out = c;
+    return ok;
+}
+
+bool pixtral_image_config_open(pixtral_image_config *out, const char *dir, err *e)
+{
+    char                 path[MAX_PATH_BYTES];
+    json_t              *root;
+    pixtral_image_config c = {0};
+    if (!path_join(path, sizeof path, dir, CONFIG, e) || !json_open(&root, path, e)) return false;
+    const bool ok = read_pixtral(&c, root, path, e);
     json_decref(root);
     if (ok) *out = c;
     return ok;
@@ -189,26 +225,43 @@ bool jina_pixels(float **px, image *cropped, const image *in, const jina_image_c
 /* ---- Qwen2-VL ------------------------------------------------------------------------------------------------- */
 
 /* Rounding is half to even (42 / 28 = 1.5 gives 2, 70 / 28 = 2.5 gives 2): nearbyint in the default mode is Python's round.
- * A side below patch * merge is enlarged like any other, as transformers 5 does; the 4.45 of the released code refused it,
- * but never saw one, because its prompt code enlarges to 28 first. */
-bool qwen2vl_smart_resize(int *new_h, int *new_w, int h, int w, const qwen2vl_image_config *c, err *e)
+ * least: the least that rounding may give. */
+static bool smart_size(int *new_h, int *new_w, int h, int w, double factor, double min_pixels, double max_pixels, double least,
+                       err *e)
 {
-    const double factor = c->patch * c->merge, area = (double)h * w;
+    const double area = (double)h * w;
     if (h < 1 || w < 1) return err_set(e, ERR_BUG, "smart_resize: %d x %d is no size of an image", w, h);
     if (!check_aspect(w, h, e)) return false;
-    double H = nearbyint(h / factor) * factor, W = nearbyint(w / factor) * factor;
-    if (H * W > (double)c->max_pixels) {
-        const double beta = sqrt(area / (double)c->max_pixels);
+    double H = fmax(least, nearbyint(h / factor) * factor), W = fmax(least, nearbyint(w / factor) * factor);
+    if (H * W > max_pixels) {
+        const double beta = sqrt(area / max_pixels);
         H = fmax(factor, floor(h / beta / factor) * factor);
         W = fmax(factor, floor(w / beta / factor) * factor);
-    } else if (H * W < (double)c->min_pixels) {
-        const double beta = sqrt((double)c->min_pixels / area);
+    } else if (H * W < min_pixels) {
+        const double beta = sqrt(min_pixels / area);
         H = ceil(h * beta / factor) * factor;
         W = ceil(w * beta / factor) * factor;
     }
     *new_h = (int)H;
     *new_w = (int)W;
     return true;
+}
+
+/* A side below patch * merge is enlarged like any other, as transformers 5 does; the 4.45 of the released code refused it,
+ * but never saw one, because its prompt code enlarges to 28 first. */
+bool qwen2vl_smart_resize(int *new_h, int *new_w, int h, int w, const qwen2vl_image_config *c, err *e)
+{
+    return smart_size(new_h, new_w, h, w, c->patch * c->merge, (double)c->min_pixels, (double)c->max_pixels, 0, e);
+}
+
+/* TRAP: here a side that rounds to 0 counts as one factor before the areas are compared: 1 x 200 becomes 28 x 196, where
+ * the processor makes 28 x 812 of it. */
+bool qwen_vl_utils_image(image *out, const image *in, arena *a, err *e)
+{
+    const double factor = 28, min_pixels = 4 * 28 * 28, max_pixels = 16384.0 * 28 * 28;
+    int          h, w;
+    return smart_size(&h, &w, in->height, in->width, factor, min_pixels, max_pixels, factor, e) &&
+           image_resize_bicubic(out, in, w, h, a, e);
 }
 
 /* One patch: [channel, time, row, column]; a still picture repeats its frame in time. from: its first pixel. */
@@ -247,6 +300,44 @@ bool qwen2vl_patches(patches *out, image *resized, const image *in, const qwen2v
                 for (int x = bx; x < bx + c->merge; x++, to += p.F)
                     fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS, row_bytes, table,
                                c->patch, c->temporal);
+    if (resized) *resized = fit;
+    *out = p;
+    return true;
+}
+
+/* ---- Pixtral -------------------------------------------------------------------------------------------------- */
+
+/* Rounding down, as transformers does since 4.46; 4.45, which the released code ran, rounded up. They differ only for
+ * pictures longer than longest_edge, which that code never has: it shrinks to 256 before. */
+bool pixtral_resize(int *new_h, int *new_w, int h, int w, const pixtral_image_config *c, err *e)
+{
+    if (h < 1 || w < 1) return err_set(e, ERR_BUG, "pixtral_resize: %d x %d is no size of an image", w, h);
+    const double edge = c->longest_edge, ratio = fmax(h / edge, w / edge);
+    const int    H = ratio > 1 ? (int)floor(h / ratio) : h, W = ratio > 1 ? (int)floor(w / ratio) : w;
+    if (H < 1 || W < 1)
+        return err_at(e, ERR_UNUSABLE, "image-aspect", "image",
+                      "the image is %d x %d; with the longer side at %d nothing is left of the other", w, h, c->longest_edge);
+    *new_h = ((H - 1) / c->patch + 1) * c->patch;
+    *new_w = ((W - 1) / c->patch + 1) * c->patch;
+    return true;
+}
+
+bool pixtral_patches(patches *out, image *resized, const image *in, const pixtral_image_config *c, arena *a, err *e)
+{
+    int   h, w;
+    image fit;
+    float table[CHANNELS][LEVELS];
+    if (!pixtral_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e)) return false;
+    patches p = {.grid_h = h / c->patch, .grid_w = w / c->patch, .F = CHANNELS * c->patch * c->patch};
+    p.P = p.grid_h * p.grid_w;
+    p.px = arena_take_n(a, (size_t)p.P, (size_t)p.F * sizeof *p.px, e);
+    if (!p.px) return false;
+    norm_table(table, &c->norm);
+    const size_t row_bytes = (size_t)w * CHANNELS;
+    float       *to = p.px;
+    for (int y = 0; y < p.grid_h; y++)
+        for (int x = 0; x < p.grid_w; x++, to += p.F)
+            fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS, row_bytes, table, c->patch, 1);
     if (resized) *resized = fit;
     *out = p;
     return true;

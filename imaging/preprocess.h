@@ -22,5 +22,16 @@ bool qwen2vl_smart_resize(int *new_h, int *new_w, int h, int w, const qwen2vl_im
 typedef struct { int grid_h, grid_w; float *px; int P, F; } patches; /* px [P, F], F = 3 * temporal * patch^2 */
 /* resized may be NULL. *out lives in a. */
 bool qwen2vl_patches(patches *out, image *resized, const image *in, const qwen2vl_image_config *c, arena *a, err *e);
+/* What qwen-vl-utils 0.0.8 makes of a picture before that processor sees it: smart_resize with its own limits. */
+bool qwen_vl_utils_image(image *out, const image *in, arena *a, err *e);
+
+/* Pixtral: a longer side above longest_edge is brought down to it, then both sides are stretched up to multiples of the
+ * patch, bicubic; patches in raster order, [channel, row, column] inside a patch. */
+typedef struct { int patch, longest_edge; pixel_norm norm; } pixtral_image_config;
+bool pixtral_image_config_open(pixtral_image_config *out, const char *dir, err *e);
+/* New size of an H x W image. ERR_UNUSABLE image-aspect, field "image": so thin that nothing is left of a side. */
+bool pixtral_resize(int *new_h, int *new_w, int h, int w, const pixtral_image_config *c, err *e);
+/* F = 3 * patch^2; resized may be NULL. *out lives in a. */
+bool pixtral_patches(patches *out, image *resized, const image *in, const pixtral_image_config *c, arena *a, err *e);
 
 #endif

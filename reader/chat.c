@@ -1,15 +1,12 @@
 #include "reader/chat.h"
 
-#include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "base/sha256.h"
 #include "base/text.h"
+#include "reader/template.h"
 
 /* What the published template makes of one user turn that has no system turn before it. */
 static const char BEFORE_PREFIX[] =
@@ -21,8 +18,6 @@ static const char AFTER_QUERY[] = "<|im_end|>\n<|im_start|>assistant\n";
  * above. LLaMA-Factory's qwen2_vl template, with which adapters are trained, renders the same. */
 static const char TEMPLATE_SHA256[] = "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb";
 
-enum { MAX_TEMPLATE_BYTES = 1 << 20 };
-
 typedef struct { int32_t *ids; int n; } id_list;
 
 struct chat {
@@ -33,11 +28,11 @@ struct chat {
 
 /* --- The checkpoint's template -------------------------------------------------------------------------- */
 
-/* A checkpoint may carry its template in up to three places. A template that is not the known one would be
- * rendered to something else than what the reader was trained on, and the answers would still look right: so
- * it does not start. */
-static bool known_template(const char *s, size_t n, const char *path, err *e)
+/* A template that is not the known one would be rendered to something else than what the reader was trained
+ * on, and the answers would still look right: so it does not start. */
+static bool known_template(void *ctx, const char *s, size_t n, const char *path, err *e)
 {
+    (void)ctx;
     uint8_t hash[SHA256_BYTES];
     char    hex[SHA256_HEX];
     while (n && (s[n - 1] == '\n' || s[n - 1] == '\r' || s[n - 1] == ' ')) n--; /* savers differ there */
@@ -48,52 +43,6 @@ static bool known_template(const char *s, size_t n, const char *path, err *e)
                    "%s: this chat template is not Qwen2-VL's published one, the only one rendered here; "
                    "if it makes the same of a user turn, take it out of the file",
                    path);
-}
-
-/* The member chat_template of a JSON file: absent, a string, or a list of named templates. */
-static bool check_json(const char *path, err *e)
-{
-    json_t *root, *one;
-    size_t  i;
-    bool    ok = true;
-    if (!file_exists(path)) return true;
-    if (!json_open(&root, path, e)) return false;
-    const json_t *v = json_object_get(root, "chat_template");
-    if (json_is_string(v)) {
-        ok = known_template(json_string_value(v), json_string_length(v), path, e);
-    } else if (json_is_array(v)) {
-        json_array_foreach((json_t *)v, i, one)
-        {
-            const json_t *s = json_object_get(one, "template");
-            const char   *name = json_string_value(json_object_get(one, "name"));
-            if (!name || strcmp(name, "default") != 0) continue; /* others are for tools */
-            ok = ok && known_template(json_is_string(s) ? json_string_value(s) : "", json_string_length(s),
-                                      path, e);
-        }
-    } else if (v && !json_is_null(v)) {
-        ok = err_set(e, ERR_FILE, "%s: chat_template is not a string", path);
-    }
-    json_decref(root);
-    return ok;
-}
-
-static bool check_jinja(const char *path, err *e)
-{
-    char  *s;
-    size_t n;
-    if (!file_exists(path)) return true;
-    if (!file_read(&s, &n, path, MAX_TEMPLATE_BYTES, e)) return false;
-    bool ok = known_template(s, n, path, e);
-    free(s);
-    return ok;
-}
-
-static bool check_template(const char *dir, err *e)
-{
-    char path[4096];
-    return path_join(path, sizeof path, dir, "chat_template.jinja", e) && check_jinja(path, e)
-        && path_join(path, sizeof path, dir, "chat_template.json", e) && check_json(path, e)
-        && path_join(path, sizeof path, dir, "tokenizer_config.json", e) && check_json(path, e);
 }
 
 /* --- Opening -------------------------------------------------------------------------------------------- */
@@ -122,7 +71,7 @@ static bool open_parts(chat *c, const char *dir, err *e)
     int32_t    im_start; /* only looked for: without it the fixed parts would be spelled out as text */
     arena     *a = arena_new(0);
     if (!a) return err_set(e, ERR_MEMORY, "chat template: out of memory");
-    bool ok = check_template(dir, e)
+    bool ok = template_each(dir, known_template, NULL, e)
            && marker(&im_start, b, "<|im_start|>", dir, e) && marker(&c->im_end, b, "<|im_end|>", dir, e)
            && marker(&c->vision_start, b, "<|vision_start|>", dir, e)
            && marker(&c->vision_end, b, "<|vision_end|>", dir, e)

@@ -11,6 +11,7 @@
 #include "reader/decoder.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,19 @@ static bool layer_open(layer *y, const decoder_config *c, const loader *l, int i
         && load_linear(l, &y->gate, c->F, c->D, false, e, "layers.%d.mlp.gate_proj", i)
         && load_linear(l, &y->up, c->F, c->D, false, e, "layers.%d.mlp.up_proj", i)
         && load_linear(l, &y->down, c->D, c->F, false, e, "layers.%d.mlp.down_proj", i);
+}
+
+bool decoder_vocabulary(decoder_config *c, const loader *l, int n_ids, err *e)
+{
+    char          name[96];
+    const tensor *t;
+    snprintf(name, sizeof name, "%sembed_tokens.weight", l->prefix);
+    if (!safetensors_need(l->file, &t, name, (int64_t[]){0, c->D, -1}, e)) return false;
+    if (t->dim[0] < n_ids || t->dim[0] > INT32_MAX)
+        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name, (long long)t->dim[0],
+                       n_ids);
+    c->V = (int)t->dim[0];
+    return true;
 }
 
 bool decoder_open(decoder **out, const decoder_config *c, const loader *l, const char *head, err *e)

@@ -24,6 +24,9 @@ typedef struct {
 
 typedef struct decoder decoder;
 
+/* V of *c: the text's vocabulary is as long as its embedding, and the tokenizer, of n_ids tokens, must not reach past it. */
+bool decoder_vocabulary(decoder_config *c, const loader *l, int n_ids, err *e);
+
 /* l->prefix leads to "embed_tokens.weight", "layers.N..." and "norm.weight"; head is the full name of an own head.
  * Gives *out. The file must outlive the decoder. */
 bool decoder_open(decoder **out, const decoder_config *c, const loader *l, const char *head, err *e);

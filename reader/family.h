@@ -5,7 +5,7 @@
 #define JOMED_READER_FAMILY_H
 
 #include <jansson.h>
-#include "imaging/image.h"
+#include "imaging/policy.h"
 #include "reader/bpe.h"
 #include "reader/decoder.h"
 
@@ -39,7 +39,8 @@ typedef struct {
     bool (*open)(model **out, const model_files *f, err *e);
     void (*close)(model *m, kernels *k); /* NULL is fine */
 
-    bool (*prepare)(const model *m, picture *out, const image *img, arena *a, err *e);
+    /* The policy's steps of this family, then its own processor. */
+    bool (*prepare)(const model *m, picture *out, const image *img, image_policy policy, arena *a, err *e);
     /* Vision tokens out [rows * cols, D] in the order of the prompt's spans. adapter: as in linear.h. */
     bool (*encode)(const model *m, kernels *k, int adapter, const picture *p, act *out, const tap *t, arena *a, err *e);
     uint64_t (*encode_flops)(const model *m, int adapter, const picture *p); /* by the formula */
@@ -51,6 +52,6 @@ typedef struct {
     int (*positions)(int32_t *pos, const prompt *p, int cursor);
 } family;
 
-extern const family FAMILY_QWEN2VL;
+extern const family FAMILY_QWEN2VL, FAMILY_PIXTRAL;
 
 #endif

@@ -17,21 +17,21 @@ struct prefix_cache {
 };
 
 /* FNV-1a, 64 bits [Fowler, Noll, Vo; RFC 9923]. */
-prefix_key prefix_key_of(int64_t passage, int64_t adapter, const char *caption)
+prefix_key prefix_key_of(int64_t passage, int64_t adapter, image_policy policy, const char *caption)
 {
     uint64_t h = 0xcbf29ce484222325u;
     for (const unsigned char *s = (const unsigned char *)caption; *s; s++) h = (h ^ *s) * 0x100000001b3u;
-    return (prefix_key){passage, adapter, h};
+    return (prefix_key){passage, adapter, policy, h};
 }
 
 static bool same(prefix_key x, prefix_key y)
 {
-    return x.passage == y.passage && x.adapter == y.adapter && x.caption == y.caption;
+    return x.passage == y.passage && x.adapter == y.adapter && x.policy == y.policy && x.caption == y.caption;
 }
 
 static size_t slot(prefix_key k)
 {
-    uint64_t h = ((uint64_t)k.passage * 0x9e3779b97f4a7c15u) ^ ((uint64_t)k.adapter << 32) ^ k.caption;
+    uint64_t h = ((uint64_t)k.passage * 0x9e3779b97f4a7c15u) ^ ((uint64_t)k.adapter << 32) ^ ((uint64_t)k.policy << 60) ^ k.caption;
     return (size_t)((h ^ h >> 29) % BUCKETS);
 }
 

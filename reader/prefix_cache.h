@@ -17,10 +17,10 @@
 
 typedef struct prefix_cache prefix_cache;
 
-/* One process has one reader, one index and one image policy, so the passage's id is enough; the caption's hash guards
- * against an id that is used for two texts. adapter: as reader.h counts them. */
-typedef struct { int64_t passage, adapter; uint64_t caption; } prefix_key;
-prefix_key prefix_key_of(int64_t passage, int64_t adapter, const char *caption);
+/* One process has one reader and one index, so the passage's id is enough; the caption's hash guards against an id that is
+ * used for two texts. adapter: as reader.h counts them. */
+typedef struct { int64_t passage, adapter; image_policy policy; uint64_t caption; } prefix_key;
+prefix_key prefix_key_of(int64_t passage, int64_t adapter, image_policy policy, const char *caption);
 
 typedef struct prefix_entry {
     kv  keys;

@@ -80,19 +80,11 @@ static bool vision_open(qwen2vl *m, const loader *l, err *e)
         && load_linear(l, &m->merge2, c->text.D, merged, true, e, "merger.mlp.2");
 }
 
-/* The text's vocabulary is as long as its embedding; the tokenizer must not reach past it. */
 static bool text_open(qwen2vl *m, const model_files *f, err *e)
 {
-    loader        l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight"), TEXT_PREFIX, f->adapters};
-    char          name[64];
-    const tensor *t;
-    snprintf(name, sizeof name, "%sembed_tokens.weight", l.prefix);
-    if (!safetensors_need(f->file, &t, name, (int64_t[]){0, m->c.text.D, -1}, e)) return false;
-    if (t->dim[0] < bpe_vocab(f->tokens) || t->dim[0] > INT32_MAX)
-        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name,
-                       (long long)t->dim[0], bpe_vocab(f->tokens));
-    m->c.text.V = (int)t->dim[0];
-    return decoder_open(&m->base.text, &m->c.text, &l, "lm_head.weight", e);
+    loader l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight"), TEXT_PREFIX, f->adapters};
+    return decoder_vocabulary(&m->c.text, &l, bpe_vocab(f->tokens), e)
+        && decoder_open(&m->base.text, &m->c.text, &l, "lm_head.weight", e);
 }
 
 static void qwen2vl_close(model *base, kernels *k)
@@ -152,11 +144,14 @@ static bool qwen2vl_open(model **out, const model_files *f, err *e)
     return true;
 }
 
-static bool qwen2vl_prepare(const model *base, picture *out, const image *img, arena *a, err *e)
+/* TRAP: jomed-256 resizes a picture three times, bicubic, nearest and bicubic. */
+static bool qwen2vl_prepare(const model *base, picture *out, const image *img, image_policy policy, arena *a, err *e)
 {
     const qwen2vl *m = (const qwen2vl *)base;
+    image          first, small = *img;
     patches        p;
-    if (!qwen2vl_patches(&p, NULL, img, &m->image, a, e)) return false;
+    if (policy == IMAGE_JOMED_256 && !(qwen_vl_utils_image(&first, img, a, e) && jomed_256(&small, &first, a, e))) return false;
+    if (!qwen2vl_patches(&p, NULL, &small, &m->image, a, e)) return false;
     *out = (picture){p.grid_h / m->c.merge, p.grid_w / m->c.merge, p.grid_h, p.grid_w, p.px};
     return true;
 }

@@ -11,45 +11,23 @@
 #include <string.h>
 
 #include "base/json.h"
-
-enum { MAX_SIZE = 1 << 20, MAX_LAYERS = 512 };
-
-typedef struct { const json_t *root; const char *where; err *e; } source;
+#include "reader/config_fields.h"
 
 /* "text_config.NAME" where it is there, else "NAME". */
-static const char *text_path(char buf[96], const source *s, const char *name)
+static const char *text_path(char buf[96], const config_fields *s, const char *name)
 {
     snprintf(buf, 96, "text_config.%s", name);
     return json_path(s->root, buf) ? buf : name;
 }
 
-/* A size in lo .. hi; def < 0: the member must be there. */
-static bool size_at(const source *s, const char *path, int def, int lo, int hi, int *out)
-{
-    int64_t v;
-    bool    ok = def < 0 ? json_int(s->root, path, &v, s->where, s->e) : json_int_or(s->root, path, def, &v, s->where, s->e);
-    if (!ok) return false;
-    if (v < lo || v > hi) return err_set(s->e, ERR_FILE, "%s: %s must be %d to %d", s->where, path, lo, hi);
-    *out = (int)v;
-    return true;
-}
-
-static bool text_size(const source *s, const char *name, int def, int hi, int *out)
+static bool text_size(const config_fields *s, const char *name, int def, int hi, int *out)
 {
     char buf[96];
-    return size_at(s, text_path(buf, s, name), def, 1, hi, out);
-}
-
-static bool must_be(const source *s, const char *path, const char *want)
-{
-    const char *v;
-    if (!json_str_or(s->root, path, want, &v, s->where, s->e)) return false;
-    return strcmp(v, want) == 0
-        || err_set(s->e, ERR_FILE, "%s: %s is '%.40s', only '%s' is supported", s->where, path, v, want);
+    return field_size(s, text_path(buf, s, name), def, 1, hi, out);
 }
 
 /* The object that says how positions turn: the first of these that is there. */
-static const char *rope_path(const source *s)
+static const char *rope_path(const config_fields *s)
 {
     static const char *const place[] = {"text_config.rope_parameters", "rope_parameters", "text_config.rope_scaling",
                                         "rope_scaling"};
@@ -58,7 +36,7 @@ static const char *rope_path(const source *s)
     return "rope_scaling";
 }
 
-static bool rope_kind(const source *s, const char *rope)
+static bool rope_kind(const config_fields *s, const char *rope)
 {
     static const char *const key[] = {"rope_type", "type"};
     for (int i = 0; i < 2; i++) {
@@ -72,7 +50,7 @@ static bool rope_kind(const source *s, const char *rope)
     return true;
 }
 
-static bool rope_config(const source *s, decoder_config *c)
+static bool rope_config(const config_fields *s, decoder_config *c)
 {
     char        path[96], flat[96];
     const char *rope = rope_path(s);
@@ -96,20 +74,20 @@ static bool rope_config(const source *s, decoder_config *c)
         || err_set(s->e, ERR_FILE, "%s: %s must add up to half the head's %d", s->where, path, c->head_dim);
 }
 
-static bool text_config(const source *s, decoder_config *c, int *max_tokens)
+static bool text_config(const config_fields *s, decoder_config *c, int *max_tokens)
 {
     char buf[96];
     bool sliding;
-    if (!text_size(s, "hidden_size", -1, MAX_SIZE, &c->D) || !text_size(s, "num_hidden_layers", -1, MAX_LAYERS, &c->L)
-        || !text_size(s, "num_attention_heads", -1, MAX_SIZE, &c->N)
-        || !text_size(s, "intermediate_size", -1, MAX_SIZE, &c->F)
-        || !text_size(s, "num_key_value_heads", c->N, MAX_SIZE, &c->kv_heads)
-        || !text_size(s, "head_dim", c->D / c->N ? c->D / c->N : 1, MAX_SIZE, &c->head_dim)
-        || !text_size(s, "max_position_embeddings", 32768, MAX_SIZE, max_tokens)) return false;
+    if (!text_size(s, "hidden_size", -1, CONFIG_MAX_SIZE, &c->D) || !text_size(s, "num_hidden_layers", -1, CONFIG_MAX_LAYERS, &c->L)
+        || !text_size(s, "num_attention_heads", -1, CONFIG_MAX_SIZE, &c->N)
+        || !text_size(s, "intermediate_size", -1, CONFIG_MAX_SIZE, &c->F)
+        || !text_size(s, "num_key_value_heads", c->N, CONFIG_MAX_SIZE, &c->kv_heads)
+        || !text_size(s, "head_dim", c->D / c->N ? c->D / c->N : 1, CONFIG_MAX_SIZE, &c->head_dim)
+        || !text_size(s, "max_position_embeddings", 32768, CONFIG_MAX_SIZE, max_tokens)) return false;
     if (c->N % c->kv_heads != 0)
         return err_set(s->e, ERR_FILE, "%s: num_attention_heads %d is no multiple of num_key_value_heads %d", s->where, c->N,
                        c->kv_heads);
-    if (c->head_dim % 2 != 0 || (int64_t)c->head_dim * c->N > MAX_SIZE)
+    if (c->head_dim % 2 != 0 || (int64_t)c->head_dim * c->N > CONFIG_MAX_SIZE)
         return err_set(s->e, ERR_FILE, "%s: %d heads of size %d are not possible", s->where, c->N, c->head_dim);
 
     double eps;
@@ -117,25 +95,25 @@ static bool text_config(const source *s, decoder_config *c, int *max_tokens)
     if (!(eps > 0)) return err_set(s->e, ERR_FILE, "%s: rms_norm_eps must be above 0", s->where);
     c->eps = (float)eps;
     c->qkv_bias = true;
-    if (!must_be(s, text_path(buf, s, "hidden_act"), "silu")) return false;
+    if (!field_must_be(s, text_path(buf, s, "hidden_act"), "silu")) return false;
     if (!json_bool_or(s->root, text_path(buf, s, "use_sliding_window"), false, &sliding, s->where, s->e)) return false;
     if (sliding) return err_set(s->e, ERR_FILE, "%s: use_sliding_window is not supported", s->where);
     return rope_config(s, c);
 }
 
-static bool vision_config(const source *s, qwen2vl_config *c)
+static bool vision_config(const config_fields *s, qwen2vl_config *c)
 {
     int channels, hidden;
-    if (!size_at(s, "vision_config.depth", 32, 1, MAX_LAYERS, &c->depth)
-        || !size_at(s, "vision_config.embed_dim", 1280, 1, MAX_SIZE, &c->E)
-        || !size_at(s, "vision_config.num_heads", 16, 1, MAX_SIZE, &c->heads)
-        || !size_at(s, "vision_config.mlp_ratio", 4, 1, 64, &c->ratio)
-        || !size_at(s, "vision_config.patch_size", 14, 1, 1024, &c->patch)
-        || !size_at(s, "vision_config.spatial_merge_size", 2, 1, 64, &c->merge)
-        || !size_at(s, "vision_config.temporal_patch_size", 2, 1, 64, &c->temporal)
-        || !size_at(s, "vision_config.in_channels", 3, 1, 64, &channels)
-        || !size_at(s, "vision_config.hidden_size", c->text.D, 1, MAX_SIZE, &hidden)
-        || !must_be(s, "vision_config.hidden_act", "quick_gelu")) return false;
+    if (!field_size(s, "vision_config.depth", 32, 1, CONFIG_MAX_LAYERS, &c->depth)
+        || !field_size(s, "vision_config.embed_dim", 1280, 1, CONFIG_MAX_SIZE, &c->E)
+        || !field_size(s, "vision_config.num_heads", 16, 1, CONFIG_MAX_SIZE, &c->heads)
+        || !field_size(s, "vision_config.mlp_ratio", 4, 1, 64, &c->ratio)
+        || !field_size(s, "vision_config.patch_size", 14, 1, 1024, &c->patch)
+        || !field_size(s, "vision_config.spatial_merge_size", 2, 1, 64, &c->merge)
+        || !field_size(s, "vision_config.temporal_patch_size", 2, 1, 64, &c->temporal)
+        || !field_size(s, "vision_config.in_channels", 3, 1, 64, &channels)
+        || !field_size(s, "vision_config.hidden_size", c->text.D, 1, CONFIG_MAX_SIZE, &hidden)
+        || !field_must_be(s, "vision_config.hidden_act", "quick_gelu")) return false;
     if (channels != 3) return err_set(s->e, ERR_FILE, "%s: vision_config.in_channels must be 3", s->where);
     if (hidden != c->text.D)
         return err_set(s->e, ERR_FILE, "%s: vision_config.hidden_size is %d, the text's hidden_size %d", s->where, hidden,
@@ -146,7 +124,7 @@ static bool vision_config(const source *s, qwen2vl_config *c)
 }
 
 /* A head of its own or the embedding's: as the file says; where it is silent, as the tensors say. */
-static bool tied_config(const source *s, const safetensors *file, bool *tied)
+static bool tied_config(const config_fields *s, const safetensors *file, bool *tied)
 {
     char        buf[96];
     const char *path = "tie_word_embeddings";
@@ -156,7 +134,7 @@ static bool tied_config(const source *s, const safetensors *file, bool *tied)
 
 bool qwen2vl_config_open(qwen2vl_config *out, const model_files *f, err *e)
 {
-    source         s = {f->config, f->config_name, e};
+    config_fields  s = {f->config, f->config_name, e};
     qwen2vl_config c = {0};
     int64_t        id;
     if (!text_config(&s, &c.text, &c.max_tokens) || !vision_config(&s, &c)) return false;

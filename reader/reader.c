@@ -10,7 +10,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 
-static const family *const FAMILIES[] = {&FAMILY_QWEN2VL};
+static const family *const FAMILIES[] = {&FAMILY_QWEN2VL, &FAMILY_PIXTRAL};
 enum { N_FAMILIES = sizeof FAMILIES / sizeof *FAMILIES };
 
 static bool find_family(const family **out, const json_t *config, const char *where, err *e)
@@ -94,6 +94,23 @@ reader_adapter_info reader_describe_adapter(const reader *r, int adapter)
 
 /* ---- opening ---- */
 
+/* Mistral's own layout holds the same weights under other names, with the rows of q and k in another order. */
+static bool known_layout(const char *dir, err *e)
+{
+    static const char *const ours[] = {"model.safetensors", "model.safetensors.index.json"};
+    char path[1024];
+    for (int i = 0; i < 2; i++) {
+        if (!path_join(path, sizeof path, dir, ours[i], e)) return false;
+        if (file_exists(path)) return true;
+    }
+    if (!path_join(path, sizeof path, dir, "consolidated.safetensors", e)) return false;
+    return !file_exists(path)
+        || err_set(e, ERR_FILE,
+                   "%s: this is Mistral's own layout, which is not supported: use the checkpoint in the Hugging Face layout "
+                   "(config.json, tokenizer.json, model*.safetensors)",
+                   path);
+}
+
 bool reader_open(reader **out, const char *dir, const reader_options *o, kernels *k, err *e)
 {
     bool    ok = false;
@@ -102,10 +119,11 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     reader *r = mem_zalloc(1, sizeof *r);
     if (!r) return err_set(e, ERR_MEMORY, "reader: out of memory");
     r->k = k;
+    if (!known_layout(dir, e)) goto done;
     if (!path_join(config_path, sizeof config_path, dir, "config.json", e)) goto done;
     if (!path_join(tokens_path, sizeof tokens_path, dir, "tokenizer.json", e)) goto done;
-
     if (!no_adapter_folder(dir, e)) goto done;
+
     if (!json_open(&config, config_path, e)) goto done;
     if (!find_family(&r->f, config, config_path, e)) goto done;
     if (!bpe_open(&r->tokens, tokens_path, e)) goto done;

@@ -1,12 +1,12 @@
 /* reader.h - the vision-language reader: how likely is each answer, given one retrieved pair and the query.
- * Families (Qwen2-VL now) are in a table in reader.c; see family.h. Model: docs/MODEL.md.
+ * Families (Qwen2-VL, Pixtral) are in a table in reader.c; see family.h. Model: docs/MODEL.md.
  * Threads  a reader is read-only after open but for its prefix cache, which has its own lock; each caller brings its own
  *          kernels and arena. */
 #ifndef JOMED_READER_READER_H
 #define JOMED_READER_READER_H
 
 #include "base/arena.h"
-#include "imaging/image.h"
+#include "imaging/policy.h"
 #include "kernels/kernels.h"
 
 typedef struct reader reader;
@@ -28,7 +28,7 @@ typedef struct {
 bool reader_open(reader **out, const char *dir, const reader_options *o, kernels *k, err *e);
 void reader_close(reader *r);
 const char *reader_hash(const reader *r);
-const char *reader_family(const reader *r); /* "qwen2_vl" */
+const char *reader_family(const reader *r); /* "qwen2_vl", "llava" (Pixtral) */
 int64_t     reader_parameters(const reader *r);
 int         reader_max_tokens(const reader *r); /* of one prompt, answers included */
 
@@ -55,6 +55,7 @@ typedef struct { int64_t id; const char *caption; } reader_passage;
 
 typedef struct {
     const image          *img;
+    image_policy          policy; /* of img and of the retrieved pictures; part of the cache's key */
     const char           *question;
     const char *const    *answers; /* UTF-8, distinct, not empty */
     int                   A;

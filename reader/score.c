@@ -61,7 +61,7 @@ static bool request_open(request *s, reader *r, const reader_query *q, arena *a,
     if (q->adapter < (r->merged ? 1 : 0) || q->adapter > r->n_adapters)
         return err_set(e, ERR_BUG, "reader: adapter %d of %d", q->adapter, r->n_adapters);
     if (!trie_of_answers(&s->t, r->tokens, q->answers, q->A, r->m->end_id, a, e)) return false;
-    if (!r->f->prepare(r->m, &s->image, q->img, a, e)) return false;
+    if (!r->f->prepare(r->m, &s->image, q->img, q->policy, a, e)) return false;
     if (!r->f->query(r->m, q->question, &s->image, &s->ask, a, e)) return false;
     s->n_query = s->ask.n_ids;
     if (!fits(r, s->n_query + trie_longest(&s->t), e)) return false; /* before anything is computed */
@@ -76,7 +76,7 @@ static bool render_prefix(const reader *r, const reader_query *q, const reader_p
 {
     image img;
     if (!q->load(q->load_ctx, z->id, &img, a, e)) return false;
-    if (r->f->prepare(r->m, pic, &img, a, e) && r->f->prefix(r->m, z->caption, pic, p, a, e)) return true;
+    if (r->f->prepare(r->m, pic, &img, q->policy, a, e) && r->f->prefix(r->m, z->caption, pic, p, a, e)) return true;
     if (e->code == ERR_UNUSABLE) { /* the index is at fault, not a field of the request */
         e->code = ERR_FILE;
         e->problem = e->field = NULL;
@@ -109,7 +109,7 @@ typedef struct { kv keys; int cursor; } prefix_kv;
 static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_kv *out,
                              const prefix_entry **held, bool *cached, arena *a, err *e)
 {
-    prefix_key key = prefix_key_of(z->id, q->adapter, z->caption);
+    prefix_key key = prefix_key_of(z->id, q->adapter, q->policy, z->caption);
     *held = prefix_cache_find(r->cache, key);
     *cached = *held != NULL;
     if (*held) {

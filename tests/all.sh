@@ -15,9 +15,6 @@ flavour() { # name, make arguments...
     status=1
     [ "$(wc -l <"$JOMED_RESULTS")" -gt "$before" ] || echo "0 1 0" >>"$JOMED_RESULTS" # did not build: that is a failure too
 }
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:allocator_may_return_null=1:abort_on_error=0}
-export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}
-export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:suppressions=tests/tsan.supp}
 flavour "as shipped" B=build WERROR="$werror" check
 flavour "AddressSanitizer + UndefinedBehaviorSanitizer" B=build-asan OPT="-O1 -g" \
     SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" check-sanitized

@@ -75,6 +75,9 @@ static void test_identity_of_a_model_folder(void **state)
     put_file(dir, "model.safetensors", "x", 1);
     OK(sha256_model(two, dir, &e), e);
     assert_string_not_equal(one, two);
+    put_file(dir, "chat_template.jinja", "x", 1); /* it decides how a prompt is rendered */
+    OK(sha256_model(one, dir, &e), e);
+    assert_string_not_equal(one, two);
     FAILS(sha256_model(one, inside(dir, "absent"), &e), e, ERR_FILE, "absent");
     remove_dir(dir);
 }

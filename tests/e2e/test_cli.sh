@@ -78,6 +78,15 @@ cmp -s "$dir/shown" "$dir/asked"; ok $? "show and diagnose print different text"
 gives 0 '"consistent":false' "diagnose --json has no consistent" ask --answers 0,1,2,3,4 --json $picture
 gives 1 "no-such.png" "one bad image of two is not named" ask --answers 0,1 --json no-such.png $picture
 [ "$(wc -l <"$dir/out")" -eq 1 ]; ok $? "one bad image of two leaves the other without an answer"
+
+# ---- the other family, and pictures as the released code had them ----
+pixtral="--reader tests/fixtures/pixtral-tiny"
+gives 0 "^Answer    \(yes\|no\) " "a Pixtral reader gives no answer" ask $pixtral --answers yes,no $picture
+gives 0 '"reader":{"family":"llava","sha256":"[0-9a-f]*","image_policy":"native"}' "an answer does not name the Pixtral reader" ask $pixtral --answers yes,no --json $picture
+gives 0 '"image_policy":"jomed-256"' "an answer does not name the image policy" ask --answers 0,1 --image-policy jomed-256 --json $picture
+gives 2 "--image-policy takes native or jomed-256" "an unknown image policy is taken" ask --answers 0,1 --image-policy jomed $picture
+gives 0 "2 cases scored" "eval does not run a Pixtral reader" "$jomed" eval $pixtral $retriever --image-policy jomed-256 --jsonl $demo/synthetic/breast_val.jsonl --limit 2
+
 gives 0 "grade 3" "retrieve does not show captions" "$jomed" retrieve $retriever $picture
 gives 0 '"embedding":\[' "embed gives no embedding" "$jomed" embed --retriever $demo/retriever --text "a fundus photograph"
 

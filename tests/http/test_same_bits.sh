@@ -4,7 +4,7 @@
 # also the test that the workers share nothing they write (make check-threads).
 . "$(dirname "$0")/serve.sh"
 need_index
-N=12 TIMES=8
+N=12 TIMES=${JOMED_SAME_BITS_TIMES:-8}
 limits="--drain-grace-ms 0 --deadline-ms 300000" # sixteen wait for two, and a sanitizer makes each slow
 
 # N requests that differ in picture, answers, k and mode: the body of an entry in curl's configuration each.

@@ -1,4 +1,4 @@
-/* test_preprocess.c - the pixels that reach the towers: golden/qwen2vl-preprocess, jina's of golden/jina-clip-tiny, the
+/* test_preprocess.c - the pixels that reach the towers: golden/qwen2vl-preprocess and pixtral-preprocess, jina's of golden/jina-clip-tiny, the
  * hashes of specs/models.md 2.5, all of smart_resize's table; configurations that cannot be. */
 #include <sys/stat.h>
 #include <unistd.h>
@@ -118,6 +118,113 @@ static void test_qwen2vl_hashes(void **state)
         assert_int_equal(p.grid_h * 14, row[i].nh);
         assert_true(fnv1a(p.px, (size_t)p.P * p.F * sizeof(float)) == row[i].hash);
         if (i == 0) assert_true(p.px[0] == -1.7630656957626343f && p.px[1] == -1.5732861757278442f);
+        arena_free(a);
+    }
+}
+
+static pixtral_image_config pixtral_config(void)
+{
+    pixtral_image_config c;
+    err                  e = {0};
+    OK(pixtral_image_config_open(&c, FIXTURE("pixtral-tiny"), &e), e);
+    return c;
+}
+
+/* Rows whose new side is 0 in the library, which then fails elsewhere, are refused here. */
+static void test_pixtral_resize_table(void **state)
+{
+    (void)state;
+    json_t              *root;
+    err                  e = {0};
+    pixtral_image_config c = pixtral_config();
+    int                  refused = 0, h, w;
+    OK(json_open(&root, FIXTURE("golden/pixtral-preprocess.json"), &e), e);
+    const json_t *rows = json_path(root, "resize.rows");
+    assert_int_equal(json_array_size(rows), 156);
+    for (size_t i = 0; i < 156; i++) {
+        int v[5];
+        for (size_t k = 0; k < 5; k++) v[k] = (int)json_integer_value(json_array_get(json_array_get(rows, i), k));
+        c.longest_edge = v[2];
+        if (v[3] == 0 || v[4] == 0) {
+            FAILS(pixtral_resize(&h, &w, v[0], v[1], &c, &e), e, ERR_UNUSABLE, "nothing is left");
+            assert_string_equal(e.problem, "image-aspect");
+            assert_string_equal(e.field, "image");
+            e = (err){0};
+            refused++;
+            continue;
+        }
+        OK(pixtral_resize(&h, &w, v[0], v[1], &c, &e), e);
+        if (h != v[3] || w != v[4]) fail_msg("%d x %d, edge %d: %d x %d, golden %d x %d", v[0], v[1], v[2], h, w, v[3], v[4]);
+    }
+    assert_int_equal(refused, 3);
+    FAILS(pixtral_resize(&h, &w, 0, 9, &c, &e), e, ERR_BUG, "no size");
+    json_decref(root);
+}
+
+/* Patches back to [3,H,W], as the goldens and hashes have the pixels. */
+static float *planes(const patches *p, int patch, arena *a)
+{
+    err    e = {0};
+    int    H = p->grid_h * patch, W = p->grid_w * patch;
+    float *out = ARENA_NEW(a, float, 3 * H * W, &e);
+    assert_non_null(out);
+    assert_int_equal(p->F, 3 * patch * patch);
+    for (int c = 0; c < 3; c++)
+        for (int y = 0; y < H; y++)
+            for (int x = 0; x < W; x++) {
+                const float *from = p->px + (size_t)((y / patch) * p->grid_w + x / patch) * (size_t)p->F;
+                out[((size_t)c * (size_t)H + (size_t)y) * (size_t)W + (size_t)x] = from[(c * patch + y % patch) * patch + x % patch];
+            }
+    return out;
+}
+
+static void test_pixtral_goldens(void **state)
+{
+    (void)state;
+    err                        e = {0};
+    safetensors               *golden, *decoded;
+    const pixtral_image_config c = pixtral_config();
+    OK(safetensors_open(&golden, FIXTURE("golden/pixtral-preprocess.safetensors"), &e), e);
+    OK(safetensors_open(&decoded, FIXTURE("images/decoded.safetensors"), &e), e);
+    assert_int_equal(safetensors_count(golden), 18);
+    arena *a = arena_new(0);
+    for (int i = 0; i < safetensors_count(decoded); i++, arena_reset(a)) {
+        const tensor *t = safetensors_at(decoded, i);
+        image         in = {.width = (int)t->dim[1], .height = (int)t->dim[0]}, resized;
+        patches       p;
+        char          name[128];
+        in.rgb = arena_take(a, (size_t)t->count, &e);
+        memcpy(in.rgb, t->data, (size_t)t->count);
+        OK(pixtral_patches(&p, &resized, &in, &c, a, &e), e);
+        snprintf(name, sizeof name, "%s/resized", t->name);
+        same_pixels(&resized, need_tensor(golden, name), name);
+        snprintf(name, sizeof name, "%s/pixel_values", t->name);
+        const tensor *px = need_tensor(golden, name);
+        assert_int_equal(px->count, (int64_t)p.P * p.F);
+        CLOSE(planes(&p, c.patch, a), (const float *)px->data, (size_t)px->count, 1e-5, name);
+    }
+    arena_free(a);
+    safetensors_close(golden);
+    safetensors_close(decoded);
+}
+
+static void test_pixtral_hashes(void **state)
+{
+    (void)state;
+    static const struct { int w, h, nw, nh; uint64_t hash; } row[] = {{97, 61, 112, 64, 0xdb48ebfbc42a9298},
+                                                                      {200, 150, 208, 160, 0x65c31d24d812c6c5},
+                                                                      {1100, 700, 1024, 656, 0x1b596d89845196a1}}; /* 651.6 down */
+    pixtral_image_config c = pixtral_config();
+    c.longest_edge = 1024;
+    for (size_t i = 0; i < 3; i++) {
+        arena  *a = arena_new(0);
+        err     e = {0};
+        image   in = synthetic(row[i].w, row[i].h, a);
+        patches p;
+        OK(pixtral_patches(&p, NULL, &in, &c, a, &e), e);
+        assert_int_equal(p.grid_w * 16, row[i].nw);
+        assert_int_equal(p.grid_h * 16, row[i].nh);
+        assert_true(fnv1a(planes(&p, 16, a), (size_t)p.P * (size_t)p.F * sizeof(float)) == row[i].hash);
         arena_free(a);
     }
 }
@@ -242,6 +349,23 @@ static void test_configurations(void **state)
     };
     for (size_t i = 0; i < sizeof bad_qwen / sizeof *bad_qwen; i++)
         FAILS(qwen2vl_image_config_open(&q, write_config(bad_qwen[i].json), &e), e, ERR_FILE, bad_qwen[i].part);
+    pixtral_image_config p;
+    OK(pixtral_image_config_open(&p, write_config("{}"), &e), e);
+    assert_true(p.patch == 16 && p.longest_edge == 1024 && p.norm.mean[0] == 0.48145466f);
+    OK(pixtral_image_config_open(&p, write_config("{\"patch_size\":14,\"size\":{\"longest_edge\":1540}}"), &e), e);
+    assert_true(p.patch == 14 && p.longest_edge == 1540);
+    static const struct { const char *json, *part; } bad_pixtral[] = {
+        {"{\"patch_size\":{\"height\":16,\"width\":14}}", "patch_size.height and patch_size.width differ"},
+        {"{\"patch_size\":0}", "patch_size is 0; 1 to 64"},
+        {"{\"size\":{\"longest_edge\":0}}", "size.longest_edge is 0; 1 to 32768"},
+        {"{\"do_resize\":false}", "do_resize is false"},
+        {"{\"resample\":2}", "resample is 2"},
+        {"{\"rescale_factor\":1.0}", "rescale_factor is not 1/255"},
+        {"{\"image_mean\":[1,2]}", "image_mean is not three numbers"},
+    };
+    for (size_t i = 0; i < sizeof bad_pixtral / sizeof *bad_pixtral; i++)
+        FAILS(pixtral_image_config_open(&p, write_config(bad_pixtral[i].json), &e), e, ERR_FILE, bad_pixtral[i].part);
+    e = (err){0};
     static const struct { const char *json, *part; } bad_jina[] = {
         {"{\"size\":0}", "size is 0; 1 to 4096"},      {"{\"size\":5000}", "size is 5000"},
         {"{\"interpolation\":\"bilinear\"}", "interpolation is not \"bicubic\""},
@@ -258,6 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_smart_resize_table),  cmocka_unit_test(test_smart_resize_edges),
         cmocka_unit_test(test_qwen2vl_goldens),     cmocka_unit_test(test_qwen2vl_hashes),
+        cmocka_unit_test(test_pixtral_resize_table), cmocka_unit_test(test_pixtral_goldens), cmocka_unit_test(test_pixtral_hashes),
         cmocka_unit_test(test_jina_hashes),         cmocka_unit_test(test_jina_goldens),
         cmocka_unit_test(test_a_line_of_pixels_is_refused), cmocka_unit_test(test_configurations),
     };

@@ -284,7 +284,8 @@ static void the_work_is_counted_in_full(void **state)
         for (int a = 0; a < q.A; a++) rows += (uint64_t)(s.answer_tokens[a] - 1); /* no shared beginnings */
     }
     OK(demo_load(w.d, w.c->z[0].id, &z, w.a, &e), e);
-    OK(w.r->f->prepare(w.r->m, &pair, &z, w.a, &e) && w.r->f->prepare(w.r->m, &query, &w.c->img, w.a, &e), e);
+    OK(w.r->f->prepare(w.r->m, &pair, &z, IMAGE_NATIVE, w.a, &e)
+       && w.r->f->prepare(w.r->m, &query, &w.c->img, IMAGE_NATIVE, w.a, &e), e);
     OK(w.r->f->prefix(w.r->m, w.c->z[0].caption, &pair, &before, w.a, &e), e);
     OK(w.r->f->query(w.r->m, w.c->q.question, &query, &ask, w.a, &e), e);
 

@@ -1,52 +1,7 @@
 /* Opening a reader: the spellings of names and configurations that are in the wild give the same model, and whatever is
  * missing, misshapen or not built is refused with the file and the member or tensor at fault. */
-#include "tests/reader/golden.h"
-#include "tests/retriever/checkpoint.h"
+#include "tests/reader/copy.h"
 #include "base/memory.h"
-
-/* A writable copy of a fixture: its files but for the weights, which the test edits and saves. */
-typedef struct { model_folder m; checkpoint c; } copy;
-
-static copy *copy_of_fixture(const char *name)
-{
-    static const char *const NAME[] = {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
-                                       "tokenizer_config.json", "chat_template.json"};
-    err   e = {0};
-    char  from[256], *bytes;
-    copy *y = must(calloc(1, sizeof *y));
-    y->m = (model_folder){.dir = "/tmp/jomed-reader-XXXXXX"};
-    must(mkdtemp(y->m.dir));
-    for (size_t i = 0; i < sizeof NAME / sizeof *NAME; i++) {
-        size_t n;
-        snprintf(from, sizeof from, FIXTURE("%s/%s"), name, NAME[i]);
-        OK(file_read(&bytes, &n, from, 1 << 24, &e), e);
-        OK(file_write(folder_file(&y->m, NAME[i]), bytes, n, &e), e);
-        free(bytes);
-    }
-    snprintf(from, sizeof from, FIXTURE("%s"), name);
-    checkpoint_read(&y->c, from);
-    return y;
-}
-
-static void save(copy *y) { checkpoint_write(&y->c, folder_file(&y->m, "model.safetensors"), 0); }
-
-static void copy_free(copy *y)
-{
-    folder_remove(&y->m);
-    checkpoint_free(&y->c);
-    free(y);
-}
-
-static void rename_prefix(copy *y, const char *from, const char *to)
-{
-    for (int i = 0; i < y->c.n; i++) {
-        saved_tensor *t = &y->c.t[i];
-        char          rest[128];
-        if (strncmp(t->name, from, strlen(from)) != 0) continue;
-        snprintf(rest, sizeof rest, "%s", t->name + strlen(from));
-        snprintf(t->name, sizeof t->name, "%s%.100s", to, rest);
-    }
-}
 
 /* Numbers that depend on every tensor: one picture through the vision tower, placed in a short prompt, last logits. */
 enum { PRINT = 640 };
@@ -99,18 +54,6 @@ static void is_still(copy *y, const char *fixture)
     fingerprint_of(dir, want);
     fingerprint_of(y->m.dir, got);
     assert_memory_equal(got, want, sizeof got);
-}
-
-static void refused(copy *y, const char *part)
-{
-    err            e;
-    reader        *r = NULL;
-    reader_options o = {0};
-    kernels       *k = open_cpu(PRECISION_F32, 1);
-    save(y);
-    FAILS(reader_open(&r, y->m.dir, &o, k, &e), e, ERR_FILE, part);
-    assert_null(r);
-    k->close(k);
 }
 
 static void tells_what_it_opened(void **state)
@@ -272,7 +215,7 @@ static void configurations_that_are_not_built_are_refused_by_member(void **state
 {
     (void)state;
     static const struct { const char *member, *value, *part; } wrong[] = {
-        {"model_type", "\"qwen3_vl\"", "'qwen3_vl' is not a reader that is supported (qwen2_vl"},
+        {"model_type", "\"qwen3_vl\"", "'qwen3_vl' is not a reader that is supported (qwen2_vl, llava)"},
         {"model_type", "7", "model_type"},
         {"hidden_size", NULL, "hidden_size is missing"},
         {"hidden_size", "\"128\"", "hidden_size is not a whole number"},

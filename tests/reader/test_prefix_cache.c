@@ -29,7 +29,7 @@ static device new_device(void)
     return d;
 }
 
-static prefix_key key(int64_t id) { return prefix_key_of(id, 0, "a caption"); }
+static prefix_key key(int64_t id) { return prefix_key_of(id, 0, IMAGE_NATIVE, "a caption"); }
 
 enum { KV = 1000, EACH = KV + sizeof(prefix_entry) };
 
@@ -149,15 +149,16 @@ static void what_was_not_published_is_not_found(void **state)
     prefix_cache_free(c, &d.k);
 }
 
-static void another_text_or_adapter_is_another_prefix(void **state)
+static void another_text_adapter_or_policy_is_another_prefix(void **state)
 {
     (void)state;
     device        d = new_device();
     prefix_cache *c = prefix_cache_new(4 * EACH);
     put(c, &d, 1);
-    assert_null(prefix_cache_find(c, prefix_key_of(1, 0, "another caption")));
-    assert_null(prefix_cache_find(c, prefix_key_of(1, 7, "a caption")));
-    assert_null(prefix_cache_find(c, prefix_key_of(-1, 0, "a caption")));
+    assert_null(prefix_cache_find(c, prefix_key_of(1, 0, IMAGE_NATIVE, "another caption")));
+    assert_null(prefix_cache_find(c, prefix_key_of(1, 7, IMAGE_NATIVE, "a caption")));
+    assert_null(prefix_cache_find(c, prefix_key_of(1, 0, IMAGE_JOMED_256, "a caption")));
+    assert_null(prefix_cache_find(c, prefix_key_of(-1, 0, IMAGE_NATIVE, "a caption")));
     assert_true(has(c, &d, 1));
     prefix_cache_free(c, &d.k);
 }
@@ -276,7 +277,7 @@ int main(void)
         cmocka_unit_test(what_can_never_fit_evicts_nothing),
         cmocka_unit_test(of_two_that_fill_the_same_the_first_wins),
         cmocka_unit_test(what_was_not_published_is_not_found),
-        cmocka_unit_test(another_text_or_adapter_is_another_prefix),
+        cmocka_unit_test(another_text_adapter_or_policy_is_another_prefix),
         cmocka_unit_test(clearing_spares_what_is_in_use_until_its_release),
         cmocka_unit_test(no_memory_is_no_room),
         cmocka_unit_test(thousands_of_entries_are_found_again),

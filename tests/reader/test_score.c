@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "base/memory.h"
+#include "imaging/preprocess.h"
 
 enum { CACHE = 64 << 20 };
 
@@ -188,7 +189,7 @@ static void the_work_is_the_minimum(void **state)
         prompt  pair, ask;
         image   img;
         OK(demo_load(w.d, c->z[0].id, &img, w.a, &e), e);
-        OK(w.r->f->prepare(w.r->m, &pic, &img, w.a, &e), e);
+        OK(w.r->f->prepare(w.r->m, &pic, &img, IMAGE_NATIVE, w.a, &e), e);
         OK(w.r->f->prefix(w.r->m, c->z[0].caption, &pic, &pair, w.a, &e), e);
         OK(w.r->f->query(w.r->m, c->q.question, &pic, &ask, w.a, &e), e);
         assert_int_equal(reader_minimum_flops(w.r, &one, w.a, &e),
@@ -248,6 +249,42 @@ static void a_long_answer_is_the_product_of_its_tokens(void **state)
     }
     demo_case_close(c);
     close_world(&w);
+}
+
+/* qwen-vl-utils, JOMED's step and the processor, in that order; prefixes of the two policies do not mix in the cache. */
+static void a_policy_has_its_own_pixels_and_prefixes(void **state)
+{
+    (void)state;
+    err        e = {0};
+    world      w = open_world(CACHE, 1), fresh = open_world(0, 1);
+    demo_case *c = demo_case_open(w.d, "breast", "test", 3);
+    enum { W = 700, H = 300 };
+    image      img = {W, H, arena_take(w.a, W * H * 3, &e)}, first, small;
+    for (int i = 0; i < W * H * 3; i++) img.rgb[i] = (uint8_t)(i * 7 + (i >> 9) * 31);
+    picture              got;
+    patches              want;
+    qwen2vl_image_config q;
+    OK(qwen2vl_image_config_open(&q, DEMO("reader"), &e), e);
+    OK(qwen_vl_utils_image(&first, &img, w.a, &e) && jomed_256(&small, &first, w.a, &e), e);
+    assert_true(first.width == 700 && first.height == 308 && small.width == 256 && small.height == 112);
+    OK(qwen2vl_patches(&want, NULL, &small, &q, w.a, &e), e);
+    OK(w.r->f->prepare(w.r->m, &got, &img, IMAGE_JOMED_256, w.a, &e), e);
+    assert_memory_equal(got.px, want.px, (size_t)want.P * (size_t)want.F * sizeof *want.px);
+    OK(w.r->f->prepare(w.r->m, &got, &img, IMAGE_NATIVE, w.a, &e), e);
+    assert_true(memcmp(got.px, want.px, (size_t)want.P * (size_t)want.F * sizeof *want.px) != 0);
+
+    reader_query jomed = c->q, alone = c->q;
+    jomed.policy = alone.policy = IMAGE_JOMED_256;
+    alone.load_ctx = fresh.d;
+    reader_scores native = score(&w, &c->q), other = score(&w, &jomed), again = score(&w, &c->q), apart = score(&fresh, &alone);
+    assert_int_equal(other.n_cached, 0);
+    assert_int_equal(again.n_cached, DEMO_K);
+    same_bits(&again, &native, DEMO_K * c->q.A);
+    same_bits(&other, &apart, DEMO_K * c->q.A);
+    assert_true(memcmp(other.logp, native.logp, sizeof(float)) != 0);
+    demo_case_close(c);
+    close_world(&w);
+    close_world(&fresh);
 }
 
 static bool stop_at(void *ctx, err *e)
@@ -420,6 +457,7 @@ int main(void)
         cmocka_unit_test(the_work_is_the_minimum),
         cmocka_unit_test(end_token_is_scored_when_one_answer_begins_another),
         cmocka_unit_test(a_long_answer_is_the_product_of_its_tokens),
+        cmocka_unit_test(a_policy_has_its_own_pixels_and_prefixes),
         cmocka_unit_test(what_cannot_be_scored_is_an_error_that_names_the_field),
         cmocka_unit_test(every_failed_allocation_is_an_error_or_harmless),
         cmocka_unit_test(scratch_that_ran_out_serves_the_next_request),

@@ -76,6 +76,7 @@ static void wrong_files_name_their_line(void **state)
         {"[server]\nnonsense\n", "neither [section] nor key"},
         {"[models]\nproducts = fp8\n", ":2: products is one of auto|f32|bf16"},
         {"[models]\nproducts = f\n", ":2: products is one of"},
+        {"[models]\nimage_policy = jomed\n", ":2: image_policy is one of native|jomed-256"},
         {"[models]\ntau = 0\n", ":2: tau is a number from 0.001"},
         {"[models]\ntau = nan\n", ":2: tau is a number"},
         {"[models]\nlora_merge = maybe\n", ":2: lora_merge is one of no|yes"},
