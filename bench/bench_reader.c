@@ -1,9 +1,10 @@
 /* bench_reader.c - how fast is a reader on this machine: prefill, vision, decode, and one case cold and warm.
  *     bench_reader DIR [--threads N] [--products bf16|f32] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
- *                      [--k 4] [--case-image 224]
+ *                      [--k 4] [--case-image 224] [--adapter DIR]
  * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by the kernels'
  * own count. The first run is not counted. Ends with the peak of resident memory beside the size of the weights. Pictures
- * are grey noise, tokens random: a forward pass takes the same time whatever they say. */
+ * are grey noise, tokens random: a forward pass takes the same time whatever they say. With an adapter each task is run
+ * without and with it in turn, and what it adds is said in processor time. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +18,12 @@
 enum { MAX_REPEATS = 100 };
 
 typedef struct {
-    const char *dir;
+    const char *dir, *adapter_dir;
     int         threads, tokens, image_px, decode, repeats, k, case_px;
     precision   products;
 } options;
 
-typedef struct { options o; kernels *k; reader *r; arena *a; uint32_t seed; } bench;
+typedef struct { options o; kernels *k; reader *r; arena *a; uint32_t seed; int adapter; /* of the run under way */ } bench;
 
 /* One thing to time: false with e set on failure. units: what the rate counts. */
 typedef struct { const char *name, *unit; double units; bool (*run)(bench *b, void *arg, err *e); void *arg; } task;
@@ -41,26 +42,41 @@ static double cpu_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
+typedef struct { double ms[MAX_REPEATS], cpu, flops; } timing;
+
+static bool time_once(bench *b, const task *t, timing *y, int i, err *e)
+{
+    arena_mark am = arena_here(b->a);
+    size_t     mark = b->k->mark(b->k);
+    uint64_t   flops = b->k->flops;
+    double     start = clock_ms(), cpu_start = cpu_ms();
+    if (!t->run(b, t->arg, e) || !b->k->sync(b->k, e)) return false;
+    if (i >= 0) {
+        y->ms[i] = clock_ms() - start;
+        y->cpu += (cpu_ms() - cpu_start) / b->o.repeats;
+    }
+    y->flops = (double)(b->k->flops - flops);
+    b->k->back(b->k, mark);
+    arena_back(b->a, am);
+    return true;
+}
+
 static bool time_it(bench *b, const task *t, err *e)
 {
-    double ms[MAX_REPEATS], cpu = 0;
-    for (int i = -1; i < b->o.repeats; i++) { /* -1: warm-up */
-        arena_mark am = arena_here(b->a);
-        size_t     mark = b->k->mark(b->k);
-        double     start = clock_ms(), cpu_start = cpu_ms();
-        if (i < 0) b->k->flops = 0;
-        if (!t->run(b, t->arg, e) || !b->k->sync(b->k, e)) return false;
-        if (i >= 0) {
-            ms[i] = clock_ms() - start;
-            cpu += (cpu_ms() - cpu_start) / b->o.repeats;
-        }
-        b->k->back(b->k, mark);
-        arena_back(b->a, am);
+    timing y[2] = {0};
+    int    variants = b->o.adapter_dir ? 2 : 1;
+    for (int i = -1; i < b->o.repeats; i++) /* -1: warm-up */
+        for (b->adapter = 0; b->adapter < variants; b->adapter++)
+            if (!time_once(b, t, &y[b->adapter], i, e)) return false;
+    for (int v = 0; v < variants; v++) {
+        qsort(y[v].ms, (size_t)b->o.repeats, sizeof *y[v].ms, compare);
+        double median = y[v].ms[b->o.repeats / 2];
+        printf("%-28s %10.2f ms median %10.2f best %10.2f cpu %10.1f %s/s %8.1f GFLOP/s\n", v ? "  with the adapter" : t->name, median,
+               y[v].ms[0], y[v].cpu, 1000 * t->units / median, t->unit, y[v].flops / median / 1e6);
     }
-    qsort(ms, (size_t)b->o.repeats, sizeof *ms, compare);
-    double median = ms[b->o.repeats / 2], flops = (double)b->k->flops / (b->o.repeats + 1);
-    printf("%-28s %10.2f ms median %10.2f best %10.2f cpu %10.1f %s/s %8.1f GFLOP/s\n", t->name, median, ms[0], cpu,
-           1000 * t->units / median, t->unit, flops / median / 1e6);
+    if (variants == 2)
+        printf("  the adapter adds %.1f %% of processor time, %.1f %% of FLOPs\n", 100 * (y[1].cpu / y[0].cpu - 1),
+               100 * (y[1].flops / y[0].flops - 1));
     fflush(stdout);
     return true;
 }
@@ -96,7 +112,7 @@ static bool prefill(bench *b, void *arg, err *e)
     kv   own = {k->take(k, decoder_kv_len(d, T)), T, 0};
     act *x = k->take(k, (size_t)T * D), *last = act_at(k, x, (size_t)(T - 1) * D);
     decoder_embed(d, k, &p, NULL, x);
-    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .want = T - 1};
+    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .adapter = b->adapter, .want = T - 1};
     if (!decoder_forward(d, k, &pass, b->a, e)) return false;
     decoder_norm(d, k, last, 1);
     k->logits(k, logits, last, 1, decoder_head(d));
@@ -116,7 +132,7 @@ static bool vision(bench *b, void *arg, err *e)
 {
     const picture *p = arg;
     act *out = b->k->take(b->k, (size_t)p->rows * (size_t)p->cols * (size_t)decoder_sizes(b->r->m->text)->D);
-    return b->r->f->encode(b->r->m, b->k, p, out, NULL, b->a, e);
+    return b->r->f->encode(b->r->m, b->k, b->adapter, p, out, NULL, b->a, e);
 }
 
 /* decode + 1 tokens behind a prompt of one: the first comes out of the prompt's own pass. */
@@ -127,7 +143,7 @@ static bool decode(bench *b, void *arg, err *e)
     int      n;
     (void)arg;
     if (!ids || !make_tokens(b, 1, &p, &pos, e)) return false;
-    generate_args g = {.p = &p, .pos = pos, .cursor = 1, .max_new = b->o.decode, .stop = -1};
+    generate_args g = {.p = &p, .pos = pos, .cursor = 1, .adapter = b->adapter, .max_new = b->o.decode, .stop = -1};
     return generate_greedy(b->r->m->text, b->k, &g, ids, &n, b->a, e);
 }
 
@@ -148,7 +164,8 @@ static bool one_case(bench *b, void *arg, err *e)
     if (c->cold) reader_cache_clear(b->r);
     for (int i = 0; i < b->o.k; i++) z[i] = (reader_passage){i, "Ultrasound of the breast showing a benign finding."};
     reader_query q = {.img = &c->query, .question = "Does this breast ultrasound image show signs of cancer?",
-                      .answers = (const char *const[]){"Yes", "No"}, .A = 2, .z = z, .K = b->o.k, .load = load, .load_ctx = c};
+                      .answers = (const char *const[]){"Yes", "No"}, .A = 2, .z = z, .K = b->o.k, .load = load, .load_ctx = c,
+                      .adapter = b->adapter};
     return reader_score(b->r, b->k, &q, b->a, &s, e);
 }
 
@@ -188,6 +205,10 @@ static bool parse(options *o, int argc, char **argv)
                    .k = 4, .case_px = 224, .products = PRECISION_BF16};
     for (int i = 2; i + 1 < argc; i += 2) {
         size_t j = 0;
+        if (strcmp(argv[i], "--adapter") == 0) {
+            o->adapter_dir = argv[i + 1];
+            continue;
+        }
         if (strcmp(argv[i], "--products") == 0) {
             o->products = strcmp(argv[i + 1], "f32") == 0 ? PRECISION_F32 : PRECISION_BF16;
             continue;
@@ -206,12 +227,13 @@ int main(int argc, char **argv)
     err   e = {0};
     if (!parse(&b.o, argc, argv)) {
         fprintf(stderr, "usage: bench_reader DIR [--threads N] [--products bf16|f32] [--tokens N] [--image PX] [--decode N]\n"
-                        "                    [--repeats N] [--k K] [--case-image PX]\n");
+                        "                    [--repeats N] [--k K] [--case-image PX] [--adapter DIR]\n");
         return 2;
     }
     double          start = clock_ms();
     kernels_options ko = {.device = "cpu", .products = b.o.products, .threads = b.o.threads};
-    reader_options  ro = {.cache_bytes = (size_t)1 << 30};
+    reader_adapter  adapter = {"adapter", b.o.adapter_dir};
+    reader_options  ro = {.cache_bytes = (size_t)1 << 30, .adapters = &adapter, .n_adapters = b.o.adapter_dir ? 1 : 0};
     b.a = arena_new(0);
     bool ok = b.a && kernels_open(&b.k, &ko, &e) && reader_open(&b.r, b.o.dir, &ro, b.k, &e);
     if (ok) {

@@ -1,10 +1,12 @@
 /* make_random_checkpoint.c - a Qwen2-VL folder of a published size with random BF16 weights, to time the real thing
  * without downloading it.
  *     make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR [LAYERS]
+ *     make_random_checkpoint 2b|7b|tiny --adapter RANK OUT_DIR [LAYERS]
  * Layout, names and configuration are those of the published files; shards of at most 4 GB with an index where there is
  * more. TOKENIZER_DIR's tokenizer.json (and chat_template.json) are copied, its ids go into config.json. Values are uniform
  * with the deviation 1 / sqrt(columns), gains about 1, so that activations stay in range through 28 layers. LAYERS cuts both
- * halves short: real shapes in a small file. */
+ * halves short: real shapes in a small file. With --adapter, a PEFT folder instead: F32, all linear layers of both towers but
+ * not the merger, as LLaMA-Factory trains them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +29,11 @@ static const size_class SIZES[] = {
 };
 
 typedef struct { char name[MAX_NAME]; int n_dims; int64_t dim[5], count; float mean, deviation; } planned;
-typedef struct { planned t[MAX_TENSORS]; int n; } plan;
+typedef struct {
+    planned t[MAX_TENSORS];
+    int     n, rank; /* rank > 0: an adapter's plan, of which only the linear layers of blocks are written */
+    dtype   type;
+} plan;
 
 static void add(plan *p, const char *name, float mean, float deviation, int n_dims, const int64_t *dim)
 {
@@ -40,6 +46,14 @@ static void add(plan *p, const char *name, float mean, float deviation, int n_di
 static void matrix(plan *p, const char *stem, int64_t rows, int64_t cols, bool bias)
 {
     char name[MAX_NAME];
+    if (p->rank) {
+        if (!strstr(stem, "blocks.") && !strstr(stem, "layers.")) return;
+        snprintf(name, sizeof name, "base_model.model.%.60s.lora_A.weight", stem);
+        add(p, name, 0, 1 / sqrtf((float)cols), 2, (int64_t[]){p->rank, cols});
+        snprintf(name, sizeof name, "base_model.model.%.60s.lora_B.weight", stem);
+        add(p, name, 0, 0.02f, 2, (int64_t[]){rows, p->rank});
+        return;
+    }
     snprintf(name, sizeof name, "%.80s.weight", stem);
     add(p, name, 0, 1 / sqrtf((float)cols), 2, (int64_t[]){rows, cols});
     snprintf(name, sizeof name, "%.80s.bias", stem);
@@ -49,6 +63,7 @@ static void matrix(plan *p, const char *stem, int64_t rows, int64_t cols, bool b
 static void norm(plan *p, const char *stem, int64_t n, bool bias)
 {
     char name[MAX_NAME];
+    if (p->rank) return;
     snprintf(name, sizeof name, "%.80s.weight", stem);
     add(p, name, 1, 0.1f, 1, &n);
     snprintf(name, sizeof name, "%.80s.bias", stem);
@@ -66,7 +81,7 @@ static void plan_vision(plan *p, const size_class *s)
 {
     char b[MAX_NAME];
     int  E = s->E;
-    add(p, "visual.patch_embed.proj.weight", 0, 1 / sqrtf(VISION_F), 5, (int64_t[]){E, 3, 2, 14, 14});
+    if (!p->rank) add(p, "visual.patch_embed.proj.weight", 0, 1 / sqrtf(VISION_F), 5, (int64_t[]){E, 3, 2, 14, 14});
     for (int i = 0; i < s->depth; i++) {
         const char *fmt = "visual.blocks.%d.%s";
         norm(p, stem(b, fmt, i, "norm1"), E, true);
@@ -104,45 +119,47 @@ static void plan_text(plan *p, const size_class *s)
 
 /* ---- writing ---- */
 
-static void header_of(text *h, const planned *t, int n)
+static void header_of(text *h, const planned *t, int n, dtype type)
 {
-    int64_t at = 0;
+    int64_t at = 0, size = (int64_t)dtype_bytes(type);
     text_add(h, "{");
     for (int i = 0; i < n; i++) {
-        text_printf(h, "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[", i ? "," : "", t[i].name);
+        text_printf(h, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t[i].name, dtype_name(type));
         for (int d = 0; d < t[i].n_dims; d++) text_printf(h, "%s%lld", d ? "," : "", (long long)t[i].dim[d]);
-        text_printf(h, "],\"data_offsets\":[%lld,%lld]}", (long long)at, (long long)(at + 2 * t[i].count));
-        at += 2 * t[i].count;
+        text_printf(h, "],\"data_offsets\":[%lld,%lld]}", (long long)at, (long long)(at + size * t[i].count));
+        at += size * t[i].count;
     }
     text_add(h, "}");
     while (h->len % 8) text_add(h, " ");
 }
 
-static bool values_out(FILE *f, const planned *t, uint64_t *seed)
+static bool values_out(FILE *f, const planned *t, dtype type, uint64_t *seed)
 {
     enum { BLOCK = 1 << 16 };
     static uint16_t block[BLOCK];
+    static float    wide[BLOCK];
     for (int64_t left = t->count; left > 0; left -= BLOCK) {
         size_t n = left < BLOCK ? (size_t)left : BLOCK;
         for (size_t i = 0; i < n; i++) {
             *seed = *seed * 6364136223846793005u + 1442695040888963407u;
             float u = (float)(int32_t)(*seed >> 32) * 0x1p-31f; /* -1 .. 1, whose deviation is 1 / sqrt(3) */
-            block[i] = bf16_from_f32(t->mean + t->deviation * 1.7320508f * u);
+            wide[i] = t->mean + t->deviation * 1.7320508f * u;
+            block[i] = bf16_from_f32(wide[i]);
         }
-        if (fwrite(block, 2, n, f) != n) return false;
+        if (fwrite(type == DTYPE_F32 ? (void *)wide : block, dtype_bytes(type), n, f) != n) return false;
     }
     return true;
 }
 
-static bool shard_out(const char *path, const planned *t, int n, uint64_t *seed, err *e)
+static bool shard_out(const char *path, const planned *t, int n, dtype type, uint64_t *seed, err *e)
 {
     text  h = {0};
     FILE *f = fopen(path, "wb");
     if (!f) return err_set(e, ERR_FILE, "%s cannot be written", path);
-    header_of(&h, t, n);
+    header_of(&h, t, n, type);
     uint64_t len = h.len;
     bool     ok = !h.failed && fwrite(&len, 8, 1, f) == 1 && fwrite(h.s, 1, h.len, f) == h.len;
-    for (int i = 0; ok && i < n; i++) ok = values_out(f, &t[i], seed);
+    for (int i = 0; ok && i < n; i++) ok = values_out(f, &t[i], type, seed);
     text_free(&h);
     if (fclose(f) != 0 || !ok) return err_set(e, ERR_FILE, "%s was not written", path);
     return true;
@@ -169,7 +186,7 @@ static bool weights_out(const char *dir, const plan *p, err *e)
         n = shard_len(p->t + i, p->n - i);
         if (shards == 1) snprintf(file, sizeof file, "model.safetensors");
         else snprintf(file, sizeof file, "model-%05d-of-%05d.safetensors", s, shards);
-        if (!path_join(path, sizeof path, dir, file, e) || !shard_out(path, p->t + i, n, &seed, e)) return false;
+        if (!path_join(path, sizeof path, dir, file, e) || !shard_out(path, p->t + i, n, p->type, &seed, e)) return false;
         for (int j = i; j < i + n; j++) text_printf(&index, "%s\"%s\": \"%s\"", j ? ", " : "", p->t[j].name, file);
     }
     text_add(&index, "}}");
@@ -228,9 +245,24 @@ static bool configs_out(const char *dir, const size_class *s, const bpe *b, err 
     return text_out(dir, "preprocessor_config.json", &p, e) && ok;
 }
 
+static bool make_adapter(const size_class *s, int rank, const char *out, err *e)
+{
+    static plan p = {.type = DTYPE_F32};
+    char        path[1024];
+    text        c = {0};
+    uint64_t    seed = 2;
+    if (mkdir(out, 0777) != 0) return err_set(e, ERR_FILE, "%s exists or cannot be made", out);
+    p.rank = rank;
+    plan_vision(&p, s);
+    plan_text(&p, s);
+    text_printf(&c, "{\"peft_type\": \"LORA\", \"r\": %d, \"lora_alpha\": %d, \"bias\": \"none\"}\n", rank, 2 * rank);
+    return text_out(out, "adapter_config.json", &c, e) && path_join(path, sizeof path, out, "adapter_model.safetensors", e)
+        && shard_out(path, p.t, p.n, p.type, &seed, e);
+}
+
 static bool make(const size_class *s, const char *tokenizer, const char *out, err *e)
 {
-    static plan p;
+    static plan p = {.type = DTYPE_BF16};
     char        path[1024];
     bpe        *b = NULL;
     if (mkdir(out, 0777) != 0) return err_set(e, ERR_FILE, "%s exists or cannot be made", out);
@@ -246,17 +278,18 @@ static bool make(const size_class *s, const char *tokenizer, const char *out, er
 
 int main(int argc, char **argv)
 {
-    err e = {0};
-    int layers = argc == 5 ? atoi(argv[4]) : 512;
-    for (size_t i = 0; (argc == 4 || argc == 5) && layers > 0 && i < sizeof SIZES / sizeof *SIZES; i++) {
+    err  e = {0};
+    bool adapter = argc > 2 && strcmp(argv[2], "--adapter") == 0;
+    int  words = adapter ? 5 : 4, layers = argc == words + 1 ? atoi(argv[words]) : 512, rank = adapter && argc > 3 ? atoi(argv[3]) : 1;
+    for (size_t i = 0; (argc == words || argc == words + 1) && layers > 0 && rank > 0 && i < sizeof SIZES / sizeof *SIZES; i++) {
         if (strcmp(argv[1], SIZES[i].name) != 0) continue;
         size_class s = SIZES[i];
         if (s.L > layers) s.L = layers;
         if (s.depth > layers) s.depth = layers;
-        if (make(&s, argv[2], argv[3], &e)) return 0;
+        if (adapter ? make_adapter(&s, rank, argv[4], &e) : make(&s, argv[2], argv[3], &e)) return 0;
         fprintf(stderr, "make_random_checkpoint: %s\n", e.text);
         return 1;
     }
-    fprintf(stderr, "usage: make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR [LAYERS]\n");
+    fprintf(stderr, "usage: make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR|--adapter RANK OUT_DIR [LAYERS]\n");
     return 2;
 }

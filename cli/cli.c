@@ -35,6 +35,17 @@ bool cli_need(const char *value, const char *flag, err *e)
     return value ? true : err_set(e, ERR_USAGE, "%s is missing", flag);
 }
 
+/* NAME=DIR, cut in place: argv's strings are ours to change. */
+static bool add_adapter(engine_options *o, const char *value, err *e)
+{
+    char *eq = strchr(value, '=');
+    if (!eq || eq == value || !eq[1]) return err_set(e, ERR_USAGE, "--adapter takes NAME=DIR");
+    if (o->n_adapters == MAX_ADAPTERS) return err_set(e, ERR_USAGE, "--adapter: at most %d are taken", MAX_ADAPTERS);
+    *eq = 0;
+    o->adapter[o->n_adapters++] = (reader_adapter){value, eq + 1};
+    return true;
+}
+
 bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e)
 {
     long  n;
@@ -60,10 +71,30 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
         if (end == value || *end || !(o->tau > 0) || !isfinite(o->tau))
             return err_set(e, ERR_USAGE, "--tau takes a number above 0");
         return true;
+    case CLI_ADAPTER: return add_adapter(o, value, e);
+    case CLI_USE_ADAPTER: o->use_adapter = value; return true;
+    case CLI_LORA_MERGE: o->merge_adapter = true; return true;
     case CLI_POLICY:
         return image_policy_parse(&o->policy, value) || err_set(e, ERR_USAGE, "--image-policy takes native or jomed-256");
     default: *taken = false; return true;
     }
+}
+
+bool cli_choose_adapter(engine_options *o, err *e)
+{
+    if (o->use_adapter || o->n_adapters == 0) return true;
+    if (o->n_adapters > 1) return err_set(e, ERR_USAGE, "--use-adapter is missing: %d adapters are given", o->n_adapters);
+    o->use_adapter = o->adapter[0].name;
+    return true;
+}
+
+void cli_tell_merged(const char *command, const engine *en)
+{
+    if (!en->reader || !en->adapter) return;
+    reader_adapter_info a = reader_describe_adapter(en->reader, en->adapter);
+    if (a.merged)
+        fprintf(stderr, "jomed %s: adapter %s is merged: %.1f MB of weights are in memory of their own\n", command, a.name,
+                (double)a.merged_bytes / 1e6);
 }
 
 static void print_heads(FILE *f, const candidate *c)

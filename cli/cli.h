@@ -43,9 +43,22 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --tau T            temperature of p_R (default 1)\n" \
     "  --image-policy P   what the reader's pictures go through first: native (default: nothing) or jomed-256 (the\n" \
     "                     released code's resizes, longer side 256)\n"
-enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_POLICY };
+/* Those of diagnose and eval, whose reader may have adapters. */
+#define CLI_ADAPTER_OPTIONS \
+    {"adapter", required_argument, NULL, CLI_ADAPTER}, {"use-adapter", required_argument, NULL, CLI_USE_ADAPTER}, \
+    {"lora-merge", no_argument, NULL, CLI_LORA_MERGE}
+#define CLI_ADAPTER_HELP \
+    "  --adapter NAME=DIR  PEFT LoRA adapter of the reader (repeat it for several)\n" \
+    "  --use-adapter NAME the one that answers, or none; not needed where there is one\n" \
+    "  --lora-merge       add it to the weights instead of running it beside them\n"
+enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_POLICY, CLI_ADAPTER,
+       CLI_USE_ADAPTER, CLI_LORA_MERGE };
 /* Take one of those options. *taken tells whether opt was one; false: ERR_USAGE. */
 bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e);
+/* One adapter is meant to be used; of several one must be named. */
+bool cli_choose_adapter(engine_options *o, err *e);
+/* Tell on stderr what merging an adapter took. */
+void cli_tell_merged(const char *command, const engine *en);
 /* ERR_USAGE naming the flag when a wanted folder was not given. */
 bool cli_need(const char *value, const char *flag, err *e);
 

@@ -11,6 +11,7 @@ static const char HELP[] =
     "usage: jomed diagnose --reader DIR --retriever DIR --index DIR --question Q --answers A,B[,..] IMAGE...\n\n"
     "Answer a closed question about each image (PNG or JPEG), with the retrieved pairs it rests on.\n\n"
     CLI_MODEL_HELP
+    CLI_ADAPTER_HELP
     "  --question Q       the question\n"
     "  --answers A,B      the closed set of answers, separated by commas\n"
     "  --answer A         one answer (repeat it; for answers that hold a comma)\n"
@@ -56,6 +57,7 @@ static bool parse(options *o, int argc, char **argv, err *e)
     enum { QUESTION = 1, ANSWERS, ANSWER, K, MODE, STUDY, PATIENT, SELF, JSON, HELP_ };
     static const struct option known[] = {
         CLI_MODEL_OPTIONS,
+        CLI_ADAPTER_OPTIONS,
         {"question", required_argument, NULL, QUESTION}, {"answers", required_argument, NULL, ANSWERS},
         {"answer", required_argument, NULL, ANSWER},     {"k", required_argument, NULL, K},
         {"mode", required_argument, NULL, MODE},         {"exclude-study", required_argument, NULL, STUDY},
@@ -83,7 +85,7 @@ static bool parse(options *o, int argc, char **argv, err *e)
     o->image = argv + optind;
     o->n_images = argc - optind;
     return cli_need(o->models.reader, "--reader", e) && cli_need(o->models.retriever, "--retriever", e)
-        && cli_need(o->models.index, "--index", e) && cli_need(o->q.question, "--question", e)
+        && cli_choose_adapter(&o->models, e) && cli_need(o->models.index, "--index", e) && cli_need(o->q.question, "--question", e)
         && (o->q.n_answers > 0 || err_set(e, ERR_USAGE, "--answers is missing"))
         && (o->n_images > 0 || err_set(e, ERR_USAGE, "an image file is missing"));
 }
@@ -108,6 +110,7 @@ static bool answer_one(const engine *en, kernels *k, options *o, const char *pat
         putchar('\n');
     } else {
         printf("%sImage     %s\n", o->n_images > 1 ? "\n" : "", path);
+        if (ans.adapter) printf("Adapter   %s\n", reader_describe_adapter(en->reader, ans.adapter).name);
         cli_print_answer(stdout, &o->q, &ans);
     }
     ok = true;
@@ -125,6 +128,7 @@ static int run(options *o)
     int      status = EXIT_DONE;
     if (!a) err_set(&e, ERR_MEMORY, "out of memory");
     if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e)) status = cli_fail("diagnose", &e);
+    cli_tell_merged("diagnose", &en);
     for (int i = 0; status != EXIT_USAGE && en.index && i < o->n_images; i++, arena_reset(a)) {
         e = (err){0};
         if (answer_one(&en, k, o, o->image[i], a, &e)) continue;

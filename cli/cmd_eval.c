@@ -19,6 +19,7 @@ static const char HELP[] =
     "Answer every case of a data set as `jomed serve` would, and report accuracy, macro F1, exact match, token recall, each\n"
     "head alone, the cases whose candidates disagree and the any-candidate oracle, with 95 % intervals.\n\n"
     CLI_MODEL_HELP
+    CLI_ADAPTER_HELP
     "  --jsonl FILE       cases, one JSON object a line: image_path, question, answer, answers\n"
     "  --images DIR       where image_path starts (default: the folder of FILE)\n"
     "  --medmnist FILE    cases from a MedMNIST archive, with\n"
@@ -62,6 +63,7 @@ static bool parse(options *o, int argc, char **argv, err *e)
     enum { JSONL = 1, IMAGES, MEDMNIST, SPLIT, TASK, K, MODE, SELF, LIMIT, WORKERS, PREDICTIONS, JSON, HELP_ };
     static const struct option known[] = {
         CLI_MODEL_OPTIONS,
+        CLI_ADAPTER_OPTIONS,
         {"jsonl", required_argument, NULL, JSONL},       {"images", required_argument, NULL, IMAGES},
         {"medmnist", required_argument, NULL, MEDMNIST}, {"split", required_argument, NULL, SPLIT},
         {"task", required_argument, NULL, TASK},         {"k", required_argument, NULL, K},
@@ -93,7 +95,7 @@ static bool parse(options *o, int argc, char **argv, err *e)
         }
     }
     if (optind < argc) return err_set(e, ERR_USAGE, "takes options only");
-    return check(o, e);
+    return check(o, e) && cli_choose_adapter(&o->models, e);
 }
 
 static bool open_dataset(dataset **set, const options *o, err *e)
@@ -164,6 +166,7 @@ static bool open_all(session *s, const options *o, err *e)
     for (long w = 0; w < o->workers; w++)
         if (!engine_kernels(&s->kern[w], &o->models, e)) return false;
     if (!engine_open(&s->en, &o->models, s->kern[0], e)) return false;
+    cli_tell_merged("eval", &s->en);
     if (!o->predictions) return true;
     s->predictions = open(o->predictions, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     return s->predictions >= 0 || err_set(e, ERR_FILE, "%s: %s", o->predictions, strerror(errno));

@@ -28,6 +28,9 @@ static engine_options models(const config *c)
     engine_options o = {.reader = c->reader, .retriever = c->retriever, .index = c->index, .device = c->device,
                         .threads = (int)c->threads, .cache_bytes = (size_t)c->cache_mb << 20, .tau = (float)c->tau,
                         .max_pixels = c->max_pixels};
+    for (int i = 0; i < c->n_adapters; i++) o.adapter[o.n_adapters++] = (reader_adapter){c->adapter[i].name, c->adapter[i].dir};
+    o.use_adapter = *c->use_adapter ? c->use_adapter : NULL;
+    o.merge_adapter = strcmp(c->lora_merge, "yes") == 0;
     products_parse(&o.products, c->products); /* one of their words: config.c saw to that */
     image_policy_parse(&o.policy, c->image_policy);
     return o;
@@ -49,6 +52,11 @@ static void report(const config *c, const engine *en, const kernels *k, int port
         LOG_S("reader", reader_hash(en->reader)), LOG_S("retriever", retriever_hash(en->retriever)),
         LOG_S("index", index_describe(en->index)->hash), LOG_I("passages", index_describe(en->index)->n_passages),
         LOG_I("cache_bytes", c->cache_mb << 20), LOG_I("arena_bytes", c->arena_bytes), LOG_D("seconds", seconds));
+    for (int i = 1; i <= reader_adapters(en->reader); i++) {
+        reader_adapter_info a = reader_describe_adapter(en->reader, i);
+        LOG(LOG_INFO, "adapter", LOG_S("adapter", a.name), LOG_S("sha256", a.hash), LOG_I("parameters", a.parameters),
+            LOG_I("merged_bytes", a.merged_bytes));
+    }
     if (strncmp(c->bind, "127.", 4) != 0 && strcmp(c->bind, "::1") != 0)
         LOG(LOG_WARN, "exposed", LOG_S("host", c->bind), LOG_S("text", "there is no authentication: anyone who reaches this address may use it"));
 }

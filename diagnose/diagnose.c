@@ -83,6 +83,13 @@ bool diagnose_check(const diagnose_request *q, err *e)
     return check_answers(q, e);
 }
 
+static bool choose_adapter(run *r, err *e)
+{
+    if (r->q->adapter) return reader_find_adapter(r->en->reader, r->q->adapter, &r->out->adapter, e);
+    r->out->adapter = r->en->adapter;
+    return true;
+}
+
 static bool decode(run *r, err *e)
 {
     return image_decode(&r->img, r->q->image, r->q->image_bytes, &r->en->limits, r->a, e);
@@ -136,7 +143,8 @@ static bool read_candidates(run *r, reader_scores *s, err *e)
     if (!z) return false;
     for (int k = 0; k < o->K; k++) z[k] = (reader_passage){o->z[k].c.id, o->z[k].p.caption ? o->z[k].p.caption : ""};
     reader_query q = {.img = &r->img, .policy = r->en->policy, .question = r->q->question, .answers = r->q->answers, .A = r->q->n_answers,
-                      .z = z, .K = o->K, .load = load_image, .load_ctx = r, .go_on = go_on, .go_on_ctx = r};
+                      .z = z, .K = o->K, .load = load_image, .load_ctx = r,
+                      .adapter = o->adapter, .go_on = go_on, .go_on_ctx = r};
     return reader_score(r->en->reader, r->kern, &q, r->a, s, e);
 }
 
@@ -192,7 +200,7 @@ bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena 
     run           r = begin(en, kern, q, a, out);
     reader_scores s;
 
-    bool ok = diagnose_check(q, e)
+    bool ok = diagnose_check(q, e) && choose_adapter(&r, e)
            && at(&r, STAGE_DECODE, e)   && decode(&r, e)              /* u8 [H,W,3]                        */
            && at(&r, STAGE_RETRIEVE, e) && find(&r, e)                /* K candidates, p_R(z_k | q)        */
            && at(&r, STAGE_PASSAGES, e) && load_passages(&r, e)       /* their captions and origins        */

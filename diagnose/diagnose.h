@@ -19,7 +19,15 @@ const char *mode_name(score_mode m);
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
 
 /* The models and the index, opened once and shared by all workers. engine.h opens one. */
-typedef struct { retriever *retriever; reader *reader; passage_index *index; float tau; image_limits limits; image_policy policy; } engine;
+typedef struct {
+    retriever     *retriever;
+    reader        *reader;
+    passage_index *index;
+    float          tau;
+    image_limits   limits;
+    image_policy   policy;
+    int            adapter; /* of requests that name none, as reader.h counts them */
+} engine;
 
 typedef struct {
     const uint8_t     *image;      /* PNG or JPEG */
@@ -29,6 +37,7 @@ typedef struct {
     int                n_answers;
     int                k;          /* per head */
     score_mode         mode;
+    const char        *adapter;    /* the reader's; "none": the base model alone; NULL: the engine's default */
     exclusion          exclude;
     bool               exclude_self; /* leave out passages with exactly the query's pixels */
     double             deadline_at;  /* clock_ms(); 0: none */
@@ -57,6 +66,7 @@ typedef struct {
     float     agreement;        /* share of p_R behind candidates whose argmax is the answer */
     bool      end_token;
     int       n_cached, prompt_tokens;
+    int       adapter;          /* that answered */
     uint64_t  flops;
     double    stage_ms[N_STAGES], total_ms;
 } answer;

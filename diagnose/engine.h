@@ -17,6 +17,10 @@ typedef struct {
     image_policy    policy;                     /* of the pictures that the reader sees; 0: native */
     float           tau;                        /* of p_R; 0: 1 */
     int64_t         max_pixels;                 /* of a query image; 0: IMAGE_LIMITS */
+    reader_adapter  adapter[MAX_ADAPTERS];
+    int             n_adapters;
+    const char     *use_adapter;                /* of requests that name none; NULL: the base model alone */
+    bool            merge_adapter;              /* see reader.h */
 } engine_options;
 
 extern const size_t DEFAULT_CACHE_BYTES; /* 256 MiB */

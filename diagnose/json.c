@@ -76,14 +76,21 @@ static json_t *timings(const answer *ans)
     return done(o, ok && put(o, "total", json_real(round(ans->total_ms * 1e3) / 1e3)));
 }
 
-json_t *provenance_json(const engine *en)
+static json_t *adapter_identity(const engine *en, int adapter)
+{
+    if (adapter == 0) return json_null();
+    reader_adapter_info a = reader_describe_adapter(en->reader, adapter);
+    return json_pack("{s:s, s:s, s:b}", "name", a.name, "sha256", a.hash, "merged", a.merged);
+}
+
+json_t *provenance_json(const engine *en, int adapter)
 {
     const index_info *ix = index_describe(en->index);
-    return json_pack("{s:{s:s, s:s}, s:{s:s, s:s, s:s}, s:n, s:{s:s, s:s, s:s?, s:s?}, s:{s:s, s:I}}",
+    return json_pack("{s:{s:s, s:s}, s:{s:s, s:s, s:s}, s:o, s:{s:s, s:s, s:s?, s:s?}, s:{s:s, s:I}}",
                      "program", "name", "jomed", "version", JOMED_VERSION,
                      "reader", "family", en->reader ? reader_family(en->reader) : "none", "sha256", en->reader ? reader_hash(en->reader) : "",
                      "image_policy", image_policy_name(en->policy),
-                     "adapter",
+                     "adapter", adapter_identity(en, adapter),
                      "retriever", "family", "jina-clip-v1", "sha256", retriever_hash(en->retriever),
                      "query_image_sha256", retriever_query_hash(en->retriever, HEAD_IMAGE),
                      "query_text_sha256", retriever_query_hash(en->retriever, HEAD_TEXT),
@@ -101,7 +108,7 @@ json_t *answer_json(const engine *en, const diagnose_request *q, const answer *a
         && put(o, "evidence", evidence_json(q, ans))
         && put(o, "work", json_pack("{s:I, s:i, s:i, s:b}", "flops", (json_int_t)ans->flops, "cached_prefixes", ans->n_cached,
                                     "prompt_tokens", ans->prompt_tokens, "end_token_scored", ans->end_token))
-        && put(o, "timings_ms", timings(ans)) && put(o, "provenance", provenance_json(en))
+        && put(o, "timings_ms", timings(ans)) && put(o, "provenance", provenance_json(en, ans->adapter))
         && put(o, "intended_use", json_string(RESEARCH_USE)));
 }
 
@@ -111,17 +118,31 @@ json_t *retrieval_json(const engine *en, const answer *ans, const char *request_
     bool    ok = o && list;
     for (int k = 0; ok && k < ans->K; k++) ok = push(list, candidate_json(&ans->z[k]));
     ok = ok && put(o, "request_id", string_or_null(request_id)) && put(o, "candidates", json_incref(list))
-      && put(o, "timings_ms", timings(ans)) && put(o, "provenance", provenance_json(en)) && put(o, "intended_use", json_string(RESEARCH_USE));
+      && put(o, "timings_ms", timings(ans)) && put(o, "provenance", provenance_json(en, 0)) && put(o, "intended_use", json_string(RESEARCH_USE));
     json_decref(list);
     return done(o, ok);
+}
+
+static json_t *adapters_json(const engine *en)
+{
+    json_t *list = json_array();
+    bool    ok = list != NULL;
+    for (int i = 1; ok && i <= reader_adapters(en->reader); i++) {
+        reader_adapter_info a = reader_describe_adapter(en->reader, i);
+        ok = push(list, json_pack("{s:s, s:s, s:i, s:f, s:I, s:I, s:b, s:I, s:b}", "name", a.name, "sha256", a.hash, "rank", a.rank,
+                                  "scale", a.scale, "parameters", (json_int_t)a.parameters, "bytes", (json_int_t)a.bytes, "merged",
+                                  a.merged, "merged_bytes", (json_int_t)a.merged_bytes, "default", en->adapter == i));
+    }
+    return done(list, ok);
 }
 
 json_t *models_json(const engine *en, const char *kernels_name)
 {
     const index_info *ix = index_describe(en->index);
-    return json_pack("{s:{s:s, s:s, s:I, s:i}, s:{s:s, s:s, s:I, s:i}, s:{s:s, s:I, s:i, s:s, s:s}, s:s, s:s, s:s}",
+    return json_pack("{s:{s:s, s:s, s:I, s:i}, s:o, s:{s:s, s:s, s:I, s:i}, s:{s:s, s:I, s:i, s:s, s:s}, s:s, s:s, s:s}",
                      "reader", "family", reader_family(en->reader), "sha256", reader_hash(en->reader),
                      "parameters", (json_int_t)reader_parameters(en->reader), "max_tokens", reader_max_tokens(en->reader),
+                     "adapters", adapters_json(en),
                      "retriever", "family", "jina-clip-v1", "sha256", retriever_hash(en->retriever),
                      "parameters", (json_int_t)retriever_parameters(en->retriever), "dimension", retriever_dim(en->retriever),
                      "index", "sha256", ix->hash, "passages", (json_int_t)ix->n_passages, "dimension", ix->dim,

@@ -8,7 +8,7 @@
 /* New references; NULL: out of memory. answers: the request's. Fields: docs/API.md. */
 json_t *answer_json(const engine *en, const diagnose_request *q, const answer *ans, const char *request_id);
 json_t *retrieval_json(const engine *en, const answer *ans, const char *request_id);
-json_t *provenance_json(const engine *en);
+json_t *provenance_json(const engine *en, int adapter); /* adapter: that answered; 0: none */
 json_t *models_json(const engine *en, const char *kernels_name);
 
 #endif

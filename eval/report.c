@@ -441,7 +441,7 @@ bool report_json(json_t **out, const report *r, const report_run *run, const eng
         put_confusion(&m, r);
         put_work(&m, r, run);
         put_failures(&m, r);
-        if (en) put(&m, "provenance", provenance_json(en));
+        if (en) put(&m, "provenance", provenance_json(en, en->adapter));
         put(&m, "notice", json_string(RESEARCH_USE));
     }
     arena_free(m.a);

@@ -86,6 +86,10 @@ struct kernels {
      * ldx, ldy: elements between rows of x and of y (and of residual: ldy). */
     void (*linear)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                    unit u, const act *residual);
+    /* The same with a low-rank branch: y = unit(x w^T + bias + (x a^T) b^T) (+ residual); a [r, w.cols], b [w.rows, r] of w's type.
+     * [Hu et al. 2021, arXiv:2106.09685, eq. 3] */
+    void (*linear_low_rank)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                            const weight *a, const weight *b, unit u, const act *residual);
     /* y = (x - mean) / sqrt(var + eps) * gain + bias   [Ba et al. 2016, eq. 3]; y may be x */
     void (*layernorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
     /* y = x / sqrt(mean(x^2) + eps) * gain             [Zhang and Sennrich 2019, eq. 4]; y may be x */

@@ -72,7 +72,7 @@ bool decoder_vocabulary(decoder_config *c, const loader *l, int n_ids, err *e)
 bool decoder_open(decoder **out, const decoder_config *c, const loader *l, const char *head, err *e)
 {
     bool     ok = false;
-    loader   top = {l->file, l->k, ""};
+    loader   top = {.file = l->file, .k = l->k, .prefix = ""};
     decoder *d = mem_zalloc(1, sizeof *d);
     if (!d) return err_set(e, ERR_MEMORY, "reader: out of memory");
     d->c = *c;
@@ -143,7 +143,7 @@ static bool rope_tables(const decoder *d, const int32_t *pos, int T, float **cos
     return true;
 }
 
-static void feed_forward(const decoder *d, kernels *k, const layer *y, act *x, act *h, int T)
+static void feed_forward(const decoder *d, kernels *k, const layer *y, int adapter, act *x, act *h, int T)
 {
     int    D = d->c.D, F = d->c.F, step = T < MLP_ROWS ? T : MLP_ROWS;
     size_t mark = k->mark(k);
@@ -152,10 +152,10 @@ static void feed_forward(const decoder *d, kernels *k, const layer *y, act *x, a
     for (int t = 0; t < T; t += step) {
         int  n = T - t < step ? T - t : step;
         act *ht = act_at(k, h, (size_t)t * (size_t)D), *xt = act_at(k, x, (size_t)t * (size_t)D);
-        linear_run(k, &y->gate, gate, F, ht, n, UNIT_NONE, NULL);
-        linear_run(k, &y->up, up, F, ht, n, UNIT_NONE, NULL);
+        linear_run(k, &y->gate, adapter, gate, F, ht, n, UNIT_NONE, NULL);
+        linear_run(k, &y->up, adapter, up, F, ht, n, UNIT_NONE, NULL);
         k->glu(k, gate, gate, up, F, n, F, UNIT_SILU);
-        linear_run(k, &y->down, xt, D, gate, n, UNIT_NONE, xt);
+        linear_run(k, &y->down, adapter, xt, D, gate, n, UNIT_NONE, xt);
     }
     k->back(k, mark);
 }
@@ -182,12 +182,12 @@ bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena 
         const float *cq = cos_ + (size_t)from * (size_t)half, *sq = sin_ + (size_t)from * (size_t)half;
 
         k->rmsnorm(k, h, p->x, T, D, &y->norm1, c->eps);
-        linear_run(k, &y->k, keys, KV, h, T, UNIT_NONE, NULL);
-        linear_run(k, &y->v, values, KV, h, T, UNIT_NONE, NULL);
+        linear_run(k, &y->k, p->adapter, keys, KV, h, T, UNIT_NONE, NULL);
+        linear_run(k, &y->v, p->adapter, values, KV, h, T, UNIT_NONE, NULL);
         k->rope(k, keys, KV, T, c->kv_heads, hd, cos_, sin_, half, false);
         if (n == 0) break; /* a prefix: nobody reads the last layer's output */
 
-        linear_run(k, &y->q, q, Q, hx, n, UNIT_NONE, NULL);
+        linear_run(k, &y->q, p->adapter, q, Q, hx, n, UNIT_NONE, NULL);
         k->rope(k, q, Q, n, c->N, hd, cq, sq, half, false);
         attend_args at = {.n_heads = c->N, .n_kv_heads = c->kv_heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
                           .q = q, .q_stride = Q, .n_q = n, .out = o, .out_stride = Q,
@@ -196,8 +196,8 @@ bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena 
             at.span[0] = (kv_span){kv_row(d, k, p->prefix, i, 0, 0), kv_row(d, k, p->prefix, i, 1, 0), p->prefix->n, KV};
         at.span[1] = (kv_span){kv_row(d, k, p->own, i, 0, 0), kv_row(d, k, p->own, i, 1, 0), n0 + T, KV};
         k->attend(k, &at);
-        linear_run(k, &y->o, x, D, o, n, UNIT_NONE, x);
-        feed_forward(d, k, y, x, hx, n);
+        linear_run(k, &y->o, p->adapter, x, D, o, n, UNIT_NONE, x);
+        feed_forward(d, k, y, p->adapter, x, hx, n);
         tap_see(p->tap, "text.layer", i, k, x, n, D);
     }
     k->back(k, mark);
@@ -230,4 +230,17 @@ uint64_t decoder_flops(const decoder_config *c, const int *seen, int T, int rows
     uint64_t keys = 2 * 2 * D * KV, rest = 2 * (2 * D * Q + 3 * D * F); /* per token: k and v; q, o and feed-forward */
     return (uint64_t)T * (uint64_t)c->L * keys + ((uint64_t)T * full + (uint64_t)rows) * rest
          + 4 * Q * (full * pairs + last);
+}
+
+uint64_t decoder_adapter_flops(const decoder *d, int adapter, int T, int rows)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < d->c.L; i++) {
+        const layer        *y = &d->layers[i];
+        const linear *const rest[] = {&y->q, &y->o, &y->gate, &y->up, &y->down};
+        uint64_t            n = (uint64_t)(i == d->c.L - 1 ? rows : T);
+        sum += (uint64_t)T * (linear_branch_flops(&y->k, adapter) + linear_branch_flops(&y->v, adapter));
+        for (size_t j = 0; j < sizeof rest / sizeof *rest; j++) sum += n * linear_branch_flops(rest[j], adapter);
+    }
+    return sum;
 }

@@ -43,6 +43,7 @@ typedef struct {
     const int32_t *pos;      /* [3,T], axis-major */
     act           *x;        /* [T,D] embeddings in; out: rows from `want` on are the last layer's output before the norm */
     int            T;
+    int            adapter;  /* counted from 1; 0: none */
     int            want;     /* in the last layer only keys and values are made of the rows before this one */
     int            n_tree;   /* the last n_tree tokens are a tree of answers, see kernels.h */
     const uint8_t *visible;
@@ -59,5 +60,7 @@ const weight *decoder_head(const decoder *d); /* [V,D]: for k->score and k->logi
 /* What a pass costs, by the formula, not by counting (kernels.h says what is counted): T tokens of which the first
  * query i sees seen[i] keys, the last layer made in full for the last `rows` of them. */
 uint64_t decoder_flops(const decoder_config *c, const int *seen, int T, int rows);
+/* What an adapter adds to that. */
+uint64_t decoder_adapter_flops(const decoder *d, int adapter, int T, int rows);
 
 #endif

@@ -24,6 +24,7 @@ typedef struct {
     const safetensors *file;
     const bpe         *tokens;
     kernels           *k;
+    const lora_set    *adapters; /* for the loaders */
 } model_files;
 
 /* What every family has; a family's own struct begins with it. */
@@ -40,9 +41,9 @@ typedef struct {
 
     /* The policy's steps of this family, then its own processor. */
     bool (*prepare)(const model *m, picture *out, const image *img, image_policy policy, arena *a, err *e);
-    /* Vision tokens out [rows * cols, D] in the order of the prompt's spans. */
-    bool (*encode)(const model *m, kernels *k, const picture *p, act *out, const tap *t, arena *a, err *e);
-    uint64_t (*encode_flops)(const model *m, const picture *p); /* by the formula */
+    /* Vision tokens out [rows * cols, D] in the order of the prompt's spans. adapter: as in linear.h. */
+    bool (*encode)(const model *m, kernels *k, int adapter, const picture *p, act *out, const tap *t, arena *a, err *e);
+    uint64_t (*encode_flops)(const model *m, int adapter, const picture *p); /* by the formula */
 
     /* The prompt's two halves, docs/MODEL.md, "Scoring": the retrieved pair; the query up to the answer's first token. */
     bool (*prefix)(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e);

@@ -9,6 +9,7 @@ typedef struct {
     const act     *vision; /* tokens of its pictures; NULL without */
     const int32_t *pos;    /* [3, p->n_ids] */
     int            cursor; /* of the first new token */
+    int            adapter; /* counted from 1; 0: none */
     int            max_new;
     int32_t        stop;   /* an id that ends it and is not put out; -1: none */
     float         *logits; /* [max_new, V] of each step, on the host; NULL: not wanted */

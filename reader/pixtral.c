@@ -63,8 +63,9 @@ static void block_close(kernels *k, block *b)
 static bool vision_open(pixtral *m, const model_files *f, err *e)
 {
     const pixtral_config *c = &m->c;
-    loader        tower = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_conv.weight")};
-    loader        projector = {f->file, f->k, loader_prefix(f->file, PROJECTOR_PREFIX, "linear_1.weight")};
+    loader        tower = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_conv.weight"), VISION_PREFIX, f->adapters};
+    loader        projector = {f->file, f->k, loader_prefix(f->file, PROJECTOR_PREFIX, "linear_1.weight"), PROJECTOR_PREFIX,
+                               f->adapters};
     const int64_t conv[] = {c->E, 3, c->patch, c->patch, -1};
     int           head = c->E / c->heads;
     m->blocks = mem_zalloc((size_t)c->depth, sizeof *m->blocks);
@@ -83,7 +84,7 @@ static bool vision_open(pixtral *m, const model_files *f, err *e)
 static bool text_open(pixtral *m, const model_files *f, err *e)
 {
     char   head[64];
-    loader l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight")};
+    loader l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight"), TEXT_PREFIX, f->adapters};
     snprintf(head, sizeof head, "%sweight", loader_prefix(f->file, HEAD_PREFIX, "weight"));
     return decoder_vocabulary(&m->c.text, &l, bpe_vocab(f->tokens), e)
         && decoder_open(&m->base.text, &m->c.text, &l, head, e);
@@ -171,7 +172,8 @@ static bool rope_tables(const pixtral *m, const picture *p, float **cos_, float 
     return true;
 }
 
-static bool pixtral_encode(const model *base, kernels *k, const picture *pic, act *out, const tap *t, arena *a, err *e)
+static bool pixtral_encode(const model *base, kernels *k, int adapter, const picture *pic, act *out, const tap *t, arena *a,
+                           err *e)
 {
     const pixtral        *m = (const pixtral *)base;
     const pixtral_config *c = &m->c;
@@ -198,39 +200,53 @@ static bool pixtral_encode(const model *base, kernels *k, const picture *pic, ac
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->rmsnorm(k, h, x, P, E, &b->norm1, RMS_EPS);
-        linear_run(k, &b->q, qkv, 3 * E, h, P, UNIT_NONE, NULL);
-        linear_run(k, &b->k, keys, 3 * E, h, P, UNIT_NONE, NULL);
-        linear_run(k, &b->v, values, 3 * E, h, P, UNIT_NONE, NULL);
+        linear_run(k, &b->q, adapter, qkv, 3 * E, h, P, UNIT_NONE, NULL);
+        linear_run(k, &b->k, adapter, keys, 3 * E, h, P, UNIT_NONE, NULL);
+        linear_run(k, &b->v, adapter, values, 3 * E, h, P, UNIT_NONE, NULL);
         k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
         attend_args at = {.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
                           .q = qkv, .q_stride = 3 * E, .n_q = P, .out = h, .out_stride = E, .mask = ATTEND_ALL};
         at.span[1] = (kv_span){keys, values, P, 3 * E};
         k->attend(k, &at);
-        linear_run(k, &b->o, x, E, h, P, UNIT_NONE, x);
+        linear_run(k, &b->o, adapter, x, E, h, P, UNIT_NONE, x);
 
         k->rmsnorm(k, h, x, P, E, &b->norm2, RMS_EPS);
-        linear_run(k, &b->gate, gate, F, h, P, UNIT_NONE, NULL);
-        linear_run(k, &b->up, up, F, h, P, UNIT_NONE, NULL);
+        linear_run(k, &b->gate, adapter, gate, F, h, P, UNIT_NONE, NULL);
+        linear_run(k, &b->up, adapter, up, F, h, P, UNIT_NONE, NULL);
         k->glu(k, gate, gate, up, F, P, F, c->act);
-        linear_run(k, &b->down, x, E, gate, P, UNIT_NONE, x);
+        linear_run(k, &b->down, adapter, x, E, gate, P, UNIT_NONE, x);
         tap_see(t, "vision.layer", i, k, x, P, E);
     }
     k->back(k, inner);
     act *wide = k->take(k, (size_t)P * (size_t)D);
-    linear_run(k, &m->linear1, wide, D, x, P, c->projector_act, NULL);
-    linear_run(k, &m->linear2, out, D, wide, P, UNIT_NONE, NULL);
+    linear_run(k, &m->linear1, adapter, wide, D, x, P, c->projector_act, NULL);
+    linear_run(k, &m->linear2, adapter, out, D, wide, P, UNIT_NONE, NULL);
     tap_see(t, "vision.projector", -1, k, out, P, D);
     k->back(k, mark);
     arena_back(a, am);
     return true;
 }
 
-static uint64_t pixtral_encode_flops(const model *base, const picture *pic)
+/* What an adapter adds for one patch, which is one token. */
+static uint64_t branch_flops(const pixtral *m, int adapter)
 {
-    const pixtral_config *c = &((const pixtral *)base)->c;
+    uint64_t sum = linear_branch_flops(&m->linear1, adapter) + linear_branch_flops(&m->linear2, adapter);
+    for (int i = 0; i < m->c.depth; i++) {
+        const block  *b = &m->blocks[i];
+        const linear *const all[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) sum += linear_branch_flops(all[j], adapter);
+    }
+    return sum;
+}
+
+static uint64_t pixtral_encode_flops(const model *base, int adapter, const picture *pic)
+{
+    const pixtral        *m = (const pixtral *)base;
+    const pixtral_config *c = &m->c;
     uint64_t P = (uint64_t)pic->grid_h * (uint64_t)pic->grid_w, E = (uint64_t)c->E, F = (uint64_t)c->F, D = (uint64_t)c->text.D;
     uint64_t n_px = 3 * (uint64_t)c->patch * (uint64_t)c->patch;
-    return 2 * P * n_px * E + (uint64_t)c->depth * (2 * P * (4 * E * E + 3 * E * F) + 4 * P * P * E) + 2 * P * (E * D + D * D);
+    return 2 * P * n_px * E + (uint64_t)c->depth * (2 * P * (4 * E * E + 3 * E * F) + 4 * P * P * E) + 2 * P * (E * D + D * D)
+         + P * branch_flops(m, adapter);
 }
 
 static bool pixtral_prefix(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e)

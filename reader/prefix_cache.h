@@ -18,7 +18,7 @@
 typedef struct prefix_cache prefix_cache;
 
 /* One process has one reader and one index, so the passage's id is enough; the caption's hash guards against an id that is
- * used for two texts. adapter: 0 until a reader can hold several. */
+ * used for two texts. adapter: as reader.h counts them. */
 typedef struct { int64_t passage, adapter; image_policy policy; uint64_t caption; } prefix_key;
 prefix_key prefix_key_of(int64_t passage, int64_t adapter, image_policy policy, const char *caption);
 

@@ -82,7 +82,7 @@ static bool vision_open(qwen2vl *m, const loader *l, err *e)
 
 static bool text_open(qwen2vl *m, const model_files *f, err *e)
 {
-    loader l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight")};
+    loader l = {f->file, f->k, loader_prefix(f->file, TEXT_PREFIX, "embed_tokens.weight"), TEXT_PREFIX, f->adapters};
     return decoder_vocabulary(&m->c.text, &l, bpe_vocab(f->tokens), e)
         && decoder_open(&m->base.text, &m->c.text, &l, "lm_head.weight", e);
 }
@@ -125,7 +125,7 @@ static bool images_agree(const qwen2vl *m, const model_files *f, err *e)
 
 static bool qwen2vl_open(model **out, const model_files *f, err *e)
 {
-    loader   l = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_embed.proj.weight")};
+    loader   l = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_embed.proj.weight"), VISION_PREFIX, f->adapters};
     qwen2vl *m = mem_zalloc(1, sizeof *m);
     if (!m) return err_set(e, ERR_MEMORY, "reader: out of memory");
     bool ok = qwen2vl_config_open(&m->c, f, e)
@@ -187,7 +187,8 @@ static bool rope_tables(const qwen2vl *m, const picture *p, float **cos_, float 
     return true;
 }
 
-static bool qwen2vl_encode(const model *base, kernels *k, const picture *pic, act *out, const tap *t, arena *a, err *e)
+static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const picture *pic, act *out, const tap *t, arena *a,
+                           err *e)
 {
     const qwen2vl        *m = (const qwen2vl *)base;
     const qwen2vl_config *c = &m->c;
@@ -212,36 +213,50 @@ static bool qwen2vl_encode(const model *base, kernels *k, const picture *pic, ac
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->layernorm(k, h, x, P, E, &b->norm1.gain, &b->norm1.bias, LN_EPS);
-        linear_run(k, &b->qkv, qkv, 3 * E, h, P, UNIT_NONE, NULL);
+        linear_run(k, &b->qkv, adapter, qkv, 3 * E, h, P, UNIT_NONE, NULL);
         k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
         attend_args at = {.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
                           .q = qkv, .q_stride = 3 * E, .n_q = P, .out = h, .out_stride = E, .mask = ATTEND_ALL};
         at.span[1] = (kv_span){act_at(k, qkv, (size_t)E), act_at(k, qkv, 2 * (size_t)E), P, 3 * E};
         k->attend(k, &at);
-        linear_run(k, &b->proj, x, E, h, P, UNIT_NONE, x);
+        linear_run(k, &b->proj, adapter, x, E, h, P, UNIT_NONE, x);
 
         k->layernorm(k, h, x, P, E, &b->norm2.gain, &b->norm2.bias, LN_EPS);
-        linear_run(k, &b->fc1, f, wide, h, P, UNIT_QUICK_GELU, NULL);
-        linear_run(k, &b->fc2, x, E, f, P, UNIT_NONE, x);
+        linear_run(k, &b->fc1, adapter, f, wide, h, P, UNIT_QUICK_GELU, NULL);
+        linear_run(k, &b->fc2, adapter, x, E, f, P, UNIT_NONE, x);
         tap_see(t, "vision.block", i, k, x, P, E);
     }
     /* The patches of a block follow each other, so that [P,E] read as [P / n, n * E] is the concatenation. */
     k->layernorm(k, h, x, P, E, &m->ln_q.gain, &m->ln_q.bias, LN_EPS);
-    linear_run(k, &m->merge0, x, n * E, h, P / n, UNIT_GELU, NULL);
-    linear_run(k, &m->merge2, out, D, x, P / n, UNIT_NONE, NULL);
+    linear_run(k, &m->merge0, adapter, x, n * E, h, P / n, UNIT_GELU, NULL);
+    linear_run(k, &m->merge2, adapter, out, D, x, P / n, UNIT_NONE, NULL);
     tap_see(t, "vision.merger", -1, k, out, P / n, D);
     k->back(k, mark);
     arena_back(a, am);
     return true;
 }
 
-static uint64_t qwen2vl_encode_flops(const model *base, const picture *pic)
+/* What an adapter adds for P patches, which make T tokens. */
+static uint64_t branch_flops(const qwen2vl *m, int adapter, uint64_t P, uint64_t T)
 {
-    const qwen2vl_config *c = &((const qwen2vl *)base)->c;
+    uint64_t row = 0;
+    for (int i = 0; i < m->c.depth; i++) {
+        const block *b = &m->blocks[i];
+        row += linear_branch_flops(&b->qkv, adapter) + linear_branch_flops(&b->proj, adapter)
+             + linear_branch_flops(&b->fc1, adapter) + linear_branch_flops(&b->fc2, adapter);
+    }
+    return P * row + T * (linear_branch_flops(&m->merge0, adapter) + linear_branch_flops(&m->merge2, adapter));
+}
+
+static uint64_t qwen2vl_encode_flops(const model *base, int adapter, const picture *pic)
+{
+    const qwen2vl        *m = (const qwen2vl *)base;
+    const qwen2vl_config *c = &m->c;
     uint64_t P = (uint64_t)pic->grid_h * (uint64_t)pic->grid_w, E = (uint64_t)c->E, u = (uint64_t)(c->merge * c->merge);
     uint64_t F = 3 * (uint64_t)(c->temporal * c->patch * c->patch), ratio = (uint64_t)c->ratio;
     uint64_t blocks = (uint64_t)c->depth * (2 * P * (3 + 1 + 2 * ratio) * E * E + 4 * P * P * E);
-    return 2 * P * F * E + blocks + 2 * (P / u) * (u * E * u * E + u * E * (uint64_t)c->text.D);
+    return 2 * P * F * E + blocks + 2 * (P / u) * (u * E * u * E + u * E * (uint64_t)c->text.D)
+         + branch_flops(m, adapter, P, P / u);
 }
 
 static bool qwen2vl_prefix(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e)

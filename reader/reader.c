@@ -1,6 +1,7 @@
 /* reader.c - opening and closing a reader, and the table of families. */
 #include "reader/reader_internal.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,75 @@ static bool find_family(const family **out, const json_t *config, const char *wh
     }
     return err_set(e, ERR_FILE, "%s: model_type '%.40s' is not a reader that is supported (%s)", where, type, known);
 }
+
+/* ---- adapters ---- */
+
+static bool name_adapter(reader *r, const char *name, err *e)
+{
+    size_t n = strlen(name);
+    if (n == 0 || n > MAX_ADAPTER_NAME || strcmp(name, "none") == 0
+        || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != n)
+        return err_set(e, ERR_USAGE, "adapter '%.80s': a name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'",
+                       name, MAX_ADAPTER_NAME);
+    for (int i = 0; i < r->n_adapters; i++)
+        if (strcmp(r->adapter_name[i], name) == 0) return err_set(e, ERR_USAGE, "adapter '%s' is named twice", name);
+    memcpy(r->adapter_name[r->n_adapters], name, n + 1);
+    return true;
+}
+
+static bool open_adapters(reader *r, const reader_options *o, err *e)
+{
+    if (o->n_adapters > MAX_ADAPTERS)
+        return err_set(e, ERR_USAGE, "%d adapters, at most %d are taken", o->n_adapters, MAX_ADAPTERS);
+    if (o->merge && o->n_adapters != 1) return err_set(e, ERR_USAGE, "%d adapters: exactly one can be merged", o->n_adapters);
+    for (int i = 0; i < o->n_adapters; i++, r->n_adapters++)
+        if (!name_adapter(r, o->adapters[i].name, e) || !lora_open(&r->adapter[i], o->adapters[i].dir, e)) return false;
+    r->merged = o->merge;
+    return true;
+}
+
+static bool adapters_matched(const reader *r, err *e)
+{
+    for (int i = 0; i < r->n_adapters; i++)
+        if (!lora_matched(r->adapter[i], e)) return false;
+    return true;
+}
+
+/* from_pretrained() of such a folder would apply the adapter, and we would not: so none is taken for the other. */
+static bool no_adapter_folder(const char *dir, err *e)
+{
+    char path[PATH_MAX];
+    if (!path_join(path, sizeof path, dir, "adapter_config.json", e)) return false;
+    return !file_exists(path)
+        || err_set(e, ERR_FILE, "%s is there: an adapter is given beside its base model (--adapter NAME=DIR), a merged model "
+                   "must not hold it", path);
+}
+
+int reader_adapters(const reader *r) { return r->n_adapters; }
+
+bool reader_find_adapter(const reader *r, const char *name, int *adapter, err *e)
+{
+    char known[160] = "";
+    if (!name || (strcmp(name, "none") == 0 && !r->merged)) return *adapter = r->merged ? 1 : 0, true;
+    for (int i = 0; i < r->n_adapters; i++) {
+        size_t n = strlen(known);
+        if (strcmp(r->adapter_name[i], name) == 0) return *adapter = i + 1, true;
+        snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", r->adapter_name[i]);
+    }
+    if (!r->n_adapters) return err_at(e, ERR_UNUSABLE, "adapter-unknown", "adapter", "adapter: this reader has none");
+    return err_at(e, ERR_UNUSABLE, "adapter-unknown", "adapter", "adapter: this reader has %s%s", known,
+                  r->merged ? ", merged into it" : "");
+}
+
+reader_adapter_info reader_describe_adapter(const reader *r, int adapter)
+{
+    const lora *l = r->adapter[adapter - 1];
+    return (reader_adapter_info){.name = r->adapter_name[adapter - 1], .hash = lora_hash(l), .rank = lora_rank(l),
+                                 .scale = lora_scale(l), .parameters = lora_parameters(l), .bytes = lora_bytes(l),
+                                 .merged = r->merged, .merged_bytes = r->merged_bytes};
+}
+
+/* ---- opening ---- */
 
 /* Mistral's own layout holds the same weights under other names, with the rows of q and k in another order. */
 static bool known_layout(const char *dir, err *e)
@@ -52,13 +122,16 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     if (!known_layout(dir, e)) goto done;
     if (!path_join(config_path, sizeof config_path, dir, "config.json", e)) goto done;
     if (!path_join(tokens_path, sizeof tokens_path, dir, "tokenizer.json", e)) goto done;
+    if (!no_adapter_folder(dir, e)) goto done;
 
     if (!json_open(&config, config_path, e)) goto done;
     if (!find_family(&r->f, config, config_path, e)) goto done;
     if (!bpe_open(&r->tokens, tokens_path, e)) goto done;
     if (!safetensors_open(&r->file, dir, e)) goto done;
-    model_files files = {dir, config, config_path, r->file, r->tokens, k};
-    if (!r->f->open(&r->m, &files, e)) goto done;
+    if (!open_adapters(r, o, e)) goto done;
+    lora_set    adapters = {r->adapter, r->n_adapters, r->merged, &r->merged_bytes};
+    model_files files = {dir, config, config_path, r->file, r->tokens, k, &adapters};
+    if (!r->f->open(&r->m, &files, e) || !adapters_matched(r, e)) goto done;
     if (!(r->cache = prefix_cache_new(o->cache_bytes))) { err_set(e, ERR_MEMORY, "reader: out of memory"); goto done; }
     if (!sha256_model(r->hash, dir, e)) goto done;
     *out = r;
@@ -75,6 +148,7 @@ void reader_close(reader *r)
     if (!r) return;
     prefix_cache_free(r->cache, r->k);
     if (r->m) r->f->close(r->m, r->k);
+    for (int i = 0; i < MAX_ADAPTERS; i++) lora_close(r->adapter[i]);
     safetensors_close(r->file);
     bpe_close(r->tokens);
     free(r);

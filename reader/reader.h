@@ -11,16 +11,43 @@
 
 typedef struct reader reader;
 
-typedef struct { size_t cache_bytes; /* of candidate prefixes' keys and values; 0: no cache */ } reader_options;
+enum { MAX_ADAPTERS = 32, MAX_ADAPTER_NAME = 64 };
+/* A PEFT folder under the name that requests use for it: letters, digits, '_', '-' and '.', but not "none". */
+typedef struct { const char *name, *dir; } reader_adapter;
+
+typedef struct {
+    size_t                cache_bytes; /* of candidate prefixes' keys and values; 0: no cache */
+    const reader_adapter *adapters;    /* borrowed */
+    int                   n_adapters;
+    bool                  merge;       /* add the one adapter to the weights: no branch to compute, but memory of its own */
+} reader_options;
 
 /* dir: config.json, tokenizer.json, preprocessor_config.json, model.safetensors or shards. k opens the weights and must
- * outlive the reader. ERR_FILE names file and tensor, or an unknown family. */
+ * outlive the reader. ERR_FILE names file and tensor, or an unknown family; every tensor of an adapter must find its layer.
+ * ERR_USAGE: a name that is no name or is used twice, merging of several. */
 bool reader_open(reader **out, const char *dir, const reader_options *o, kernels *k, err *e);
 void reader_close(reader *r);
 const char *reader_hash(const reader *r);
 const char *reader_family(const reader *r); /* "qwen2_vl", "llava" (Pixtral) */
 int64_t     reader_parameters(const reader *r);
 int         reader_max_tokens(const reader *r); /* of one prompt, answers included */
+
+/* Adapters are counted from 1, in the order of the options; 0 is the base model alone. */
+int reader_adapters(const reader *r);
+/* The adapter of that name; "none" and NULL: 0. ERR_UNUSABLE adapter-unknown lists the names there are. A reader with its
+ * adapter merged has no other state: NULL and its name give 1, "none" is unknown. */
+bool reader_find_adapter(const reader *r, const char *name, int *adapter, err *e);
+
+typedef struct {
+    const char *name, *hash; /* the reader's */
+    int         rank;
+    double      scale;
+    int64_t     parameters;
+    size_t      bytes;        /* of its file */
+    bool        merged;
+    size_t      merged_bytes; /* of weights that lie in memory for it instead of in the mapped checkpoint */
+} reader_adapter_info;
+reader_adapter_info reader_describe_adapter(const reader *r, int adapter);
 
 /* One retrieved pair. Its image is asked for only when its prefix is not cached. */
 typedef bool (*passage_image_loader)(void *ctx, int64_t id, image *out, arena *a, err *e);
@@ -36,6 +63,7 @@ typedef struct {
     int                   K;
     passage_image_loader  load;
     void                 *load_ctx;
+    int                   adapter; /* 0: none; for all of the request's work, also its prefixes in the cache */
     /* called between candidates; false stops with the error it set (a deadline, a vanished client). NULL: never */
     bool (*go_on)(void *ctx, err *e);
     void *go_on_ctx;

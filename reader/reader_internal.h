@@ -14,6 +14,11 @@ struct reader {
     safetensors  *file;  /* kept: weights lie in its mapping */
     kernels      *k;     /* that opened the weights */
     prefix_cache *cache;
+    lora         *adapter[MAX_ADAPTERS]; /* kept: their weights lie in their mappings */
+    char          adapter_name[MAX_ADAPTERS][MAX_ADAPTER_NAME + 1];
+    int           n_adapters;
+    bool          merged;
+    size_t        merged_bytes;
     char          hash[SHA256_HEX];
 };
 

@@ -23,13 +23,16 @@ typedef struct {
     float  *logit, *lse; /* [n_edges] */
 } request;
 
+/* Which branch of the linear layers a request takes: none where the adapter is part of the weights. */
+static int branch(const reader *r, const reader_query *q) { return r->merged ? 0 : q->adapter; }
+
 static size_t width(const reader *r) { return (size_t)decoder_sizes(r->m->text)->D; }
 
 /* Vision tokens of a picture on the scratch stack. */
-static bool encode_picture(const reader *r, kernels *k, const picture *p, act **out, arena *a, err *e)
+static bool encode_picture(const reader *r, kernels *k, int adapter, const picture *p, act **out, arena *a, err *e)
 {
     *out = k->take(k, (size_t)p->rows * (size_t)p->cols * width(r));
-    return r->f->encode(r->m, k, p, *out, NULL, a, e);
+    return r->f->encode(r->m, k, adapter, p, *out, NULL, a, e);
 }
 
 /* Ids of the query part with the trie's inner nodes behind it, so that one pass embeds both. */
@@ -55,6 +58,8 @@ static bool request_open(request *s, reader *r, const reader_query *q, arena *a,
 {
     s->q = q;
     if (q->A < 1 || q->K < 1) return err_set(e, ERR_BUG, "reader: %d answers, %d candidates", q->A, q->K);
+    if (q->adapter < (r->merged ? 1 : 0) || q->adapter > r->n_adapters)
+        return err_set(e, ERR_BUG, "reader: adapter %d of %d", q->adapter, r->n_adapters);
     if (!trie_of_answers(&s->t, r->tokens, q->answers, q->A, r->m->end_id, a, e)) return false;
     if (!r->f->prepare(r->m, &s->image, q->img, q->policy, a, e)) return false;
     if (!r->f->query(r->m, q->question, &s->image, &s->ask, a, e)) return false;
@@ -79,17 +84,17 @@ static bool render_prefix(const reader *r, const reader_query *q, const reader_p
     return false;
 }
 
-static bool run_prefix(const reader *r, kernels *k, const picture *pic, const prompt *p, kv *keys, int *cursor, arena *a,
-                       err *e)
+static bool run_prefix(const reader *r, kernels *k, int adapter, const picture *pic, const prompt *p, kv *keys, int *cursor,
+                       arena *a, err *e)
 {
     size_t   mark = k->mark(k);
     act     *vision, *x = k->take(k, (size_t)p->n_ids * width(r));
     int32_t *pos = ARENA_NEW(a, int32_t, 3 * (size_t)p->n_ids, e);
-    bool     ok = pos && encode_picture(r, k, pic, &vision, a, e);
+    bool     ok = pos && encode_picture(r, k, adapter, pic, &vision, a, e);
     if (ok) {
         *cursor = r->f->positions(pos, p, 0);
         decoder_embed(r->m->text, k, p, vision, x);
-        decoder_pass pass = {.own = keys, .pos = pos, .x = x, .T = p->n_ids, .want = p->n_ids};
+        decoder_pass pass = {.own = keys, .pos = pos, .x = x, .T = p->n_ids, .adapter = adapter, .want = p->n_ids};
         ok = decoder_forward(r->m->text, k, &pass, a, e);
     }
     k->back(k, mark);
@@ -104,7 +109,7 @@ typedef struct { kv keys; int cursor; } prefix_kv;
 static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_kv *out,
                              const prefix_entry **held, bool *cached, arena *a, err *e)
 {
-    prefix_key key = prefix_key_of(z->id, 0, q->policy, z->caption);
+    prefix_key key = prefix_key_of(z->id, q->adapter, q->policy, z->caption);
     *held = prefix_cache_find(r->cache, key);
     *cached = *held != NULL;
     if (*held) {
@@ -124,7 +129,7 @@ static bool candidate_prefix(reader *r, kernels *k, const reader_query *q, const
     prefix_entry *fresh = prefix_cache_reserve(r->cache, k, key, len * (size_t)k->act_bytes);
     *held = fresh;
     *out = (prefix_kv){.keys = {.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p.n_ids}};
-    if (!run_prefix(r, k, &pic, &p, &out->keys, &out->cursor, a, e) || !k->sync(k, e)) return false;
+    if (!run_prefix(r, k, branch(r, q), &pic, &p, &out->keys, &out->cursor, a, e) || !k->sync(k, e)) return false;
     if (fresh) {
         fresh->keys = out->keys;
         fresh->cursor = out->cursor;
@@ -160,8 +165,8 @@ static bool run_query(const reader *r, kernels *k, const request *s, const prefi
     kv   own = {k->take(k, decoder_kv_len(r->m->text, T)), T, 0};
     act *x = k->take(k, (size_t)T * D), *scored = act_at(k, x, (size_t)(T - rows) * D);
     decoder_embed(r->m->text, k, &s->ask, s->vision, x);
-    decoder_pass pass = {.prefix = &before->keys, .own = &own, .pos = pos, .x = x, .T = T, .want = T - rows,
-                         .n_tree = s->t.n_tree, .visible = s->t.visible};
+    decoder_pass pass = {.prefix = &before->keys, .own = &own, .pos = pos, .x = x, .T = T,
+                         .adapter = branch(r, s->q), .want = T - rows, .n_tree = s->t.n_tree, .visible = s->t.visible};
     bool ok = decoder_forward(r->m->text, k, &pass, a, e);
     if (ok) {
         decoder_norm(r->m->text, k, scored, rows);
@@ -218,7 +223,7 @@ bool reader_score(reader *r, kernels *k, const reader_query *q, arena *a, reader
     y.answer_tokens = s.t.own;
     y.end_token = s.t.end_token;
 
-    bool ok = encode_picture(r, k, &s.image, &s.vision, a, e) && k->sync(k, e);
+    bool ok = encode_picture(r, k, branch(r, q), &s.image, &s.vision, a, e) && k->sync(k, e);
     for (int i = 0; ok && i < q->K; i++)
         ok = (!q->go_on || q->go_on(q->go_on_ctx, e)) && score_candidate(r, k, &s, i, &y, a, e);
     k->back(k, mark);
@@ -241,7 +246,9 @@ static uint64_t candidate_flops(const reader *r, const request *s, const picture
     const decoder_config *c = decoder_sizes(r->m->text);
     int      T = s->ask.n_ids, rows = 1 + s->t.n_tree;
     for (int i = 0; i < n_prefix; i++) seen[i] = i + 1;
-    uint64_t flops = r->f->encode_flops(r->m, pic) + decoder_flops(c, seen, n_prefix, 0);
+    int      adapter = branch(r, s->q);
+    uint64_t flops = r->f->encode_flops(r->m, adapter, pic) + decoder_flops(c, seen, n_prefix, 0);
+    flops += decoder_adapter_flops(r->m->text, adapter, n_prefix, 0) + decoder_adapter_flops(r->m->text, adapter, T, rows);
     for (int i = 0; i < T; i++) {
         int depth = i < s->n_query ? 0 : s->t.depth[i - s->n_query];
         seen[i] = n_prefix + (depth ? s->n_query + depth : i + 1);
@@ -254,7 +261,7 @@ uint64_t reader_minimum_flops(reader *r, const reader_query *q, arena *a, err *e
     request  s = {0};
     uint64_t total = 0;
     if (!request_open(&s, r, q, a, e)) return 0;
-    total = r->f->encode_flops(r->m, &s.image);
+    total = r->f->encode_flops(r->m, branch(r, q), &s.image);
     for (int i = 0; i < q->K; i++) {
         arena_mark am = arena_here(a);
         picture    pic;

@@ -60,6 +60,8 @@ static const setting SETTINGS[] = {
     CHOICE("models", products, "products", "auto|f32|bf16", "auto", "arithmetic of matrix products"),
     CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native", "what the reader's pictures go through first"),
     INT("models", cache_mb, "cache-mb", 0, 1048576, "64", "MiB for the keys and values of retrieved pairs; 0: no cache"),
+    TEXT("models", use_adapter, "use-adapter", "", "adapter of requests that name none; empty: the base model alone"),
+    CHOICE("models", lora_merge, "lora-merge", "no|yes", "no", "add the one adapter to the weights at start: saves its arithmetic, takes memory for them"),
     {"models", "tau", "tau", KIND_NUM, AT(tau), 1e-3, 1e3, "1", NULL, "temperature of the softmax over retrieval scores"},
     CHOICE("log", level, "log-level", "debug|info|warn|error", "info", "least level written; debug adds health checks"),
 };
@@ -74,6 +76,8 @@ static bool is_choice(const char *choices, const char *v)
     }
     return false;
 }
+
+static bool is_switch(const setting *s) { return s->choices && strcmp(s->choices, "no|yes") == 0; }
 
 /* where: "jomed.ini:12" or "--port" or "JOMED_SERVER_PORT". */
 static bool assign(config *c, const setting *s, const char *v, const char *where, err *e)
@@ -113,6 +117,33 @@ void config_defaults(config *c)
     err e = {0};
     *c = (config){0};
     for (int i = 0; i < N_SETTINGS; i++) assign(c, &SETTINGS[i], SETTINGS[i].def, "default", &e);
+}
+
+/* ---- adapters: a list, so not in the table ---- */
+
+static const char ADAPTERS_HELP[] = "NAME = folder of a PEFT LoRA adapter; requests choose it by its name";
+
+static bool set_adapter(config *c, const char *name, size_t n, const char *dir, bool replace, const char *where, err *e)
+{
+    int i = 0;
+    if (n == 0 || n > MAX_ADAPTER_NAME) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: an adapter's name has 1 to %d letters", where, MAX_ADAPTER_NAME);
+    if (strlen(dir) >= sizeof c->adapter[0].dir || *dir == 0 || strpbrk(dir, "\r\n"))
+        return err_at(e, ERR_USAGE, NULL, "adapter", "%s: an adapter's folder is one line of 1 to %zu bytes", where, sizeof c->adapter[0].dir - 1);
+    while (i < c->n_adapters && (strlen(c->adapter[i].name) != n || strncmp(c->adapter[i].name, name, n) != 0)) i++;
+    if (i < c->n_adapters && !replace) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: [adapters] %.*s is set twice", where, (int)n, name);
+    if (i == MAX_ADAPTERS) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: at most %d adapters are taken", where, MAX_ADAPTERS);
+    if (i == c->n_adapters) c->n_adapters++;
+    snprintf(c->adapter[i].name, sizeof c->adapter[i].name, "%.*s", (int)n, name);
+    snprintf(c->adapter[i].dir, sizeof c->adapter[i].dir, "%s", dir);
+    return true;
+}
+
+/* "NAME=DIR" */
+static bool adapter_flag(config *c, const char *v, err *e)
+{
+    const char *eq = strchr(v, '=');
+    if (!eq) return err_at(e, ERR_USAGE, NULL, "adapter", "--adapter takes NAME=DIR");
+    return set_adapter(c, v, (size_t)(eq - v), eq + 1, true, "--adapter", e);
 }
 
 static const setting *find_key(const char *section, const char *key)
@@ -157,6 +188,7 @@ static int take_pair(void *user, const char *section, const char *key, const cha
     ini_state *s = user;
     char       where[PATH_MAX + 32];
     snprintf(where, sizeof where, "%s:%d", s->path, s->line);
+    if (strcmp(section, "adapters") == 0) return set_adapter(s->c, key, strlen(key), value, false, where, s->e);
     const setting *set = find_key(section, key);
     if (!set) {
         err_set(s->e, ERR_USAGE, "%s: no setting is called [%s] %s (jomed serve --print-config lists all)", where, section, key);
@@ -196,6 +228,7 @@ static void variable_name(char out[64], const setting *s)
 static bool looks_like_ours(const char *name)
 {
     char prefix[64];
+    if (strncmp(name, "JOMED_ADAPTERS_", 15) == 0) return true; /* names are the file's and the flags' alone */
     for (int i = 0; i < N_SETTINGS; i++) {
         variable_name(prefix, &SETTINGS[i]);
         size_t n = strlen("JOMED_") + strlen(SETTINGS[i].section) + 1;
@@ -243,12 +276,16 @@ static bool walk_flags(config *c, int argc, char *const argv[], int pass, const 
         if (strcmp(a, "--print-config") == 0) { *what = CONFIG_PRINT; continue; }
         if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) { *what = CONFIG_HELP; return true; }
         bool           is_file = strcmp(a, "--config") == 0 || strncmp(a, "--config=", 9) == 0;
-        const setting *s = is_file || strncmp(a, "--", 2) != 0 ? NULL : find_flag(a, &v);
-        if (!is_file && !s) return err_set(e, ERR_USAGE, "serve: %.60s is no option (jomed serve --help lists all)", a);
+        bool           is_adapter = strcmp(a, "--adapter") == 0 || strncmp(a, "--adapter=", 10) == 0;
+        const setting *s = is_file || is_adapter || strncmp(a, "--", 2) != 0 ? NULL : find_flag(a, &v);
+        if (!is_file && !is_adapter && !s) return err_set(e, ERR_USAGE, "serve: %.60s is no option (jomed serve --help lists all)", a);
         if (is_file && a[8] == '=') v = a + 9;
+        if (is_adapter && a[9] == '=') v = a + 10;
+        if (!v && s && is_switch(s)) v = "yes";
         if (!v && ++i == argc) return err_set(e, ERR_USAGE, "serve: %.60s needs a value", a);
         if (!v) v = argv[i];
         if (is_file) *file = v;
+        if (is_adapter && pass == 1 && !adapter_flag(c, v, e)) return false;
         char where[64];
         if (s) snprintf(where, sizeof where, "--%s", s->flag);
         if (s && pass == 1 && !assign(c, s, v, where, e)) return false;
@@ -269,15 +306,30 @@ bool config_from_args(config *c, int argc, char *const argv[], char *const env[]
 static const struct { size_t at; const char *key; } FOLDERS[] = {
     {offsetof(config, reader), "reader"}, {offsetof(config, retriever), "retriever"}, {offsetof(config, index), "index"}};
 
+static bool folder_is_there(const char *key, const char *dir, err *e)
+{
+    struct stat st;
+    if (stat(dir, &st) != 0) return err_at(e, ERR_FILE, NULL, key, "%s: %s: %s", key, dir, strerror(errno));
+    return S_ISDIR(st.st_mode) || err_at(e, ERR_FILE, NULL, key, "%s: %s is no folder", key, dir);
+}
+
 bool config_check_folders(const config *c, err *e)
 {
-    for (int i = 0; i < 3; i++) {
-        const char *dir = (const char *)c + FOLDERS[i].at;
-        struct stat st;
-        if (stat(dir, &st) != 0) return err_at(e, ERR_FILE, NULL, FOLDERS[i].key, "%s: %s: %s", FOLDERS[i].key, dir, strerror(errno));
-        if (!S_ISDIR(st.st_mode)) return err_at(e, ERR_FILE, NULL, FOLDERS[i].key, "%s: %s is no folder", FOLDERS[i].key, dir);
-    }
+    for (int i = 0; i < 3; i++)
+        if (!folder_is_there(FOLDERS[i].key, (const char *)c + FOLDERS[i].at, e)) return false;
+    for (int i = 0; i < c->n_adapters; i++)
+        if (!folder_is_there("adapter", c->adapter[i].dir, e)) return false;
     return true;
+}
+
+static bool adapters_agree(const config *c, err *e)
+{
+    int i = 0;
+    if (strcmp(c->lora_merge, "yes") == 0 && c->n_adapters != 1)
+        return err_at(e, ERR_USAGE, NULL, "lora_merge", "lora_merge takes exactly one adapter, %d are set", c->n_adapters);
+    while (i < c->n_adapters && strcmp(c->adapter[i].name, c->use_adapter) != 0) i++;
+    return i < c->n_adapters || !*c->use_adapter || strcmp(c->use_adapter, "none") == 0
+        || err_at(e, ERR_USAGE, NULL, "use_adapter", "use_adapter is '%s', which is no adapter that is set", c->use_adapter);
 }
 
 bool config_check(config *c, int cores, err *e)
@@ -293,6 +345,7 @@ bool config_check(config *c, int cores, err *e)
     for (int i = 0; i < 3; i++)
         if (((const char *)c)[FOLDERS[i].at] == 0)
             return err_at(e, ERR_USAGE, NULL, FOLDERS[i].key, "%s is not set: give --%s DIR, or %s in [models]", FOLDERS[i].key, FOLDERS[i].key, FOLDERS[i].key);
+    if (!adapters_agree(c, e)) return false;
     if (cores < 1) cores = 1;
     /* Small models: a core a request. Large ones: all cores on one request, which is as much work done and each sooner. */
     engine_options o = {.reader = c->reader, .retriever = c->retriever};
@@ -322,6 +375,8 @@ void config_print(const config *c, text *out)
         print_value(c, s, out);
         text_add(out, "\n");
     }
+    text_printf(out, "\n[adapters]\n; %s\n", ADAPTERS_HELP);
+    for (int i = 0; i < c->n_adapters; i++) text_printf(out, "%s = %s\n", c->adapter[i].name, c->adapter[i].dir);
 }
 
 void config_usage(text *out)
@@ -331,11 +386,12 @@ void config_usage(text *out)
                   "default < file < environment (JOMED_SECTION_KEY) < option.\n\n"
                   "  --config FILE              read settings from an INI file\n"
                   "  --check-config             check the settings, then exit\n"
-                  "  --print-config             print the settings that would be used as an INI file, then exit\n");
+                  "  --print-config             print the settings that would be used as an INI file, then exit\n"
+                  "  --adapter NAME=DIR         folder of a PEFT LoRA adapter, which requests choose by its name (repeat it; [adapters] in a file)\n");
     for (int i = 0; i < N_SETTINGS; i++) {
         const setting *s = &SETTINGS[i];
         char           name[40];
-        snprintf(name, sizeof name, "--%s %s", s->flag, s->kind == KIND_TEXT ? "X" : s->kind == KIND_CHOICE ? "WORD" : "N");
+        snprintf(name, sizeof name, "--%s %s", s->flag, is_switch(s) ? "" : s->kind == KIND_TEXT ? "X" : s->kind == KIND_CHOICE ? "WORD" : "N");
         text_printf(out, "  %-26s %s%s%s%s%s%s\n", name, s->help, s->choices ? ": " : "", s->choices ? s->choices : "",
                     *s->def ? " [" : "", s->def, *s->def ? "]" : "");
     }

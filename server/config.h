@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "reader/reader.h"
 
 typedef struct {
     /* [server] */
@@ -40,6 +41,11 @@ typedef struct {
     char    device[32], products[8], image_policy[12];
     int64_t cache_mb;            /* of candidate prefixes' keys and values */
     double  tau;                 /* temperature of p_R */
+    char    use_adapter[MAX_ADAPTER_NAME + 1]; /* of requests that name none; empty: the base model alone */
+    char    lora_merge[8];       /* "yes": add the one adapter to the weights */
+    /* [adapters] NAME = folder; --adapter NAME=DIR */
+    struct { char name[MAX_ADAPTER_NAME + 1], dir[PATH_MAX]; } adapter[MAX_ADAPTERS];
+    int     n_adapters;
     /* [log] */
     char level[8];
 } config;
@@ -51,13 +57,15 @@ bool config_file(config *c, const char *path, err *e);
 /* Every JOMED_SECTION_KEY in env (as environ, NULL at its end). A name that starts like one of our sections but is
  * no setting is refused: a misspelt limit must not be ignored in silence. */
 bool config_environment(config *c, char *const env[], err *e);
-/* Takes --config, --check-config, --print-config, --help and every setting's flag, in one or two words ("--port=0",
- * "--port 0"); the whole ladder in its right order. */
+/* Takes --config, --check-config, --print-config, --help, --adapter and every setting's flag, in one or two words ("--port=0",
+ * "--port 0"; a flag for yes or no alone means yes); the whole ladder in its right order. A flag's adapter replaces the file's
+ * of the same name. */
 typedef enum { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_HELP } config_action;
 bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e);
 
 /* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the address
- * is an address. Fills in what 0 leaves open (workers, threads) for a machine of so many cores. */
+ * is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers, threads) for a
+ * machine of so many cores. */
 bool config_check(config *c, int cores, err *e);
 /* For --check-config: do the named folders exist? ERR_FILE. What is in them is checked when they are opened. */
 bool config_check_folders(const config *c, err *e);

@@ -33,6 +33,8 @@ const field DIAGNOSIS_FIELDS[] = {
     K_FIELD,
     {"mode", FIELD_CHOICE, false, Q(mode), 0, 0, 0, "field-out-of-range", "paper|reference", "\"paper\"", "\"paper\"",
      "how answers are scored and fused"},
+    {"adapter", FIELD_TEXT, false, Q(q.adapter), 1, MAX_ADAPTER_NAME, 0, "field-out-of-range", NULL, NULL, "\"none\"",
+     "which of the reader's adapters answers (/v1/models lists them); \"none\": the base model alone"},
     EXCLUDE_FIELDS,
     DEADLINE_FIELD,
 };

@@ -54,6 +54,7 @@ static const problem PROBLEMS[] = {
     {"answers-too-long", 422, ERR_NONE, false, "The answers together have too many tokens"},
     {"text-too-complex", 422, ERR_NONE, false, "A text takes too many steps to split into tokens"},
     {"prompt-too-long", 422, ERR_NONE, false, "The prompt is longer than the reader takes"},
+    {"adapter-unknown", 422, ERR_NONE, false, "The reader has no adapter of this name"},
     {"no-candidates", 422, ERR_NONE, false, "The exclusions leave no passage to retrieve"},
     /* the server's state */
     {"passage-image-missing", 500, ERR_NONE, true, "The index has lost the image of a passage"},

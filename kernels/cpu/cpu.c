@@ -121,8 +121,9 @@ static int cores(void)
 static const kernels TABLE = {
     .act_bytes = sizeof(float), .alloc = cpu_alloc, .free_ = cpu_free, .take = cpu_take, .mark = cpu_mark, .back = cpu_back,
     .put = cpu_put, .get = cpu_get, .copy = cpu_copy, .weight_open = cpu_weight_open, .weight_close = cpu_weight_close,
-    .sync = cpu_sync, .close = cpu_close, .linear = cpu_linear, .layernorm = cpu_layernorm, .rmsnorm = cpu_rmsnorm,
-    .glu = cpu_glu, .rope = cpu_rope, .attend = cpu_attend, .gather = cpu_gather, .add = cpu_add,
+    .sync = cpu_sync, .close = cpu_close, .linear = cpu_linear, .linear_low_rank = cpu_linear_low_rank,
+    .layernorm = cpu_layernorm, .rmsnorm = cpu_rmsnorm, .glu = cpu_glu,
+    .rope = cpu_rope, .attend = cpu_attend, .gather = cpu_gather, .add = cpu_add,
     .mean_rows = cpu_mean_rows, .logits = cpu_logits, .score = cpu_score};
 
 bool cpu_open(kernels **out, const kernels_options *o, const isa *on, err *e)

@@ -39,6 +39,8 @@ void cpu_weight_close(kernels *k, weight *w);
 /* linear.c */
 void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
                 const act *residual);
+void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                         const weight *a, const weight *b, unit u, const act *residual);
 void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w);
 void cpu_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                const int32_t *token, int n);

@@ -269,10 +269,49 @@ INLINE const uint32_t *x_at(const gemm *g, const plan *p, int t, int k)
     return (const uint32_t *)g->x + (size_t)t * g->ldx + (size_t)k * p->x_step;
 }
 
+/* Sums of T rows from t0 on by cols outputs from n on (of those up to n1), K in blocks: from zero where first is set, else on
+ * top of what s.sums holds; y is made of them where last is set. */
+static void walk_k(const gemm *g, const plan *p, int t0, int T, int n, int cols, int n1, bool first, bool last, gemm_space s)
+{
+    const int most = GEMM_PANEL_BYTES / 4 / NR, n_blocks = (p->n32 + most - 1) / most, n_tiles = (T + MR - 1) / MR;
+    const int block = (p->n32 + n_blocks - 1) / n_blocks; /* even blocks: their cost beside a tile's is fixed */
+    const int rows_ahead = (NR + n_tiles - 1) / n_tiles; /* each tile asks for its share of the next block */
+    const int nv = (cols + VL - 1) / VL;
+    for (int k = 0; k < p->n32; k += block) {
+        int            kn = p->n32 - k < block ? p->n32 - k : block;
+        bool           end = k + kn == p->n32;
+        const uint8_t *w = (const uint8_t *)g->w + (size_t)n * p->row_bytes;
+        const uint8_t *next = end ? w + NR * p->row_bytes : w + (size_t)(k + kn) * 4;
+        int            next_rows = end ? n1 - n - NR : cols;
+        pack_panel(s.panel, w, p->row_bytes, cols, k, kn);
+        for (int i = 0, t = 0; i < n_tiles; i++) {
+            int    mr = T / n_tiles + (i < T % n_tiles), j = i * rows_ahead; /* even tiles: none has one lonely row */
+            float *c = s.sums + (size_t)t * NR;
+            ahead  a = {next + (size_t)j * p->row_bytes, p->row_bytes, next_rows - j < rows_ahead ? next_rows - j : rows_ahead};
+            p->tiles[mr - 1][nv - 1](c, NR, x_at(g, p, t0 + t, k), g->ldx, s.panel, NR, kn, p->odd && end, first && k == 0, a);
+            if (last && end) finish_tile(g, c, t0 + t, mr, n, cols);
+            t += mr;
+        }
+    }
+}
+
+/* The low-rank branch as a product of its own that goes on where the other's K ended. */
+static gemm branch_of(const gemm *g)
+{
+    gemm b = *g;
+    b.x = g->low;
+    b.ldx = g->ld_low;
+    b.w = g->b;
+    b.K = g->R;
+    return b;
+}
+
 /* T <= STREAM_ROWS rows from t on. What of K does not fill a vector goes through a small panel. */
 static void gemm_few(const gemm *g, const plan *p, int t, int T, int n0, int n1, gemm_space s)
 {
     const ahead none = {0};
+    const gemm  low = branch_of(g);
+    const plan  low_plan = plan_of(&low);
     int         whole = g->K * (g->kind == PRODUCT_F32 ? 4 : 2) / (4 * VL) * VL, rest = p->n32 - whole;
     for (int n = n0; n < n1; n += VL) {
         int cols = n1 - n < VL ? n1 - n : VL;
@@ -283,34 +322,20 @@ static void gemm_few(const gemm *g, const plan *p, int t, int T, int n0, int n1,
                 p->tiles[(T - r < MR ? T - r : MR) - 1][0](s.sums + (size_t)r * NR, NR, x_at(g, p, t + r, whole), g->ldx, s.panel,
                                                            NR, rest, p->odd, false, none);
         }
-        finish_tile(g, s.sums, t, T, n, cols);
+        if (g->low) walk_k(&low, &low_plan, t, T, n, cols, n1, false, true, s);
+        else finish_tile(g, s.sums, t, T, n, cols);
     }
 }
 
-/* T <= GEMM_ROWS rows from t0 on: a panel of NR outputs after the other, K in blocks. */
+/* T <= GEMM_ROWS rows from t0 on: a panel of NR outputs after the other. */
 static void gemm_many(const gemm *g, const plan *p, int t0, int T, int n0, int n1, gemm_space s)
 {
-    const int most = GEMM_PANEL_BYTES / 4 / NR, n_blocks = (p->n32 + most - 1) / most, n_tiles = (T + MR - 1) / MR;
-    const int block = (p->n32 + n_blocks - 1) / n_blocks; /* even blocks: their cost beside a tile's is fixed */
-    const int rows_ahead = (NR + n_tiles - 1) / n_tiles; /* each tile asks for its share of the next block */
+    const gemm low = branch_of(g);
+    const plan low_plan = plan_of(&low);
     for (int n = n0; n < n1; n += NR) {
-        int cols = n1 - n < NR ? n1 - n : NR, nv = (cols + VL - 1) / VL;
-        for (int k = 0; k < p->n32; k += block) {
-            int            kn = p->n32 - k < block ? p->n32 - k : block;
-            bool           last = k + kn == p->n32;
-            const uint8_t *w = (const uint8_t *)g->w + (size_t)n * p->row_bytes;
-            const uint8_t *next = last ? w + NR * p->row_bytes : w + (size_t)(k + kn) * 4;
-            int            next_rows = last ? n1 - n - NR : cols;
-            pack_panel(s.panel, w, p->row_bytes, cols, k, kn);
-            for (int i = 0, t = 0; i < n_tiles; i++) {
-                int    mr = T / n_tiles + (i < T % n_tiles), j = i * rows_ahead; /* even tiles: none has one lonely row */
-                float *c = s.sums + (size_t)t * NR;
-                ahead  a = {next + (size_t)j * p->row_bytes, p->row_bytes, next_rows - j < rows_ahead ? next_rows - j : rows_ahead};
-                p->tiles[mr - 1][nv - 1](c, NR, x_at(g, p, t0 + t, k), g->ldx, s.panel, NR, kn, p->odd && last, k == 0, a);
-                if (last) finish_tile(g, c, t0 + t, mr, n, cols);
-                t += mr;
-            }
-        }
+        int cols = n1 - n < NR ? n1 - n : NR;
+        walk_k(g, p, t0, T, n, cols, n1, true, !g->low, s);
+        if (g->low) walk_k(&low, &low_plan, t0, T, n, cols, n1, false, true, s);
     }
 }
 

@@ -15,13 +15,15 @@ typedef enum {
     PRODUCT_BF16       /* x rounded to bf16 pairs (see gemm.x), w bf16; only where isa.dot */
 } product;
 
-/* y[T,N] = unit(x[T,K] w[N,K]^T + bias) + residual, all on the host. */
+/* y[T,N] = unit(x[T,K] w[N,K]^T + low[T,R] b[N,R]^T + bias) + residual, all on the host. */
 typedef struct {
     product      kind;
     int          T, N, K;
     const void  *x;       /* f32, or for PRODUCT_BF16 pairs of bf16, ldx pairs a row, an odd K padded with zero */
     int          ldx;
     const void  *w;       /* [N,K] dense; any alignment */
+    const void  *low, *b; /* a low-rank branch, as x and w are; low NULL: none */
+    int          R, ld_low;
     const float *bias;    /* [N] or NULL */
     const float *residual; /* rows ldy apart, or NULL; may be y */
     unit         unit;

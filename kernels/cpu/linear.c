@@ -106,6 +106,32 @@ void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const
     k->back(k, mark);
 }
 
+/* The branch's sums go on where the product's ended, so that it costs neither a pass over y nor a second rounding of x.
+ * TRAP: a of rank 1 is a vector to weight_open(), hence f32 whatever w is: then x is taken as it came. */
+void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                         const weight *a, const weight *b, unit u, const act *residual)
+{
+    cpu *c = cpu_of(k);
+    if (!c) return;
+    size_t mark = k->mark(k);
+    int    R = (int)a->rows;
+    gemm   g = {.bias = bias ? bias->data : NULL, .residual = residual, .unit = u, .y = y, .ldy = ldy}, in, out = {0};
+    float *low = k->take(k, (size_t)T * (size_t)R);
+    if (low && operands(c, &g, x, ldx, T, w)) {
+        in = (gemm){.kind = g.kind, .T = T, .N = R, .K = g.K, .x = g.x, .ldx = g.ldx, .w = a->data, .y = low, .ldy = R};
+        if (a->type == w->type || operands(c, &in, x, ldx, T, a)) run_gemm(c, &in);
+        if (operands(c, &out, low, R, T, b)) {
+            g.low = out.x;
+            g.ld_low = out.ldx;
+            g.b = b->data;
+            g.R = R;
+            run_gemm(c, &g);
+            k->flops += product_flops(T, w) + product_flops(T, a) + product_flops(T, b);
+        }
+    }
+    k->back(k, mark);
+}
+
 void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w)
 {
     cpu_linear(k, out, (int)w->rows, x, (int)w->cols, R, w, NULL, UNIT_NONE, NULL);

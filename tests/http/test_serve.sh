@@ -72,4 +72,20 @@ is $code 1 "a second signal ends it at once"
 start "${set_up[@]}"; stop INT
 is $code 0 "SIGINT ends it like SIGTERM"
 
+# ---- adapters: of the fixture's reader, since the demonstration's has none ----
+tiny=tests/fixtures/qwen2vl-tiny
+start "${set_up[@]}" --reader $tiny --adapter text=$tiny-lora --adapter both=$tiny-lora-vision
+is "$(ask "${diagnose[@]}" -F adapter=text "$url/v1/diagnoses")" 200 "an adapter answers"
+has "$(cat "$dir/body")" '"adapter":{"name":"text","sha256":"' "and the answer says which"
+is "$(ask "${diagnose[@]}" "$url/v1/diagnoses")" 200 "without the field"
+has "$(cat "$dir/body")" '"adapter":null' "the base model answers"
+is "$(ask "${diagnose[@]}" -F adapter=retina "$url/v1/diagnoses")" 422 "an unknown adapter"
+has "$(cat "$dir/body")" "adapter: this reader has text, both" "the known ones are listed"
+stop TERM
+is $code 0 "a server with adapters ends with status 0"
+! grep -q retina "$dir/log"; ok $? "the log does not hold the name that was asked for"
+
+# ---- what must not start ----
+exits 1 "is it for another base model?" $models --index "$index" --port 0 --adapter a=$tiny-lora
+exits 2 "use_adapter is 'b'" $models --index "$index" --port 0 --adapter a=$tiny-lora --use-adapter b
 exit $status

@@ -103,11 +103,83 @@ static void row_bits_do_not_depend_on_batch(void **state)
             }
 }
 
+typedef struct { int T, N, K, R; dtype type; unit u; bool residual; } low_rank_case;
+
+/* The branch's two sums are rounded like the product's own; where products are bf16, x A^T is rounded to bf16 in between. A
+ * unit's slope is at most 1.13. Then: a row alone has the bits that it has in the batch. */
+static void compare_low_rank(const isa *on, precision p, int threads, const low_rank_case *c)
+{
+    kernels    *k = kern_open(on, p, threads);
+    int         T = c->T, N = c->N, K = c->K, R = c->R;
+    size_t      n = (size_t)T * (size_t)N, m = (size_t)T * (size_t)R;
+    float      *x = random_floats((size_t)T * K, 61, true), *xr = random_floats((size_t)T * K, 61, true);
+    float      *bias = random_floats((size_t)N, 62, false), *res = random_floats(n, 63, true), *y = malloc((n + 1) * sizeof *y);
+    float      *one = malloc(((size_t)N + 1) * sizeof *one);
+    double     *want = malloc((n + 1) * sizeof *want), *bound = malloc((n + 1) * sizeof *bound);
+    double     *low = malloc((m + 1) * sizeof *low), *low_size = malloc((m + 1) * sizeof *low_size);
+    test_weight w = random_weight(N, K, c->type, 64), a = random_weight(R, K, c->type, 65), b = random_weight(N, R, c->type, 66);
+    weight      bias_w = vector_weight(bias, N), av = a.w;
+    bool        rounds = p == PRECISION_BF16 && c->type == DTYPE_BF16;
+    if (R == 1) av = vector_weight(a.f32, K); /* as weight_open() makes it, and then x is not rounded for it */
+    ref_linear(low, low_size, x, K, T, a.f32, R, K, NULL, UNIT_NONE, NULL, 0);
+    if (rounds) ref_round_bf16(xr, x, (size_t)T * K);
+    if (rounds && R > 1) ref_linear(low, low_size, xr, K, T, a.f32, R, K, NULL, UNIT_NONE, NULL, 0);
+    ref_linear(want, bound, xr, K, T, w.f32, N, K, bias, UNIT_NONE, NULL, 0);
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < N; i++) {
+            double *at = &want[(size_t)t * N + i], size = bound[(size_t)t * N + i], between = 0;
+            for (int r = 0; r < R; r++) {
+                double v = (double)b.f32[(size_t)i * R + r];
+                *at += low[(size_t)t * R + r] * v;
+                size += low_size[(size_t)t * R + r] * fabs(v);
+                between += fabs(low[(size_t)t * R + r] * v) * (rounds ? 0x1p-8 : 0);
+            }
+            *at = ref_unit(*at, c->u) + (c->residual ? (double)res[(size_t)t * N + i] : 0);
+            bound[(size_t)t * N + i] = 1.13 * (bound_of(size, K + R, c->u) + between) + fabs(*at) * 0x1p-24;
+        }
+    memcpy(y, res, n * sizeof *y);
+    k->linear_low_rank(k, y, N, x, K, T, &w.w, &bias_w, &av, &b.w, c->u, c->residual ? y : NULL);
+    kern_ok(k);
+    char what[120];
+    snprintf(what, sizeof what, "%s low rank T %d N %d K %d R %d %s unit %d", k->name, T, N, K, R, dtype_name(c->type), c->u);
+    within(y, want, bound, n, what);
+    assert_int_equal(k->flops, 2 * ((uint64_t)T * N * K + (uint64_t)T * R * (N + K)));
+    for (int t = 0; t < T; t += 7) {
+        memcpy(one, res + (size_t)t * N, (size_t)N * sizeof *one);
+        k->linear_low_rank(k, one, N, x + (size_t)t * K, K, 1, &w.w, &bias_w, &av, &b.w, c->u, c->residual ? one : NULL);
+        if (memcmp(one, y + (size_t)t * N, (size_t)N * sizeof *one) != 0) fail_msg("%s: row %d alone has other bits", what, t);
+    }
+    free(x), free(xr), free(bias), free(res), free(y), free(one), free(want), free(bound), free(low), free(low_size);
+    random_weight_free(&w), random_weight_free(&a), random_weight_free(&b);
+    k->close(k);
+}
+
+static void low_rank_branch_matches_reference(void **state)
+{
+    (void)state;
+    static const low_rank_case cases[] = {
+        {0, 7, 9, 2, DTYPE_F32, UNIT_NONE, false}, {1, 1, 1, 1, DTYPE_F32, UNIT_NONE, true}, {3, 5, 9, 1, DTYPE_BF16, UNIT_NONE, true},
+        {8, 17, 33, 7, DTYPE_BF16, UNIT_QUICK_GELU, true}, {9, 64, 96, 8, DTYPE_BF16, UNIT_GELU, false},
+        {13, 65, 130, 16, DTYPE_F32, UNIT_SILU, true}, {391, 66, 70, 4, DTYPE_BF16, UNIT_NONE, true},
+        {14, 130, 300, 65, DTYPE_F32, UNIT_NONE, false}, {15, 33, 9001, 8, DTYPE_BF16, UNIT_NONE, true},
+        {9, 20, 50, 2200, DTYPE_BF16, UNIT_NONE, false}, {9, 20, 50, 4100, DTYPE_F32, UNIT_NONE, true},
+    };
+    const isa *sets[4];
+    int        n = cpu_isas(sets);
+    for (int s = 0; s < n; s++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+            for (int threads = 1; threads <= 3; threads += 2) {
+                compare_low_rank(sets[s], PRECISION_F32, threads, &cases[i]);
+                compare_low_rank(sets[s], PRECISION_BF16, threads, &cases[i]);
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_matches_reference),
         cmocka_unit_test(row_bits_do_not_depend_on_batch),
+        cmocka_unit_test(low_rank_branch_matches_reference),
     };
     return cmocka_run_group_tests_name("kernels linear", tests, NULL, NULL);
 }

@@ -24,6 +24,17 @@ static inline reader *open_reader(const char *dir, size_t cache_bytes, kernels *
     return r;
 }
 
+/* With one adapter, "a"; adapter is what a pass then names: 0 where it is merged. */
+static inline reader *open_reader_with(const char *dir, const char *adapter_dir, bool merge, kernels *k)
+{
+    err            e = {0};
+    reader        *r = NULL;
+    reader_adapter a = {"a", adapter_dir};
+    reader_options o = {.cache_bytes = 1 << 20, .adapters = &a, .n_adapters = 1, .merge = merge};
+    OK(reader_open(&r, dir, &o, k, &e), e);
+    return r;
+}
+
 /* A tensor of a golden file: "CASE/NAME", widened to f32. */
 static inline float *golden_floats(const safetensors *g, const char *name, size_t n, arena *a)
 {

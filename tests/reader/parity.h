@@ -17,13 +17,22 @@ typedef struct {
 } golden_family;
 
 /* Tolerances: fixtures/README.md. */
-typedef struct { const char *stem, *dir; precision products; double tol; const char *name; const golden_family *family; } golden_run;
+typedef struct {
+    const char          *stem, *dir;
+    precision            products;
+    double               tol;
+    const char          *lora;  /* folder of an adapter; NULL: none */
+    bool                 merge; /* it */
+    const char          *name;
+    const golden_family *family;
+} golden_run;
 
 /* All that a test of one case needs. */
 typedef struct {
     const golden_run *run;
     kernels     *k;
     reader      *r;
+    int          adapter;
     arena       *a;
     safetensors *g, *pixels;
     json_t      *json;
@@ -40,7 +49,8 @@ static fixture *start(const golden_run *run)
     assert_non_null(f);
     f->run = run;
     f->k = open_cpu(run->products, 1);
-    f->r = open_reader(run->dir, 0, f->k);
+    f->r = run->lora ? open_reader_with(run->dir, run->lora, run->merge, f->k) : open_reader(run->dir, 0, f->k);
+    f->adapter = run->lora && !run->merge;
     f->a = arena_new(0);
     assert_non_null(f->a);
     snprintf(path, sizeof path, FIXTURE("golden/%s.safetensors"), run->stem);
@@ -112,7 +122,7 @@ static act *encode_all(fixture *f, const tap *t)
     act   *out = f->k->take(f->k, (size_t)f->c.vision_rows * D + 1);
     for (int i = 0; i < f->c.n_pics; i++) {
         const picture *p = &f->c.pic[i];
-        OK(f->r->f->encode(f->r->m, f->k, p, act_at(f->k, out, row * D), t, f->a, &e), e);
+        OK(f->r->f->encode(f->r->m, f->k, f->adapter, p, act_at(f->k, out, row * D), t, f->a, &e), e);
         row += (size_t)p->rows * (size_t)p->cols;
     }
     return out;
@@ -145,7 +155,7 @@ static void every_stage_matches_the_reference(void **state)
     decoder_embed(f->r->m->text, k, &f->c.p, vision, x);
     compare_act(f, "inputs_embeds", k, x, 0, S, c->D);
     kv           own = {k->take(k, decoder_kv_len(f->r->m->text, S)), S, 0};
-    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = S, .tap = &t};
+    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = S, .adapter = f->adapter, .tap = &t};
     OK(decoder_forward(f->r->m->text, k, &pass, f->a, &e), e);
     decoder_norm(f->r->m->text, k, x, S);
     compare_act(f, "text.norm", k, x, 0, S, c->D);
@@ -171,8 +181,8 @@ static void greedy_continuation_matches_the_reference(void **state)
     act     *vision = encode_all(f, NULL);
     int32_t *pos = positions(f, &cursor);
     float   *logits = ARENA_NEW(f->a, float, (size_t)STEPS * (size_t)c->V, &e);
-    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .max_new = STEPS, .stop = -1,
-                       .logits = logits};
+    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .adapter = f->adapter, .max_new = STEPS,
+                       .stop = -1, .logits = logits};
     OK(generate_greedy(f->r->m->text, f->k, &g, ids, &n, f->a, &e), e);
     assert_int_equal(n, STEPS);
     snprintf(path, sizeof path, "%s/greedy_ids", f->run->name);
@@ -219,7 +229,7 @@ static void answers_in_one_pass_have_the_reference_logps(void **state)
     kv   own = {k->take(k, decoder_kv_len(d, T)), T, 0};
     act *x = k->take(k, (size_t)T * D);
     decoder_embed(d, k, &all, vision, x);
-    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .want = T - rows, .n_tree = t.n_tree, .visible = t.visible};
+    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .adapter = f->adapter, .want = T - rows, .n_tree = t.n_tree, .visible = t.visible};
     OK(decoder_forward(d, k, &pass, f->a, &e), e);
     act *scored = act_at(k, x, (size_t)(T - rows) * D);
     decoder_norm(d, k, scored, rows);

@@ -1,5 +1,6 @@
 /* Golden parity of Pixtral: every stage of the vision tower and of the decoder against the PyTorch reference, for two
- * checkpoints (one F32 file, BF16 shards), in f32 and in bf16 products; and reader_score on such a checkpoint. */
+ * checkpoints (one F32 file, BF16 shards), in f32 and in bf16 products; reader_score on such a checkpoint; and adapters of it. */
+#include "tests/reader/copy.h"
 #include "tests/reader/parity.h"
 
 #include "base/text.h"
@@ -123,9 +124,9 @@ static void greedy_text_is_the_librarys(void **state)
     bpe_close(b);
 }
 
-#define F32_RUN  "pixtral-tiny.f32", FIXTURE("pixtral-tiny"), PRECISION_F32, 1e-4
-#define WIDE_RUN "pixtral-tiny-bf16.f32", FIXTURE("pixtral-tiny-bf16-sharded"), PRECISION_F32, 1e-4
-#define BF16_RUN "pixtral-tiny-bf16.bf16", FIXTURE("pixtral-tiny-bf16-sharded"), PRECISION_BF16, 3e-2
+#define F32_RUN  "pixtral-tiny.f32", FIXTURE("pixtral-tiny"), PRECISION_F32, 1e-4, NULL, false
+#define WIDE_RUN "pixtral-tiny-bf16.f32", FIXTURE("pixtral-tiny-bf16-sharded"), PRECISION_F32, 1e-4, NULL, false
+#define BF16_RUN "pixtral-tiny-bf16.bf16", FIXTURE("pixtral-tiny-bf16-sharded"), PRECISION_BF16, 3e-2, NULL, false
 
 #define CASE(run, name) static const golden_run run##_##name = {run##_RUN, #name, &PIXTRAL};
 #define CASES(run) CASE(run, one_image) CASE(run, two_images) CASE(run, text_only) CASE(run, shrunk_image) CASE(run, multi_turn)
@@ -235,8 +236,8 @@ static float logp_by_hand(world *w, int z, const char *answer)
 
     size_t mark = k->mark(k), n0 = (size_t)pic[0].rows * (size_t)pic[0].cols, n1 = (size_t)pic[1].rows * (size_t)pic[1].cols;
     act   *vision = k->take(k, (n0 + n1) * D), *x = k->take(k, (size_t)all.n_ids * D);
-    OK(w->r->f->encode(m, k, &pic[0], vision, NULL, w->a, &e), e);
-    OK(w->r->f->encode(m, k, &pic[1], act_at(k, vision, n0 * D), NULL, w->a, &e), e);
+    OK(w->r->f->encode(m, k, 0, &pic[0], vision, NULL, w->a, &e), e);
+    OK(w->r->f->encode(m, k, 0, &pic[1], act_at(k, vision, n0 * D), NULL, w->a, &e), e);
     decoder_embed(d, k, &all, vision, x);
     kv           keys = {k->take(k, decoder_kv_len(d, all.n_ids)), all.n_ids, 0};
     decoder_pass pass = {.own = &keys, .pos = pos, .x = x, .T = all.n_ids};
@@ -352,11 +353,119 @@ static void the_work_is_the_formulas(void **state)
 
     picture pic;
     OK(w->r->f->prepare(w->r->m, &pic, &w->img, IMAGE_NATIVE, w->a, &e), e);
-    assert_int_equal(w->r->f->encode_flops(w->r->m, &pic), vision_by_hand(3 * 4));
+    assert_int_equal(w->r->f->encode_flops(w->r->m, 0, &pic), vision_by_hand(3 * 4));
     uint64_t before = w->k->flops;
     act     *out = w->k->take(w->k, 12 * 96);
-    OK(w->r->f->encode(w->r->m, w->k, &pic, out, NULL, w->a, &e) && w->k->sync(w->k, &e), e);
+    OK(w->r->f->encode(w->r->m, w->k, 0, &pic, out, NULL, w->a, &e) && w->k->sync(w->k, &e), e);
     assert_int_equal(w->k->flops - before, vision_by_hand(3 * 4));
+    close_world(w);
+}
+
+/* ---- adapters ------------------------------------------------------------------------------------------------- */
+
+/* Every linear of a vision layer, the projector's and one of the text's; in an adapter by old names and by new ones. */
+#define VISION "vision_tower.transformer.layers."
+static const char *const ADAPTED[][2] = {
+    {VISION "0.attention.q_proj", VISION "0.attention.q_proj"},
+    {VISION "0.attention.k_proj", "model." VISION "0.attention.k_proj"},
+    {VISION "1.attention.v_proj", VISION "1.attention.v_proj"},
+    {VISION "1.attention.o_proj", "model." VISION "1.attention.o_proj"},
+    {VISION "0.feed_forward.gate_proj", VISION "0.feed_forward.gate_proj"},
+    {VISION "1.feed_forward.up_proj", VISION "1.feed_forward.up_proj"},
+    {VISION "1.feed_forward.down_proj", VISION "1.feed_forward.down_proj"},
+    {"multi_modal_projector.linear_1", "multi_modal_projector.linear_1"},
+    {"multi_modal_projector.linear_2", "model.multi_modal_projector.linear_2"},
+    {"language_model.model.layers.1.self_attn.q_proj", "language_model.model.layers.1.self_attn.q_proj"},
+    {"language_model.model.layers.0.mlp.down_proj", "model.language_model.layers.0.mlp.down_proj"},
+};
+enum { N_ADAPTED = sizeof ADAPTED / sizeof *ADAPTED, RANK = 4 };
+
+/* Add A [RANK, in] and B [out, RANK] for one layer to an adapter; and 2 B A, as its alpha of 2 RANK says, to the layer's W. */
+static void adapt(checkpoint *c, copy *base, const char *const name[2], float b_size)
+{
+    char          s[128];
+    uint32_t      seed = 1;
+    snprintf(s, sizeof s, "%s.weight", name[0]);
+    saved_tensor *t = checkpoint_find(&base->c, s);
+    int64_t       out = t->dim[0], in = t->dim[1];
+    float        *w = t->data, *a = must(malloc((size_t)in * RANK * 4)), *b = must(malloc((size_t)out * RANK * 4));
+    assert_int_equal(t->type, DTYPE_F32);
+    for (int64_t i = 0; i < in * RANK; i++) a[i] = (float)((seed = seed * 1664525 + 1013904223) >> 8) / (1 << 24) - 0.5f;
+    for (int64_t i = 0; i < out * RANK; i++) b[i] = b_size * ((float)((seed = seed * 1664525 + 1013904223) >> 8) / (1 << 24) - 0.5f);
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = 0; i < in; i++)
+            for (int r = 0; r < RANK; r++) w[o * in + i] += 2 * b[o * RANK + r] * a[r * in + i];
+    snprintf(s, sizeof s, "base_model.model.%s.lora_A.weight", name[1]);
+    checkpoint_add(c, s, DTYPE_F32, 2, (int64_t[]){RANK, in}, a);
+    snprintf(s, sizeof s, "base_model.model.%s.lora_B.weight", name[1]);
+    checkpoint_add(c, s, DTYPE_F32, 2, (int64_t[]){out, RANK}, b);
+    free(a);
+    free(b);
+}
+
+/* A world whose reader has the adapter of layers [from, to); *same: the checkpoint that has it in its weights. */
+static world *open_adapted(int from, int to, float b_size, copy **same)
+{
+    static const char CONFIG[] = "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8}";
+    err          e = {0};
+    world       *w = open_world(FIXTURE("pixtral-tiny"), 0, 1);
+    checkpoint  *c = must(calloc(1, sizeof *c));
+    model_folder m = {.dir = "/tmp/jomed-adapter-XXXXXX"};
+    must(mkdtemp(m.dir));
+    *same = copy_of_fixture("pixtral-tiny");
+    for (int i = from; i < to; i++) adapt(c, *same, ADAPTED[i], b_size);
+    save(*same);
+    OK(file_write(folder_file(&m, "adapter_config.json"), CONFIG, strlen(CONFIG), &e), e);
+    checkpoint_write(c, folder_file(&m, "adapter_model.safetensors"), 0);
+    reader_close(w->r);
+    w->r = open_reader_with(FIXTURE("pixtral-tiny"), m.dir, false, w->k);
+    folder_remove(&m);
+    checkpoint_free(c);
+    free(c);
+    return w;
+}
+
+static void an_adapter_of_any_layer_scores_as_its_sum_with_the_weights(void **state)
+{
+    (void)state;
+    err           e = {0};
+    world        *base = open_world(FIXTURE("pixtral-tiny"), 0, 1);
+    reader_scores plain = score(base, &base->q);
+    for (int i = 0; i < N_ADAPTED; i++) {
+        copy         *y;
+        world        *w = open_adapted(i, i + 1, 2, &y), *merged = open_world(y->m.dir, 0, 1);
+        reader_query  q = w->q;
+        reader_scores without = score(w, &q);
+        q.adapter = 1;
+        reader_scores with = score(w, &q), want = score(merged, &merged->q);
+        uint64_t      least = reader_minimum_flops(w->r, &q, w->a, &e);
+        OK(least > 0, e);
+        assert_memory_equal(without.logp, plain.logp, K * A * sizeof(float));
+        CLOSE(with.logp, want.logp, K * A, 1e-4, ADAPTED[i][0]);
+        double moved = 0;
+        for (int j = 0; j < K * A; j++) moved = fmax(moved, fabs((double)with.logp[j] - (double)plain.logp[j]));
+        if (moved < 1e-3) fail_msg("%s: an adapter moves the log-likelihoods by only %.3g", ADAPTED[i][0], moved);
+        assert_int_equal(with.flops, least);
+        assert_true(with.flops > plain.flops);
+        copy_free(y);
+        close_world(merged);
+        close_world(w);
+    }
+    close_world(base);
+}
+
+static void an_adapter_whose_b_is_zero_keeps_the_bits(void **state)
+{
+    (void)state;
+    copy         *y;
+    world        *w = open_adapted(0, N_ADAPTED, 0, &y);
+    reader_query  q = w->q;
+    reader_scores without = score(w, &q);
+    q.adapter = 1;
+    reader_scores with = score(w, &q);
+    assert_memory_equal(with.logp, without.logp, K * A * sizeof(float));
+    assert_memory_equal(with.logit, without.logit, K * A * sizeof(float));
+    copy_free(y);
     close_world(w);
 }
 
@@ -379,6 +488,8 @@ int main(void)
         cmocka_unit_test(a_case_has_the_same_bits_in_any_company),
         cmocka_unit_test(a_policy_has_its_own_pixels_and_prefixes),
         cmocka_unit_test(the_work_is_the_formulas),
+        cmocka_unit_test(an_adapter_of_any_layer_scores_as_its_sum_with_the_weights),
+        cmocka_unit_test(an_adapter_whose_b_is_zero_keeps_the_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

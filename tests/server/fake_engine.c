@@ -79,6 +79,7 @@ bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena 
 {
     (void)en, (void)kern;
     *out = (answer){.A = q->n_answers, .consistent = true, .agreement = 1, .flops = 1000};
+    if (q->adapter && !reader_find_adapter(en->reader, q->adapter, &out->adapter, e)) return false;
     bool warm_up = strcmp(q->question, "Is this image normal?") == 0;
     if (!warm_up && !fake_pass(e)) return false;
     float *p = ARENA_NEW(a, float, (size_t)3 * (size_t)out->A, e);
@@ -135,6 +136,18 @@ bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, s
 const char *reader_hash(const reader *r) { return (void)r, FAKE_HASH; }
 const char *reader_family(const reader *r) { return (void)r, "fake"; }
 int64_t     reader_parameters(const reader *r) { return (void)r, 1; }
+int         reader_adapters(const reader *r) { return (void)r, 1; }
+reader_adapter_info reader_describe_adapter(const reader *r, int i)
+{
+    return (void)r, (void)i, (reader_adapter_info){.name = "retina", .hash = FAKE_HASH, .rank = 8, .scale = 2, .parameters = 5, .bytes = 6};
+}
+bool reader_find_adapter(const reader *r, const char *name, int *adapter, err *e)
+{
+    (void)r;
+    *adapter = name && strcmp(name, "retina") == 0;
+    return *adapter || !name || strcmp(name, "none") == 0
+        || err_at(e, ERR_UNUSABLE, "adapter-unknown", "adapter", "adapter: this reader has retina");
+}
 int         reader_max_tokens(const reader *r) { return (void)r, 64; }
 void        reader_cache(reader *r, reader_cache_stats *out) { (void)r, *out = (reader_cache_stats){.hits = 3}; }
 const char *retriever_hash(const retriever *r) { return (void)r, FAKE_HASH; }

@@ -241,7 +241,44 @@ static void models_name_identities_and_limits(void **state)
     assert_int_equal(json_integer_value(at(at(o, "limits"), "body_bytes")), S.cfg.body_bytes);
     assert_string_equal(json_string_value(at(at(o, "reader"), "sha256")), FAKE_HASH);
     assert_string_equal(json_string_value(at(o, "intended_use")), RESEARCH_USE);
+    const json_t *adapter = json_array_get(at(o, "adapters"), 0);
+    assert_string_equal(json_string_value(at(adapter, "name")), "retina");
+    assert_string_equal(json_string_value(at(adapter, "sha256")), FAKE_HASH);
+    assert_int_equal(json_integer_value(at(adapter, "rank")), 8);
     json_decref(o);
+}
+
+/* As JSON and as a form's field; the answer says which adapter it is from, a wrong name which there are. */
+static void an_adapter_is_chosen_by_name(void **state)
+{
+    (void)state;
+    static const struct { const char *field, *name; } chosen[] = {
+        {"", NULL}, {",\"adapter\":\"none\"", NULL}, {",\"adapter\":\"retina\"", "retina"}};
+    json_t *doc = get_json("/openapi.json");
+    const json_t *body = at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"), "application/json");
+    const char   *png = json_string_value(at(at(body, "example"), "image"));
+    char          sent[2048];
+    for (int i = 0; i < 4; i++) {
+        snprintf(sent, sizeof sent, "{\"image\":\"%s\",\"question\":\"q\",\"answers\":[\"a\",\"b\"]%s}", png,
+                 i < 3 ? chosen[i].field : ",\"adapter\":\"CANARY\"");
+        reply   r = ask_text(S.port, post_json("/v1/diagnoses", "", sent));
+        json_t *o = json_loads(r.body, 0, NULL);
+        assert_non_null(o);
+        if (i < 3) {
+            assert_int_equal(r.status, 200);
+            const json_t *from = at(at(o, "provenance"), "adapter");
+            if (chosen[i].name) assert_string_equal(json_string_value(at(from, "name")), chosen[i].name);
+            else assert_true(json_is_null(from));
+        } else {
+            assert_int_equal(r.status, 422);
+            assert_string_equal(json_string_value(at(o, "type")), "urn:jomed:problem:adapter-unknown");
+            assert_string_equal(json_string_value(at(o, "field")), "adapter");
+            assert_string_equal(json_string_value(at(o, "detail")), "adapter: this reader has retina");
+        }
+        json_decref(o);
+        free(r.body);
+    }
+    json_decref(doc);
 }
 
 /* ---- metrics ---- */
@@ -316,6 +353,7 @@ int main(void)
         cmocka_unit_test(the_document_has_every_route_and_field_with_its_bounds),
         cmocka_unit_test(every_example_is_accepted),
         cmocka_unit_test(models_name_identities_and_limits),
+        cmocka_unit_test(an_adapter_is_chosen_by_name),
         cmocka_unit_test(metrics_are_well_formed_and_bounded),
         cmocka_unit_test(histograms_add_up),
     };

@@ -79,6 +79,10 @@ static void wrong_files_name_their_line(void **state)
         {"[models]\nimage_policy = jomed\n", ":2: image_policy is one of native|jomed-256"},
         {"[models]\ntau = 0\n", ":2: tau is a number from 0.001"},
         {"[models]\ntau = nan\n", ":2: tau is a number"},
+        {"[models]\nlora_merge = maybe\n", ":2: lora_merge is one of no|yes"},
+        {"[adapters]\na = /a\na = /b\n", ":3: [adapters] a is set twice"},
+        {"[adapters]\na =\n", ":2: an adapter's folder is"},
+        {"[adapters]\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa = /b\n", ":2: an adapter's name has 1 to 64"},
         {"[log]\nlevel = loud\n", ":2: level is one of"},
         {"[models]\nreader = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", ":2: a line has at most 190 bytes"},
@@ -106,6 +110,12 @@ static void wrong_flags_and_variables_are_named(void **state)
     FAILS(from(&c, ARGS("--port= 1"), NO_ENV, &action, &e), e, ERR_USAGE, "--port: port is");
     FAILS(from(&c, ARGS("--config", "/nonexistent/jomed.ini"), NO_ENV, &action, &e), e, ERR_USAGE, "/nonexistent/jomed.ini");
     FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_SERVER_PROT=1"), &action, &e), e, ERR_USAGE, "JOMED_SERVER_PROT is no setting");
+    FAILS(from(&c, ARGS("--adapter", "a"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter takes NAME=DIR");
+    FAILS(from(&c, ARGS("--adapter"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter needs a value");
+    FAILS(from(&c, ARGS("--adapter=a="), NO_ENV, &action, &e), e, ERR_USAGE, "an adapter's folder is");
+    FAILS(from(&c, ARGS("--adapter==/a"), NO_ENV, &action, &e), e, ERR_USAGE, "an adapter's name has");
+    FAILS(from(&c, ARGS("--lora-merge=2"), NO_ENV, &action, &e), e, ERR_USAGE, "--lora-merge: lora_merge is one of no|yes");
+    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_ADAPTERS_A=/a"), &action, &e), e, ERR_USAGE, "JOMED_ADAPTERS_A is no setting");
     FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_WORK_QUEUE=0"), &action, &e), e, ERR_USAGE, "JOMED_WORK_QUEUE: queue is");
 }
 
@@ -114,7 +124,8 @@ static void what_single_settings_cannot_say(void **state)
     (void)state;
     static const struct { const char *flag, *value, *part; } t[] = {
         {"--bind", "localhost", "bind is a numeric address"}, {"--body-bytes", "4294967296", "buffered_bytes must be at least"},
-        {"--deadline-ms", "300001", "deadline_ms must be at most"}, {"--reader", "", "reader is not set"}, {"--index", "", "index is not set"}};
+        {"--deadline-ms", "300001", "deadline_ms must be at most"}, {"--reader", "", "reader is not set"}, {"--index", "", "index is not set"},
+        {"--use-adapter", "a", "use_adapter is 'a', which is no adapter"}, {"--lora-merge=yes", "--port=1", "exactly one adapter, 0 are set"}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         config        c;
         config_action action;
@@ -153,6 +164,29 @@ static void missing_folders_are_named(void **state)
     FAILS(config_check_folders(&c, &e), e, ERR_FILE, "index: Makefile is no folder");
 }
 
+static void adapters_come_from_file_and_flags(void **state)
+{
+    (void)state;
+    config        c;
+    config_action action;
+    err           e = {0};
+    write_ini("[adapters]\nretina = /a/r\nbreast = /a/b\n[models]\nuse_adapter = breast\n");
+    OK(from(&c, ARGS("--adapter", "retina=/a/new=1", "--config", FILE_PATH, "--adapter=skin=/a/s", "--lora-merge", "--port", "9"), NO_ENV,
+            &action, &e), e);
+    static const char *const want[][2] = {{"retina", "/a/new=1"}, {"breast", "/a/b"}, {"skin", "/a/s"}};
+    assert_int_equal(c.n_adapters, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(c.adapter[i].name, want[i][0]);
+        assert_string_equal(c.adapter[i].dir, want[i][1]);
+    }
+    assert_string_equal(c.use_adapter, "breast");
+    assert_string_equal(c.lora_merge, "yes");
+    assert_int_equal(c.port, 9);
+    config_defaults(&c);
+    assert_int_equal(c.n_adapters, 0);
+    assert_string_equal(c.lora_merge, "no");
+}
+
 static void what_is_printed_reads_back_the_same(void **state)
 {
     (void)state;
@@ -160,7 +194,7 @@ static void what_is_printed_reads_back_the_same(void **state)
     config_action action;
     err           e = {0};
     text          t = {0}, again = {0};
-    OK(from(&c, ARGS("--reader", "/models/r", "--tau", "0.1", "--log-level", "debug", "--port=0"), NO_ENV, &action, &e), e);
+    OK(from(&c, ARGS("--reader", "/models/r", "--adapter", "a=/models/a", "--use-adapter", "a", "--lora-merge", "--tau", "0.1", "--log-level", "debug", "--port=0"), NO_ENV, &action, &e), e);
     config_print(&c, &t);
     assert_false(t.failed);
     write_ini(t.s);
@@ -198,6 +232,7 @@ int main(void)
         cmocka_unit_test(actions),
         cmocka_unit_test(wrong_files_name_their_line),
         cmocka_unit_test(wrong_flags_and_variables_are_named),
+        cmocka_unit_test(adapters_come_from_file_and_flags),
         cmocka_unit_test(what_single_settings_cannot_say),
         cmocka_unit_test(workers_and_threads_share_the_cores),
         cmocka_unit_test(missing_folders_are_named),

@@ -109,7 +109,10 @@ static void json_bodies(void **state)
         {"{'image':'@','question':'q','answers':'Yes,No'}", 400, "field-type", "answers"},
         {"{'image':'@','question':'q','answers':['Yes',0]}", 400, "field-type", "answers"},
         {"{" REST ",'k':'2'}", 400, "field-type", "k"}, {"{" REST ",'k':2.0}", 400, "field-type", "k"}, {"{" REST ",'k':true}", 400, "field-type", "k"},
-        {"{" REST ",'mode':1}", 400, "field-type", "mode"}, {"{" REST ",'exclude':'s'}", 400, "field-type", "exclude"},
+        {"{" REST ",'mode':1}", 400, "field-type", "mode"}, {"{" REST ",'adapter':1}", 400, "field-type", "adapter"},
+        {"{" REST ",'adapter':'retina-v2.1'}", 200, "", ""}, {"{" REST ",'adapter':''}", 422, "field-out-of-range", "adapter"},
+        {"{" REST ",'adapter':'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}", 422, "field-out-of-range", "adapter"},
+        {"{" REST ",'exclude':'s'}", 400, "field-type", "exclude"},
         {"{" REST ",'exclude':{'self':1}}", 400, "field-type", "exclude.self"}, {"{" REST ",'deadline_ms':'1'}", 400, "field-type", "deadline_ms"},
         /* base64 */
         {"{'image':'','question':'q','answers':['Yes','No']}", 400, "field-missing", "image"},
