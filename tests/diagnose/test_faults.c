@@ -38,7 +38,7 @@ static int set_up(void **state)
     w->q.question = "Does this breast ultrasound image show signs of cancer?";
     w->q.answers = ANSWERS;
     w->q.n_answers = A;
-    w->q.k = 2;
+    w->q.k = 1; /* two candidates: the path is the same, and it is walked hundreds of times */
     w->q.exclude_self = true;
     return 0;
 }
@@ -93,7 +93,7 @@ static void each_allocation_may_fail(world *w, bool cold)
             assert_int_equal(e.code, ERR_MEMORY);
             failures++;
         }
-        if (n % 8) continue;
+        if (n % 16) continue;
         e = (err){0};
         OK(whole_request(w, prob, &e), e);
         assert_memory_equal(prob, w->want, sizeof prob);
