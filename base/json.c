@@ -27,19 +27,23 @@ bool json_ran_out(void)
 
 enum { MAX_JSON_BYTES = 256 << 20 }; /* a tokenizer.json of 131,072 pieces is 9 MB */
 
-bool json_open(json_t **out, const char *path, err *e)
+bool json_parse(json_t **out, const char *s, size_t n, const char *where, err *e)
 {
-    file_map     m;
     json_error_t je;
-    if (!file_map_open(&m, path, e)) return false;
-    json_t *v = NULL;
-    if (m.bytes > MAX_JSON_BYTES) err_set(e, ERR_FILE, "%s: larger than a JSON file here may be", path);
-    else if (!(v = json_loadb((const char *)m.data, m.bytes, JSON_REJECT_DUPLICATES, &je)))
-        err_set(e, ERR_FILE, "%s: line %d: %s", path, je.line, je.text);
-    file_map_close(&m);
-    if (!v) return false;
+    json_t      *v = json_loadb(s, n, JSON_REJECT_DUPLICATES, &je);
+    if (!v) return err_set(e, ERR_FILE, "%s: line %d: %s", where, je.line, je.text);
     *out = v;
     return true;
+}
+
+bool json_open(json_t **out, const char *path, err *e)
+{
+    file_map m;
+    if (!file_map_open(&m, path, e)) return false;
+    bool ok = m.bytes > MAX_JSON_BYTES ? err_set(e, ERR_FILE, "%s: larger than a JSON file here may be", path)
+                                       : json_parse(out, (const char *)m.data, m.bytes, path, e);
+    file_map_close(&m);
+    return ok;
 }
 
 const json_t *json_path(const json_t *o, const char *path)

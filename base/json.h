@@ -14,6 +14,8 @@ bool json_ran_out(void);
 
 /* Parse a file; gives *out (json_decref). Duplicate keys are refused. ERR_FILE names file, line and reason. */
 bool json_open(json_t **out, const char *path, err *e);
+/* The same of n bytes in memory; where takes the file's place in the message. */
+bool json_parse(json_t **out, const char *s, size_t n, const char *where, err *e);
 
 /* Members of o, by a dotted path ("vision_config.depth"). where is for the message (a file name).
  * _or: the default where the member is absent or null; a wrong type is still an error. */

@@ -118,9 +118,8 @@ bool wordpiece_open(wordpiece **out, const char *path, err *e)
 
 bool wordpiece_open_memory(wordpiece **out, const char *json, size_t n, const char *where, err *e)
 {
-    json_error_t je;
-    json_t      *root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &je);
-    if (!root) return err_set(e, ERR_FILE, "%s: line %d: %s", where, je.line, je.text);
+    json_t *root;
+    if (!json_parse(&root, json, n, where, e)) return false;
     bool ok = open_json(out, root, where, e);
     json_decref(root);
     return ok;
