@@ -17,6 +17,7 @@ bool        mode_parse(score_mode *out, const char *name);
 const char *mode_name(score_mode m);
 
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
+enum { MAX_LABELS = 64, MAX_NEW_TOKENS = 512, DEFAULT_NEW_TOKENS = 64, MAX_BEAMS = 8 };
 
 /* The models and the index, opened once and shared by all workers. engine.h opens one. */
 typedef struct {
@@ -29,12 +30,29 @@ typedef struct {
     int            adapter; /* of requests that name none, as reader.h counts them */
 } engine;
 
+/* What is asked for: one of a closed set of answers, text of the reader's own, or which labels of a list are present. */
+typedef enum { TASK_CLOSED, TASK_OPEN, TASK_LABELS } task_kind;
+
+/* How an open answer is decoded; zeros are the defaults. */
+typedef struct {
+    int    max_new_tokens;     /* 0: DEFAULT_NEW_TOKENS */
+    int    beams;              /* 0 or 1: greedy */
+    double repetition_penalty; /* 0 or 1: none */
+    /* Called with the text of each emitted token as soon as it is whole UTF-8 (n bytes, not NUL-terminated); false stops with
+     * the error it set (a client that vanished). NULL: nobody waits for it. With beams it is called once, at the end. */
+    bool (*on_text)(void *ctx, const char *text, size_t n, err *e);
+    void  *on_text_ctx;
+} open_options;
+
 typedef struct {
     const uint8_t     *image;      /* PNG or JPEG */
     size_t             image_bytes;
     const char        *question;
     const char *const *answers;
-    int                n_answers;
+    int                n_answers;  /* 0 and no labels: an open question */
+    const char *const *labels;     /* each may be present or not; excludes answers */
+    int                n_labels;
+    open_options       open;
     int                k;          /* per head */
     score_mode         mode;
     const char        *adapter;    /* the reader's; "none": the base model alone; NULL: the engine's default */
