@@ -42,6 +42,11 @@ static bool at(run *r, int next, err *e)
     return next == N_STAGES || in_time(r->q, e);
 }
 
+task_kind diagnose_task(const diagnose_request *q)
+{
+    return q->n_labels > 0 ? TASK_LABELS : q->n_answers > 0 ? TASK_CLOSED : TASK_OPEN;
+}
+
 static bool check_answers(const diagnose_request *q, err *e)
 {
     if (q->n_answers < 2)
@@ -188,7 +193,7 @@ static bool conclude(run *r, const reader_scores *s, err *e)
 
 static run begin(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out)
 {
-    *out = (answer){0};
+    *out = (answer){.task = diagnose_task(q)};
     kern->flops = 0;
     /* Scratch that ran out in an earlier request is whole again; a device that failed stays failed. */
     if (kern->failed.code == ERR_MEMORY) kern->failed = (err){0};

@@ -64,7 +64,16 @@ typedef struct {
 typedef enum { STAGE_DECODE, STAGE_RETRIEVE, STAGE_PASSAGES, STAGE_READ, STAGE_FUSE, N_STAGES } stage;
 extern const char *const STAGE_NAME[N_STAGES];
 
-/* What one retrieved pair says. Strings and arrays live in the request's arena. */
+/* An open answer: text of the reader's own. How it comes about, and what its numbers are in either mode: reader.h. */
+typedef struct {
+    const char    *text;     /* UTF-8; special tokens are left out, bytes that are no UTF-8 and U+0000 are U+FFFD */
+    const int32_t *token;    /* [n_tokens] emitted, special ones among them; the end token is not */
+    int            n_tokens;
+    bool           ended;    /* by an end token; false: max_new_tokens were spent, and the text may be cut off */
+    float          logp;     /* fused log-likelihood, the end token's included where one ended it */
+} open_answer;
+
+/* What one retrieved pair says. Strings and arrays live in the request's arena. Fields of other tasks are zero. */
 typedef struct {
     candidate   c;
     passage     p;
@@ -72,22 +81,29 @@ typedef struct {
     float      *logit;  /* [A] */
     float      *prob;   /* [A] softmax over the closed set, in the request's mode */
     int         answer; /* argmax of prob */
+    float       open_logp; /* open: log-likelihood of the emitted answer given this pair alone */
+    bool        agrees;    /* open: this pair's likeliest token was the emitted one at every step, the end included: by
+                              itself it would have given the same answer */
 } evidence;
 
 typedef struct {
+    task_kind task;
     int       A, K;
     float    *prob;             /* [A] p(a|q) */
     int       answer;           /* argmax; ties go to the first */
     evidence *z;                /* [K] */
-    bool      consistent;       /* all candidates have the same argmax */
+    open_answer open;
+    bool      consistent;       /* all candidates have the same argmax; open: all agree */
     float     entropy;          /* of prob, nats */
-    float     agreement;        /* share of p_R behind candidates whose argmax is the answer */
+    float     agreement;        /* share of p_R behind candidates whose argmax is the answer; open: that agree */
     bool      end_token;
     int       n_cached, prompt_tokens;
     int       adapter;          /* that answered */
     uint64_t  flops;
     double    stage_ms[N_STAGES], total_ms;
 } answer;
+
+task_kind diagnose_task(const diagnose_request *q); /* told by its fields: labels, answers or neither */
 
 /* Check what does not need a model: question, answers, k, image bytes present. All errors name the field. */
 bool diagnose_check(const diagnose_request *q, err *e);
