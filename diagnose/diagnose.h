@@ -17,7 +17,7 @@ bool        mode_parse(score_mode *out, const char *name);
 const char *mode_name(score_mode m);
 
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
-enum { MAX_LABELS = 64, MAX_NEW_TOKENS = 512, DEFAULT_NEW_TOKENS = 64, MAX_BEAMS = 8 };
+enum { MAX_LABELS = 64, MAX_LABEL_BYTES = 200, MAX_NEW_TOKENS = 512, DEFAULT_NEW_TOKENS = 64, MAX_BEAMS = 8 };
 
 /* The models and the index, opened once and shared by all workers. engine.h opens one. */
 typedef struct {
@@ -84,6 +84,7 @@ typedef struct {
     float       open_logp; /* open: log-likelihood of the emitted answer given this pair alone */
     bool        agrees;    /* open: this pair's likeliest token was the emitted one at every step, the end included: by
                               itself it would have given the same answer */
+    float      *label_prob; /* labels: [L] p_k(label). logp and logit are then [L,2], of LABEL_ANSWERS */
 } evidence;
 
 typedef struct {
@@ -93,9 +94,12 @@ typedef struct {
     int       answer;           /* argmax; ties go to the first */
     evidence *z;                /* [K] */
     open_answer open;
-    bool      consistent;       /* all candidates have the same argmax; open: all agree */
-    float     entropy;          /* of prob, nats */
-    float     agreement;        /* share of p_R behind candidates whose argmax is the answer; open: that agree */
+    int       L;                /* labels: as many as the request has */
+    float    *label_prob;       /* [L] p(label|q), each of its own between 0 and 1 */
+    bool      consistent;       /* all candidates have the same argmax; open: all agree; labels: the same set */
+    float     entropy;          /* of prob, nats; labels: summed over them */
+    float     agreement;        /* share of p_R behind candidates whose argmax is the answer; open: that agree; labels:
+                                   whose set is the answer's */
     bool      end_token;
     int       n_cached, prompt_tokens;
     int       adapter;          /* that answered */
@@ -122,5 +126,9 @@ bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *
 void fuse(score_mode m, int K, int A, const int64_t *id, const float *p_r, const float *logp, const float *logit,
           float *each, float *prob);
 int  argmax(const float *x, int n); /* the first of the largest */
+
+/* labels.c - each label is a closed question of its own, answered with one of these two; which of them are present. */
+extern const char *const LABEL_ANSWERS[2]; /* "Yes", "No" */
+static inline bool label_present(float prob) { return prob > 0.5f; }
 
 #endif
