@@ -1,0 +1,103 @@
+/* cuda.h - inside of the CUDA table, for the files of this folder (C++: nvcc, or g++ with tests/simt) and, in its first
+ * lines, for kernels.c.
+ *
+ * Activations   bf16 when products are PRECISION_BF16, f32 when PRECISION_F32 (cuda->f32): every kernel that touches activations is a
+ *               template over `float` and `bf16`. Sums are f32 in both.
+ * Weights       on the device, owned by weight->owned. Vectors (rows == 1) f32. Matrices: bf16 table: bf16, whatever the file
+ *               has (rounded once, at upload), rows cuda_pitch() elements apart, zeros between; f32 table: f32, dense.
+ * Order         One stream a kernels. Scratch given back may be taken by the next operation at once: it runs behind.
+ * Failure       cu_ok() keeps the first in k.failed; operations begin with cuda_of(), which is NULL after one. */
+#ifndef JOMED_KERNELS_CUDA_CUDA_H
+#define JOMED_KERNELS_CUDA_CUDA_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#include "kernels/kernels.h"
+
+/* GPUs that these kernels can run on (compute capability 8.0 or later). 0 without a driver; false: there is a driver but it cannot be
+ * used, e says why. */
+bool cuda_devices(int *n, err *e);
+/* As kernels_open, on device number `device`. ERR_USAGE: no such device. ERR_GPU, ERR_MEMORY: it cannot be used, and why. */
+bool cuda_open(kernels **out, const kernels_options *o, int device, err *e);
+#ifdef __cplusplus
+}
+
+#include "kernels/cuda/device.cuh"
+
+/* Pinned host memory in halves: while the device still copies from one, the other is filled. */
+struct cuda_staging {
+    uint8_t    *host; /* 2 * half_bytes, pinned */
+    size_t      half_bytes, used; /* of the half in turn */
+    int         turn;
+    cudaEvent_t done[2]; /* recorded behind the last copy from that half */
+};
+
+struct cuda {
+    kernels      k; /* first: a kernels * is a cuda * */
+    int          device, n_sms, capability /* 10 * major + minor */;
+    cudaStream_t stream;
+    bool         f32;
+    uint8_t     *scratch; /* device memory */
+    size_t       scratch_bytes, scratch_top;
+    cuda_staging staging;
+    char         name[96];
+};
+
+/* Operations begin with this: nothing more is done after a failure. */
+static inline cuda *cuda_of(kernels *k) { return k->failed.code == ERR_NONE ? (cuda *)k : NULL; }
+
+/* True for cudaSuccess; else keeps ERR_GPU (ERR_MEMORY when that is what it was) with what and CUDA's own text. */
+bool cu_ok(kernels *k, cudaError_t status, const char *what);
+/* After a LAUNCH: was it taken? */
+static inline bool cu_launched(kernels *k, const char *what) { return cu_ok(k, cudaGetLastError(), what); }
+
+/* bytes of scratch, aligned to 256, given back by k.back(). NULL: spent (kept). */
+void *cuda_take(cuda *g, size_t bytes);
+/* The host's bytes in scratch: copied before it returns, so the host's memory may change at once. NULL: spent (kept). */
+const void *cuda_stage(cuda *g, const void *host, size_t bytes);
+/* bytes from the device to the host; waits. */
+bool cuda_fetch(cuda *g, void *host, const void *device, size_t bytes);
+/* The same, activations widened to f32 and f32 rounded to activations. */
+void cuda_put(kernels *k, act *dst, const float *src, size_t n);
+void cuda_get(kernels *k, float *dst, const act *src, size_t n);
+
+/* Elements between the rows of a weight: bf16 rows begin at 16 bytes, as cp.async and ldmatrix want. */
+static inline int cuda_pitch(const weight *w)
+{
+    return w->type == DTYPE_BF16 ? (int)((w->cols + 7) / 8 * 8) : (int)w->cols;
+}
+static inline bool aligned_16(const void *p) { return (uintptr_t)p % 16 == 0; }
+static inline int  blocks_of(int64_t n, int per) { return (int)((n + per - 1) / per); }
+
+/* weight.cu */
+bool cuda_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
+void cuda_weight_close(kernels *k, weight *w);
+/* linear.cu */
+void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
+                 const act *residual);
+void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                          const weight *a, const weight *b, unit u, const act *residual);
+/* rows.cu */
+void cuda_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
+void cuda_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
+void cuda_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
+void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,
+               bool interleaved);
+void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
+void cuda_add(kernels *k, act *y, const act *x, size_t n);
+void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D);
+/* Device memory: n f32 to activations and back; rows of activations that cp.async cannot read (ldx % 8 != 0, or x not
+ * aligned to 16) to rows `pitch` apart. */
+void cuda_round(cuda *g, act *dst, const float *src, size_t n);
+void cuda_widen(cuda *g, float *dst, const act *src, size_t n);
+void cuda_pack_rows(cuda *g, bf16 *dst, int pitch, const bf16 *src, int ld, int T, int D);
+/* attend.cu */
+void cuda_attend(kernels *k, const attend_args *a, int n);
+/* score.cu */
+void cuda_logits(kernels *k, float *out, const act *x, int R, const weight *w);
+void cuda_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
+                const int32_t *token, int n);
+
+#endif
+#endif
