@@ -147,8 +147,8 @@ static bool read_candidates(run *r, reader_scores *s, err *e)
     reader_passage *z = ARENA_NEW(r->a, reader_passage, o->K, e);
     if (!z) return false;
     for (int k = 0; k < o->K; k++) z[k] = (reader_passage){o->z[k].c.id, o->z[k].p.caption ? o->z[k].p.caption : ""};
-    reader_query q = {.img = &r->img, .policy = r->en->policy, .question = r->q->question, .answers = r->q->answers, .A = r->q->n_answers,
-                      .z = z, .K = o->K, .load = load_image, .load_ctx = r,
+    reader_query q = {.img = &r->img, .policy = r->en->policy, .vision = r->q->vision, .question = r->q->question,
+                      .answers = r->q->answers, .A = r->q->n_answers, .z = z, .K = o->K, .load = load_image, .load_ctx = r,
                       .adapter = o->adapter, .go_on = go_on, .go_on_ctx = r};
     return reader_score(r->en->reader, r->kern, &q, r->a, s, e);
 }

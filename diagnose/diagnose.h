@@ -59,6 +59,7 @@ typedef struct {
     exclusion          exclude;
     bool               exclude_self; /* leave out passages with exactly the query's pixels */
     double             deadline_at;  /* clock_ms(); 0: none */
+    vision_cache      *vision;       /* the worker's own, for several questions about one picture; NULL: none */
 } diagnose_request;
 
 typedef enum { STAGE_DECODE, STAGE_RETRIEVE, STAGE_PASSAGES, STAGE_READ, STAGE_FUSE, N_STAGES } stage;

@@ -1,5 +1,7 @@
 #include "reader/candidate.h"
 
+#include "reader/vision_cache.h"
+
 int reader_branch(const reader *r, const reader_query *q) { return r->merged ? 0 : q->adapter; }
 
 size_t reader_width(const reader *r) { return (size_t)decoder_sizes(r->m->text)->D; }
@@ -16,6 +18,23 @@ bool picture_encode(const reader *r, kernels *k, int branch, const picture *p, a
 {
     *out = k->take(k, (size_t)p->rows * (size_t)p->cols * reader_width(r));
     return r->f->encode(r->m, k, branch, p, *out, NULL, a, e);
+}
+
+typedef struct { const reader *r; kernels *k; int branch; const picture *p; arena *a; } encoding;
+
+static bool encode_into(void *ctx, act *tokens, err *e)
+{
+    const encoding *x = ctx;
+    return x->r->f->encode(x->r->m, x->k, x->branch, x->p, tokens, NULL, x->a, e);
+}
+
+bool query_encode(const reader *r, kernels *k, const reader_query *q, const picture *p, act **out, arena *a, err *e)
+{
+    encoding x = {r, k, reader_branch(r, q), p, a};
+    size_t   n = (size_t)p->rows * (size_t)p->cols * reader_width(r);
+    *out = NULL;
+    if (q->vision && !vision_cache_take(q->vision, k, q->img, q->policy, x.branch, n, encode_into, &x, out, e)) return false;
+    return *out || picture_encode(r, k, x.branch, p, out, a, e);
 }
 
 bool prompt_fits(const reader *r, int n_tokens, err *e)

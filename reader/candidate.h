@@ -21,6 +21,10 @@ bool query_prepare(const reader *r, const reader_query *q, picture *image, promp
 /* Vision tokens of a picture on the scratch stack. */
 bool picture_encode(const reader *r, kernels *k, int branch, const picture *p, act **out, arena *a, err *e);
 
+/* Those of the query's picture: kept from an earlier request (reader_query.vision), or computed. They are valid until scratch
+ * goes back or the cache is asked for another picture. */
+bool query_encode(const reader *r, kernels *k, const reader_query *q, const picture *p, act **out, arena *a, err *e);
+
 /* n_tokens, of a prompt and what may follow it, are within the model's bound; ERR_UNUSABLE prompt-too-long otherwise, with
  * both numbers. */
 bool prompt_fits(const reader *r, int n_tokens, err *e);

@@ -53,9 +53,18 @@ reader_adapter_info reader_describe_adapter(const reader *r, int adapter);
 typedef bool (*passage_image_loader)(void *ctx, int64_t id, image *out, arena *a, err *e);
 typedef struct { int64_t id; const char *caption; } reader_passage;
 
+/* Vision tokens of the last query pictures, for a worker that asks several questions about one: its tower runs once a picture,
+ * policy and adapter. A request has the same bits with or without. One worker's own, used with the kernels it was made with. */
+typedef struct vision_cache vision_cache;
+typedef struct { uint64_t encoded, reused; } vision_cache_stats; /* query pictures: runs of the tower, and runs saved */
+vision_cache      *vision_cache_new(kernels *k); /* NULL: out of memory */
+void               vision_cache_free(vision_cache *c); /* NULL is fine; before the kernels */
+vision_cache_stats vision_cache_read_stats(const vision_cache *c);
+
 typedef struct {
     const image          *img;
     image_policy          policy; /* of img and of the retrieved pictures; part of the cache's key */
+    vision_cache         *vision; /* of img; NULL: none */
     const char           *question;
     const char *const    *answers; /* UTF-8, distinct, not empty */
     int                   A;

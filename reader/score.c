@@ -130,7 +130,7 @@ bool reader_score(reader *r, kernels *k, const reader_query *q, arena *a, reader
     y.answer_tokens = s.t.own;
     y.end_token = s.t.end_token;
 
-    bool ok = picture_encode(r, k, reader_branch(r, q), &s.image, &s.vision, a, e) && k->sync(k, e);
+    bool ok = query_encode(r, k, q, &s.image, &s.vision, a, e) && k->sync(k, e);
     for (int i = 0; ok && i < q->K; i++)
         ok = (!q->go_on || q->go_on(q->go_on_ctx, e)) && score_candidate(r, k, &s, i, &y, a, e);
     k->back(k, mark);
