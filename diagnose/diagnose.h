@@ -17,7 +17,7 @@ bool        mode_parse(score_mode *out, const char *name);
 const char *mode_name(score_mode m);
 
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
-enum { MAX_LABELS = 64, MAX_LABEL_BYTES = 200, MAX_NEW_TOKENS = 512, DEFAULT_NEW_TOKENS = 64, MAX_BEAMS = 8 };
+enum { MAX_LABELS = 64, MAX_LABEL_BYTES = 200, MAX_NEW_TOKENS = 512, DEFAULT_NEW_TOKENS = 64, MAX_BEAMS = 8, MAX_REPETITION_PENALTY = 10 };
 
 /* The models and the index, opened once and shared by all workers. engine.h opens one. */
 typedef struct {
