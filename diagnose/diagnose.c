@@ -2,10 +2,9 @@
 #include "diagnose/diagnose.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "base/clock.h"
-#include "base/text.h"
+#include "diagnose/check.h"
 
 const char RESEARCH_USE[] = "For research use only. Not for diagnostic procedures.";
 const char JOMED_VERSION[] = "0.1.0";
@@ -45,47 +44,6 @@ static bool at(run *r, int next, err *e)
 task_kind diagnose_task(const diagnose_request *q)
 {
     return q->n_labels > 0 ? TASK_LABELS : q->n_answers > 0 ? TASK_CLOSED : TASK_OPEN;
-}
-
-static bool check_answers(const diagnose_request *q, err *e)
-{
-    if (q->n_answers < 2)
-        return err_at(e, ERR_UNUSABLE, "answers-too-few", "answers", "answers: %d given, a closed question needs at least 2", q->n_answers);
-    if (q->n_answers > MAX_ANSWERS)
-        return err_at(e, ERR_UNUSABLE, "answers-too-many", "answers", "answers: %d given, at most %d are taken", q->n_answers, MAX_ANSWERS);
-    for (int i = 0; i < q->n_answers; i++) {
-        size_t n = strlen(q->answers[i]);
-        if (n == 0 || strspn(q->answers[i], " \t\r\n") == n)
-            return err_at(e, ERR_UNUSABLE, "answer-empty", "answers", "answers[%d] is empty", i);
-        if (n > MAX_ANSWER_BYTES)
-            return err_at(e, ERR_UNUSABLE, "answer-too-long", "answers", "answers[%d] has %zu bytes, at most %d are taken", i, n, MAX_ANSWER_BYTES);
-        if (!utf8_valid(q->answers[i], n))
-            return err_at(e, ERR_UNUSABLE, "text-not-utf8", "answers", "answers[%d] is not valid UTF-8", i);
-        for (int j = 0; j < i; j++)
-            if (strcmp(q->answers[i], q->answers[j]) == 0)
-                return err_at(e, ERR_UNUSABLE, "answer-duplicate", "answers", "answers[%d] equals answers[%d]", i, j);
-    }
-    return true;
-}
-
-static bool check_image(const diagnose_request *q, err *e)
-{
-    if (!q->image || q->image_bytes == 0) return err_at(e, ERR_INPUT, "field-missing", "image", "image is missing");
-    if (q->k < 1 || q->k > MAX_K)
-        return err_at(e, ERR_UNUSABLE, "k-out-of-range", "k", "k is %d, 1 to %d are taken", q->k, MAX_K);
-    return true;
-}
-
-bool diagnose_check(const diagnose_request *q, err *e)
-{
-    if (!check_image(q, e)) return false;
-    size_t n = q->question ? strlen(q->question) : 0;
-    if (n == 0 || strspn(q->question, " \t\r\n") == n)
-        return err_at(e, ERR_INPUT, "field-missing", "question", "question is missing");
-    if (n > MAX_QUESTION_BYTES)
-        return err_at(e, ERR_UNUSABLE, "question-too-long", "question", "question has %zu bytes, at most %d are taken", n, MAX_QUESTION_BYTES);
-    if (!utf8_valid(q->question, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", "question", "question is not valid UTF-8");
-    return check_answers(q, e);
 }
 
 static bool choose_adapter(run *r, err *e)
