@@ -53,6 +53,14 @@ static json_t *candidate_json(const evidence *z)
     return done(o, ok);
 }
 
+/* What one pair says, by the kind of question. */
+static bool put_saying(json_t *o, const diagnose_request *q, const answer *ans, const evidence *z)
+{
+    if (ans->task == TASK_OPEN) return put(o, "log_likelihood", json_real(z->open_logp)) && put(o, "agrees", json_boolean(z->agrees));
+    return put(o, "answer", json_string(q->answers[z->answer])) && put(o, "probabilities", numbers(z->prob, ans->A))
+        && put(o, "log_likelihoods", numbers(z->logp, ans->A)) && put(o, "mean_logits", numbers(z->logit, ans->A));
+}
+
 static json_t *evidence_json(const diagnose_request *q, const answer *ans)
 {
     json_t *list = json_array();
@@ -60,8 +68,7 @@ static json_t *evidence_json(const diagnose_request *q, const answer *ans)
     for (int k = 0; ok && k < ans->K; k++) {
         const evidence *z = &ans->z[k];
         json_t         *o = candidate_json(z);
-        ok = o && put(o, "answer", json_string(q->answers[z->answer])) && put(o, "probabilities", numbers(z->prob, ans->A))
-          && put(o, "log_likelihoods", numbers(z->logp, ans->A)) && put(o, "mean_logits", numbers(z->logit, ans->A));
+        ok = o && put_saying(o, q, ans, z);
         if (!ok) json_decref(o);
         ok = ok && push(list, o);
     }
@@ -97,14 +104,24 @@ json_t *provenance_json(const engine *en, int adapter)
                      "index", "sha256", ix->hash, "passages", (json_int_t)ix->n_passages);
 }
 
+/* The answer itself, by the kind of question, and how sure it is. */
+static bool put_answer(json_t *o, const diagnose_request *q, const answer *ans)
+{
+    const open_answer *y = &ans->open;
+    if (ans->task == TASK_OPEN)
+        return put(o, "answer", json_string(y->text)) && put(o, "tokens", json_integer(y->n_tokens))
+            && put(o, "ended", json_boolean(y->ended)) && put(o, "log_likelihood", json_real(y->logp))
+            && put(o, "consistent", json_boolean(ans->consistent)) && put(o, "agreement", json_real(ans->agreement));
+    return put(o, "answer", json_string(q->answers[ans->answer])) && put(o, "probability", json_real(ans->prob[ans->answer]))
+        && put(o, "probabilities", probabilities(q, ans)) && put(o, "consistent", json_boolean(ans->consistent))
+        && put(o, "agreement", json_real(ans->agreement)) && put(o, "entropy_nats", json_real(ans->entropy));
+}
+
 json_t *answer_json(const engine *en, const diagnose_request *q, const answer *ans, const char *request_id)
 {
     json_t *o = json_object();
     return done(o, o && put(o, "request_id", string_or_null(request_id))
-        && put(o, "answer", json_string(q->answers[ans->answer])) && put(o, "probability", json_real(ans->prob[ans->answer]))
-        && put(o, "probabilities", probabilities(q, ans)) && put(o, "consistent", json_boolean(ans->consistent))
-        && put(o, "agreement", json_real(ans->agreement)) && put(o, "entropy_nats", json_real(ans->entropy))
-        && put(o, "mode", json_string(mode_name(q->mode))) && put(o, "k", json_integer(q->k))
+        && put_answer(o, q, ans) && put(o, "mode", json_string(mode_name(q->mode))) && put(o, "k", json_integer(q->k))
         && put(o, "evidence", evidence_json(q, ans))
         && put(o, "work", json_pack("{s:I, s:i, s:i, s:b}", "flops", (json_int_t)ans->flops, "cached_prefixes", ans->n_cached,
                                     "prompt_tokens", ans->prompt_tokens, "end_token_scored", ans->end_token))
