@@ -1,6 +1,6 @@
 /* bench_reader.c - how fast is a reader on this machine: prefill, vision, decode, and one case cold and warm.
  *     bench_reader DIR [--threads N] [--products bf16|f32] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
- *                      [--k 4] [--case-image 224] [--adapter DIR]
+ *                      [--k 4] [--case-image 224] [--answers 2] [--adapter DIR] [--device cpu]
  * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by the kernels'
  * own count. The first run is not counted. Ends with the peak of resident memory beside the size of the weights. Pictures
  * are grey noise, tokens random: a forward pass takes the same time whatever they say. With an adapter each task is run
@@ -18,8 +18,8 @@
 enum { MAX_REPEATS = 100 };
 
 typedef struct {
-    const char *dir, *adapter_dir;
-    int         threads, tokens, image_px, decode, repeats, k, case_px;
+    const char *dir, *adapter_dir, *device;
+    int         threads, tokens, image_px, decode, repeats, k, case_px, answers;
     precision   products;
 } options;
 
@@ -132,7 +132,7 @@ static bool vision(bench *b, void *arg, err *e)
 {
     const picture *p = arg;
     act *out = b->k->take(b->k, (size_t)p->rows * (size_t)p->cols * (size_t)decoder_sizes(b->r->m->text)->D);
-    return b->r->f->encode(b->r->m, b->k, b->adapter, p, out, NULL, b->a, e);
+    return b->r->f->encode(b->r->m, b->k, b->adapter, p, 1, out, NULL, b->a, e);
 }
 
 /* decode + 1 tokens behind a prompt of one: the first comes out of the prompt's own pass. */
@@ -147,7 +147,7 @@ static bool decode(bench *b, void *arg, err *e)
     return generate_greedy(b->r->m->text, b->k, &g, ids, &n, b->a, e);
 }
 
-typedef struct { image query, z; bool cold; } case_images;
+typedef struct { image query, z; bool cold; int prompt_tokens; } case_images;
 
 static bool load(void *ctx, int64_t id, image *out, arena *a, err *e)
 {
@@ -163,10 +163,14 @@ static bool one_case(bench *b, void *arg, err *e)
     reader_passage z[64];
     if (c->cold) reader_cache_clear(b->r);
     for (int i = 0; i < b->o.k; i++) z[i] = (reader_passage){i, "Ultrasound of the breast showing a benign finding."};
+    static const char *const few[] = {"Yes", "No"}, *const letters[] = {"A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L",
+                                                                        "M", "N", "O", "P"}; /* of one token each */
     reader_query q = {.img = &c->query, .question = "Does this breast ultrasound image show signs of cancer?",
-                      .answers = (const char *const[]){"Yes", "No"}, .A = 2, .z = z, .K = b->o.k, .load = load, .load_ctx = c,
+                      .answers = b->o.answers == 2 ? few : letters, .A = b->o.answers, .z = z, .K = b->o.k, .load = load, .load_ctx = c,
                       .adapter = b->adapter};
-    return reader_score(b->r, b->k, &q, b->a, &s, e);
+    bool ok = reader_score(b->r, b->k, &q, b->a, &s, e);
+    if (ok) c->prompt_tokens = s.prompt_tokens;
+    return ok;
 }
 
 static bool run(bench *b, err *e)
@@ -192,6 +196,7 @@ static bool run(bench *b, err *e)
         c.cold = !warm;
         if (!time_it(b, &(task){both, "cases", 1, one_case, &c}, e)) return false;
     }
+    if (o->k > 0) printf("  %d candidates of %d tokens, %d answers\n", o->k, c.prompt_tokens, o->answers);
     return true;
 }
 
@@ -200,13 +205,17 @@ static bool parse(options *o, int argc, char **argv)
     const struct { const char *name; int *at; int least, most; } number[] = {
         {"--threads", &o->threads, 1, 1024}, {"--tokens", &o->tokens, 2, 32768}, {"--image", &o->image_px, 28, 4096},
         {"--decode", &o->decode, 1, 4096}, {"--repeats", &o->repeats, 1, MAX_REPEATS}, {"--k", &o->k, 0, 64},
-        {"--case-image", &o->case_px, 28, 4096}};
+        {"--case-image", &o->case_px, 28, 4096}, {"--answers", &o->answers, 2, 16}};
     *o = (options){.dir = argc > 1 ? argv[1] : NULL, .threads = 1, .tokens = 512, .image_px = 448, .decode = 32, .repeats = 5,
-                   .k = 4, .case_px = 224, .products = PRECISION_BF16};
+                   .k = 4, .case_px = 224, .answers = 2, .products = PRECISION_BF16, .device = "cpu"};
     for (int i = 2; i + 1 < argc; i += 2) {
         size_t j = 0;
         if (strcmp(argv[i], "--adapter") == 0) {
             o->adapter_dir = argv[i + 1];
+            continue;
+        }
+        if (strcmp(argv[i], "--device") == 0) {
+            o->device = argv[i + 1];
             continue;
         }
         if (strcmp(argv[i], "--products") == 0) {
@@ -227,11 +236,11 @@ int main(int argc, char **argv)
     err   e = {0};
     if (!parse(&b.o, argc, argv)) {
         fprintf(stderr, "usage: bench_reader DIR [--threads N] [--products bf16|f32] [--tokens N] [--image PX] [--decode N]\n"
-                        "                    [--repeats N] [--k K] [--case-image PX] [--adapter DIR]\n");
+                        "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n");
         return 2;
     }
     double          start = clock_ms();
-    kernels_options ko = {.device = "cpu", .products = b.o.products, .threads = b.o.threads};
+    kernels_options ko = {.device = b.o.device, .products = b.o.products, .threads = b.o.threads};
     reader_adapter  adapter = {"adapter", b.o.adapter_dir};
     reader_options  ro = {.cache_bytes = (size_t)1 << 30, .adapters = &adapter, .n_adapters = b.o.adapter_dir ? 1 : 0};
     b.a = arena_new(0);

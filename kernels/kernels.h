@@ -1,4 +1,4 @@
-/* kernels.h - the table of operations that all model code calls. kernels/cpu fills it; kernels/cuda will too.
+/* kernels.h - the table of operations that all model code calls. kernels/cpu and kernels/cuda each fill it.
  *
  * A `kernels` is one worker's device: its function table, its threads (CPU) or stream (GPU), and its scratch memory.
  * Weights are opened once through any of them and may then be read by all of the same device.
@@ -43,7 +43,7 @@ typedef struct { const act *k, *v; int n; int row_stride; } kv_span;
  *   ATTEND_CAUSAL  query i sees span[1] keys 0 .. span[1].n - n_q + i
  *   ATTEND_TREE    the last n_tree keys of span[1] are nodes of a tree of answers: such a query sees all keys before
  *                  the tree and the nodes j with visible[i * n_tree + j] (itself included); queries before the tree
- *                  are causal.
+ *                  are causal. With n_q < n_tree the queries are the last nodes: the earlier ones are keys alone.
  * Head h of the queries reads key/value head h / (n_heads / n_kv_heads).
  * alibi: NULL, or [n_heads] slopes (host): bias -slope * |i - j| (ATTEND_ALL with n_q == span[1].n only). */
 typedef enum { ATTEND_ALL, ATTEND_CAUSAL, ATTEND_TREE } attend_mask;
@@ -61,10 +61,21 @@ typedef struct {
     const float   *alibi;   /* host */
 } attend_args;
 
+/* Vectors on a device that searches them itself, rounded to f16. */
+typedef struct {
+    void   *rows; /* device memory */
+    int64_t n;
+    int     dim;
+    float   error; /* the longest of row - f16(row): a score is off by at most |z| times this, and by the rounding of its sum */
+} vector_set;
+
 typedef struct kernels kernels;
 struct kernels {
     const char *name;      /* "cpu avx512-bf16, 2 threads" */
     int         act_bytes; /* of one activation */
+    int         gpu;       /* number of the GPU that it runs on; -1: the CPU */
+    int         pass_tokens; /* rows that fill this device: a pass packed with as many reads each weight once for all of them,
+                                and more rows would gain nothing */
     uint64_t    flops;
     err         failed;
 
@@ -77,6 +88,8 @@ struct kernels {
     void (*put)(kernels *k, act *dst, const float *src, size_t n); /* host f32 -> device */
     void (*get)(kernels *k, float *dst, const act *src, size_t n); /* device -> host f32; waits */
     void (*copy)(kernels *k, act *dst, const act *src, size_t n);  /* device -> device */
+    /* Host numbers to where rope reads them: scratch, so valid until back(), and src must live as long. CPU: src itself. */
+    const float *(*upload)(kernels *k, const float *src, size_t n);
     bool (*weight_open)(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
     void (*weight_close)(kernels *k, weight *w);
     bool (*sync)(kernels *k, err *e);
@@ -97,10 +110,13 @@ struct kernels {
     /* y[t, j] = unit(gate[t, j]) * up[t, j], j < F; rows of gate and up ld elements apart, of y F; y may be gate if ld == F */
     void (*glu)(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
     /* Rotate pairs of each head's first 2 * half dims by the angles of that row: (j, j + half), or (2j, 2j + 1)
-     * when interleaved. cos_, sin_: [T, half] f32 on the host. x: rows ld apart, heads head_dim apart; in place. */
+     * when interleaved. cos_, sin_: [T, half] as upload() gives them, once a pass and not once a layer. x: rows ld apart,
+     * heads head_dim apart; in place. */
     void (*rope)(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
                  int half, bool interleaved);
-    void (*attend)(kernels *k, const attend_args *a);
+    /* n attentions that do not see each other: the sequences of a packed pass, in one launch. Their n_heads, n_kv_heads,
+     * head_dim and scale are a[0]'s. What a points to on the host is read before it returns. */
+    void (*attend)(kernels *k, const attend_args *a, int n);
     /* y[t] = table[id[t]]; ids on the host, checked by the caller */
     void (*gather)(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
     void (*add)(kernels *k, act *y, const act *x, size_t n); /* y += x */
@@ -111,6 +127,13 @@ struct kernels {
      * (logp = logit - lse). Only [n] floats leave the device. x [R, w.cols]; out arrays on the host; waits. */
     void (*score)(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                   const int32_t *token, int n);
+
+    /* Exact search by inner product. NULL where the index's own library is as fast (CPU).
+     * vectors_open copies n rows of dim from the host. ERR_MEMORY, ERR_UNUSABLE: too many, too wide. */
+    bool (*vectors_open)(kernels *k, vector_set *v, const float *rows, int64_t n, int dim, err *e);
+    void (*vectors_close)(kernels *k, vector_set *v);
+    /* The n best rows for z [dim], 1 <= n <= v->n, best first, equal scores by the lower id; on the host; waits. */
+    void (*search)(kernels *k, const vector_set *v, const float *z, int64_t n, float *score, int64_t *id);
 };
 
 /* p + n activations. p may be NULL because scratch ran out: that failure is kept, later operations do nothing. */
@@ -122,16 +145,22 @@ static inline act *act_at(const kernels *k, const act *p, size_t n)
 typedef enum { PRECISION_F32, PRECISION_BF16 } precision; /* of products: see docs/DESIGN.md */
 
 typedef struct {
-    const char *device;        /* "auto", "cpu" */
-    precision   products;      /* BF16: activations are rounded to bf16 before products with bf16 weights */
+    const char *device;        /* "auto": the first GPU that can be used, else the CPU; "cpu"; "cuda:N" */
+    precision   products;      /* BF16: activations are rounded to bf16 before products with bf16 weights; on a GPU activations are
+                                  bf16 throughout, and all matrices too. F32: f32 throughout, bf16 weights widened */
     int         threads;       /* 0: one per core */
-    size_t      scratch_bytes; /* address space reserved for scratch; pages are touched only when used. 0: 8 GiB */
+    size_t      scratch_bytes; /* CPU: address space reserved for scratch; pages are touched only when used. 0: 8 GiB.
+                                  GPU: memory of the device, taken at once. 0: 2 GiB */
 } kernels_options;
 
-/* Gives *out, ended by out->close(out). ERR_USAGE: no such device. ERR_MEMORY. */
+/* Gives *out, ended by out->close(out). ERR_USAGE: no such device. ERR_GPU: it, or its driver, cannot be used. ERR_MEMORY. */
 bool kernels_open(kernels **out, const kernels_options *o, err *e);
 
+/* For the tables: can t be opened as [rows, cols]? */
+bool weight_check(const tensor *t, int64_t rows, int64_t cols, err *e);
 /* Keep the first failure (for the tables' own use and for model code that finds its own mistake). */
 void kernels_fail(kernels *k, err_code code, const char *text);
+/* (query, key) pairs of one head that are not masked: what attention's flops count. */
+uint64_t attend_pairs(const attend_args *a);
 
 #endif

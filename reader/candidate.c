@@ -14,10 +14,14 @@ bool query_prepare(const reader *r, const reader_query *q, picture *image, promp
     return r->f->prepare(r->m, image, q->img, q->policy, a, e) && r->f->query(r->m, q->question, image, ask, a, e);
 }
 
-bool picture_encode(const reader *r, kernels *k, int branch, const picture *p, act **out, arena *a, err *e)
+int picture_tokens(const picture *p) { return p->rows * p->cols; }
+
+bool pictures_encode(const reader *r, kernels *k, int branch, const picture *p, int n, act **out, arena *a, err *e)
 {
-    *out = k->take(k, (size_t)p->rows * (size_t)p->cols * reader_width(r));
-    return r->f->encode(r->m, k, branch, p, *out, NULL, a, e);
+    size_t tokens = 0;
+    for (int i = 0; i < n; i++) tokens += (size_t)picture_tokens(&p[i]);
+    *out = k->take(k, tokens * reader_width(r));
+    return r->f->encode(r->m, k, branch, p, n, *out, NULL, a, e);
 }
 
 typedef struct { const reader *r; kernels *k; int branch; const picture *p; arena *a; } encoding;
@@ -25,7 +29,7 @@ typedef struct { const reader *r; kernels *k; int branch; const picture *p; aren
 static bool encode_into(void *ctx, act *tokens, err *e)
 {
     const encoding *x = ctx;
-    return x->r->f->encode(x->r->m, x->k, x->branch, x->p, tokens, NULL, x->a, e);
+    return x->r->f->encode(x->r->m, x->k, x->branch, x->p, 1, tokens, NULL, x->a, e);
 }
 
 bool query_encode(const reader *r, kernels *k, const reader_query *q, const picture *p, act **out, arena *a, err *e)
@@ -34,7 +38,7 @@ bool query_encode(const reader *r, kernels *k, const reader_query *q, const pict
     size_t   n = (size_t)p->rows * (size_t)p->cols * reader_width(r);
     *out = NULL;
     if (q->vision && !vision_cache_take(q->vision, k, q->img, q->policy, x.branch, n, encode_into, &x, out, e)) return false;
-    return *out || picture_encode(r, k, x.branch, p, out, a, e);
+    return *out || pictures_encode(r, k, x.branch, p, 1, out, a, e);
 }
 
 bool prompt_fits(const reader *r, int n_tokens, err *e)
@@ -57,50 +61,107 @@ bool prefix_render(const reader *r, const reader_query *q, const reader_passage 
     return false;
 }
 
-static bool run_prefix(const reader *r, kernels *k, int branch, const picture *pic, const prompt *p, kv *keys, int *cursor,
-                       arena *a, err *e)
-{
-    size_t   mark = k->mark(k);
-    act     *vision, *x = k->take(k, (size_t)p->n_ids * reader_width(r));
-    int32_t *pos = ARENA_NEW(a, int32_t, 3 * (size_t)p->n_ids, e);
-    bool     ok = pos && picture_encode(r, k, branch, pic, &vision, a, e);
-    if (ok) {
-        *cursor = r->f->positions(pos, p, 0);
-        decoder_embed(r->m->text, k, p, vision, x);
-        decoder_pass pass = {.own = keys, .pos = pos, .x = x, .T = p->n_ids, .adapter = branch, .want = p->n_ids};
-        ok = decoder_forward(r->m->text, k, &pass, a, e);
-    }
-    k->back(k, mark);
-    return ok;
-}
+int prefix_tokens(const prefix_kv *p) { return p->ready ? p->keys.n : p->job->p.n_ids; }
 
-bool prefix_take(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_kv *out, arena *a, err *e)
+bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, prefix_kv *out, arena *a, err *e)
 {
     prefix_key          key = prefix_key_of(z->id, q->adapter, q->policy, z->caption);
     const prefix_entry *found = prefix_cache_find(r->cache, key);
+    *out = (prefix_kv){0};
     if (found) {
-        *out = (prefix_kv){found->keys, found->cursor, true, found};
+        *out = (prefix_kv){.keys = found->keys, .cursor = found->cursor, .cached = true, .ready = true, .held = found};
         return true;
     }
+    prefix_job *job = ARENA_NEW(a, prefix_job, 1, e);
+    if (!job || !prefix_render(r, q, z, &job->pic, &job->p, a, e)) return false;
+    job->key = key;
+    job->branch = reader_branch(r, q);
+    out->job = job;
+    return job->p.n_ids <= r->m->max_tokens
+        || err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d", job->p.n_ids,
+                  r->m->max_tokens);
+}
+
+/* The first of p[0 .. i] that computes what p[i] needs: itself, unless two requests asked for the same pair. */
+static int computed_by(const prefix_kv *p, int i)
+{
+    for (int j = 0; j < i; j++)
+        if (!p[j].ready && prefix_key_same(p[j].job->key, p[i].job->key)) return j;
+    return i;
+}
+
+/* Room for the keys and values of a job: the cache's if there is some, else scratch. */
+static void make_room(reader *r, kernels *k, prefix_kv *p)
+{
+    size_t        len = decoder_kv_len(r->m->text, p->job->p.n_ids);
+    prefix_entry *fresh = prefix_cache_reserve(r->cache, k, p->job->key, len * (size_t)k->act_bytes);
+    p->keys = (kv){.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p->job->p.n_ids};
+    p->held = fresh;
+}
+
+/* Towers of all pictures, then the decoder over all prompts. todo [n]: which of p. */
+static bool run_prefixes(const reader *r, kernels *k, prefix_kv *p, const int *todo, int n, arena *a, err *e)
+{
+    size_t        D = reader_width(r), T = 0, row = 0, seen = 0;
+    act          *vision;
+    decoder_pass *pass = ARENA_NEW(a, decoder_pass, n, e);
+    picture      *pic = pass ? ARENA_NEW(a, picture, n, e) : NULL;
+    if (!pic) return false;
+    for (int i = 0; i < n; i++) {
+        pic[i] = p[todo[i]].job->pic;
+        T += (size_t)p[todo[i]].job->p.n_ids;
+    }
+    act *x = k->take(k, T * D);
+    if (!pictures_encode(r, k, p[todo[0]].job->branch, pic, n, &vision, a, e)) return false;
+    for (int i = 0; i < n; i++) {
+        prefix_kv    *y = &p[todo[i]];
+        const prompt *ids = &y->job->p;
+        int32_t      *pos = ARENA_NEW(a, int32_t, 3 * (size_t)ids->n_ids, e);
+        if (!pos) return false;
+        y->cursor = r->f->positions(pos, ids, 0);
+        act *at = act_at(k, x, row * D);
+        decoder_embed(r->m->text, k, ids, act_at(k, vision, seen * D), at);
+        pass[i] = (decoder_pass){.own = &y->keys, .pos = pos, .x = at, .T = ids->n_ids, .adapter = y->job->branch,
+                                 .want = ids->n_ids};
+        row += (size_t)ids->n_ids;
+        seen += (size_t)picture_tokens(&pic[i]);
+    }
+    return decoder_forward_packed(r->m->text, k, pass, n, NULL, a, e);
+}
+
+bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err *e)
+{
+    int  n_todo = 0;
+    int *todo = ARENA_NEW(a, int, n, e);
+    if (!todo) return false;
+    for (int i = 0; i < n; i++)
+        if (!p[i].ready && computed_by(p, i) == i) todo[n_todo++] = i;
+    if (n_todo == 0) return true;
 
     arena_mark am = arena_here(a);
-    picture    pic;
-    prompt     p;
-    if (!prefix_render(r, q, z, &pic, &p, a, e)) return false;
-    if (p.n_ids > r->m->max_tokens)
-        return err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d", p.n_ids,
-                      r->m->max_tokens);
+    for (int i = 0; i < n_todo; i++) make_room(r, k, &p[todo[i]]); /* before the pass's own scratch, which goes back */
+    size_t mark = k->mark(k);
+    bool   ok = run_prefixes(r, k, p, todo, n_todo, a, e);
+    k->back(k, mark);
+    arena_back(a, am);
+    if (!ok || !k->sync(k, e)) return false;
 
-    size_t        len = decoder_kv_len(r->m->text, p.n_ids);
-    prefix_entry *fresh = prefix_cache_reserve(r->cache, k, key, len * (size_t)k->act_bytes);
-    *out = (prefix_kv){.keys = {.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p.n_ids}, .held = fresh};
-    if (!run_prefix(r, k, reader_branch(r, q), &pic, &p, &out->keys, &out->cursor, a, e) || !k->sync(k, e)) return false;
-    if (fresh) {
-        fresh->keys = out->keys;
-        fresh->cursor = out->cursor;
+    for (int i = n - 1; i >= 0; i--) { /* from the end, since what computes another's stands before it */
+        int from = p[i].ready ? i : computed_by(p, i);
+        if (from == i) continue;
+        p[i].keys = p[from].keys;
+        p[i].cursor = p[from].cursor;
+        p[i].ready = p[i].shared = true;
+    }
+    for (int i = 0; i < n_todo; i++) {
+        prefix_kv    *y = &p[todo[i]];
+        prefix_entry *fresh = (prefix_entry *)y->held; /* ours alone until it is published */
+        y->ready = true;
+        if (!fresh) continue;
+        fresh->keys = y->keys;
+        fresh->cursor = y->cursor;
         prefix_cache_publish(r->cache, fresh); /* only what is known to be complete */
     }
-    arena_back(a, am);
     return true;
 }
 
@@ -108,4 +169,22 @@ void prefix_release(reader *r, kernels *k, prefix_kv *p)
 {
     prefix_cache_release(r->cache, k, p->held);
     p->held = NULL;
+}
+
+bool prefixes_take(reader *r, kernels *k, const reader_query *q, prefix_kv *out, arena *a, err *e)
+{
+    for (int i = 0; i < q->K; i++) out[i] = (prefix_kv){0};
+    for (int i = 0, n; i < q->K; i += n) {
+        arena_mark am = arena_here(a);
+        int        tokens = 0;
+        if (q->go_on && !q->go_on(q->go_on_ctx, e)) return false;
+        for (n = 0; i + n < q->K && tokens < k->pass_tokens; n++) {
+            if (!prefix_find(r, q, &q->z[i + n], &out[i + n], a, e)) return false;
+            if (!out[i + n].ready) tokens += prefix_tokens(&out[i + n]);
+        }
+        if (!prefixes_compute(r, k, out + i, n, a, e)) return false;
+        for (int j = i; j < i + n; j++) out[j].job = NULL; /* the arena goes back */
+        arena_back(a, am);
+    }
+    return true;
 }

@@ -18,8 +18,9 @@ size_t reader_width(const reader *r);
  * ERR_BUG: no candidate, an adapter that is not there. */
 bool query_prepare(const reader *r, const reader_query *q, picture *image, prompt *ask, arena *a, err *e);
 
-/* Vision tokens of a picture on the scratch stack. */
-bool picture_encode(const reader *r, kernels *k, int branch, const picture *p, act **out, arena *a, err *e);
+/* Vision tokens of n pictures on the scratch stack, one behind the other's. */
+bool pictures_encode(const reader *r, kernels *k, int branch, const picture *p, int n, act **out, arena *a, err *e);
+int  picture_tokens(const picture *p);
 
 /* Those of the query's picture: kept from an earlier request (reader_query.vision), or computed. They are valid until scratch
  * goes back or the cache is asked for another picture. */
@@ -33,17 +34,30 @@ bool prompt_fits(const reader *r, int n_tokens, err *e);
 bool prefix_render(const reader *r, const reader_query *q, const reader_passage *z, picture *pic, prompt *p, arena *a,
                    err *e);
 
+/* A prefix that was not in the cache, rendered and still to be computed. */
+typedef struct { prefix_key key; picture pic; prompt p; int branch; } prefix_job;
+
 /* What a pass on top of a prefix needs of it. Copies of these two: an entry's links change under other workers. */
 typedef struct {
     kv   keys;
     int  cursor; /* position of the token that follows */
-    bool cached;
-    const prefix_entry *held; /* the cache's; NULL: the keys are scratch */
+    bool cached, ready;
+    bool shared; /* computed for another request that needed it too */
+    const prefix_entry *held; /* the cache's; NULL: the keys are scratch, or lie in an entry that another one of them holds */
+    prefix_job         *job;  /* the arena's; NULL: it was in the cache */
 } prefix_kv;
 
-/* The prefix of a passage, from the cache or computed: into the cache if there is room, into scratch if not. *out, zeroed
- * before, is to be released also after an error, and is valid until then and until scratch goes back. */
-bool prefix_take(reader *r, kernels *k, const reader_query *q, const reader_passage *z, prefix_kv *out, arena *a, err *e);
+/* The prefix of a passage if it is in the cache; else load its picture and render it, and it is not ready yet. *out is to be
+ * released also after an error. */
+bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, prefix_kv *out, arena *a, err *e);
+int  prefix_tokens(const prefix_kv *p);
+/* Make ready what is not: one packed pass, into the cache if there is room, into scratch if not; waits for the device. One that is
+ * needed twice is computed once. All are of one branch. Valid until released and until scratch goes back. */
+bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err *e);
 void prefix_release(reader *r, kernels *k, prefix_kv *p); /* a zeroed one is fine */
+
+/* All K prefixes of a request, in as few packed passes as the device's width allows, asking q->go_on before each. out [K] are to be
+ * released also after an error. */
+bool prefixes_take(reader *r, kernels *k, const reader_query *q, prefix_kv *out, arena *a, err *e);
 
 #endif

@@ -3,10 +3,16 @@
  *
  *     x += o(attend(rope(q(n1(x))), rope(k(n1(x))), v(n1(x))))        x += down(silu(gate(n2(x))) * up(n2(x)))
  *
- * Two savings that change no bit, since rows of a product do not depend on each other:
+ * Three savings that change no bit, since rows of a product do not depend on each other:
+ *   - the sequences of a pass are packed: all but attention runs over their rows together, so a weight is read once;
  *   - the last layer's queries, attention and feed-forward are made only for rows somebody reads. A prefix is kept for
  *     its keys and values, so there the last layer is two products;
  *   - the feed-forward runs in blocks of rows, which bounds its buffers for long prompts.
+ *
+ *     rows      [ seq 0: T0 rows | seq 1: T1 rows | ... ]       last layer      [ wanted of 0 | wanted of 1 | ... ]
+ *     products, norms, rope      over all of them                               over those
+ *     attention                  seq i's queries over [prefix i | own i]
+ *
  * TRAP: keys go into `own` rotated, so a prefix is valid only at the positions it was made for: always the start. */
 #include "reader/decoder.h"
 
@@ -17,7 +23,7 @@
 
 #include "base/memory.h"
 
-enum { MLP_ROWS = 512 }; /* at F = 18,944: 2 x 39 MB of f32 */
+enum { MLP_ROWS = 512 }; /* or as many as fill the device; at F = 18,944: 2 x 39 MB of f32 */
 
 typedef struct { weight norm1, norm2; linear q, k, v, o, gate, up, down; } layer;
 
@@ -125,27 +131,57 @@ static act *kv_row(const decoder *d, const kernels *k, const kv *c, int i, int w
     return act_at(k, c->data, (size_t)(2 * i + which) * plane + (size_t)row * kv_dim(&d->c));
 }
 
-/* cos, sin [T, head_dim / 2] of the angles position * frequency, each frequency reading its own axis's position. */
-static bool rope_tables(const decoder *d, const int32_t *pos, int T, float **cos_, float **sin_, arena *a, err *e)
+kv decoder_kv_from(const decoder *d, const kernels *k, const kv *whole, int row)
+{
+    return (kv){act_at(k, whole->data, (size_t)row * kv_dim(&d->c)), whole->capacity, 0};
+}
+
+/* Angles of rows, where rope reads them: [rows, head_dim / 2]. */
+typedef struct { const float *cos_, *sin_; } angles;
+
+/* A packed pass under way. */
+typedef struct {
+    const decoder_pass *p;
+    int          n, T, wanted; /* sequences, their rows, those wanted of the last layer */
+    bool         in_line;      /* own rows of the sequences lie one behind the other: products write them in place */
+    angles       all, last;    /* of all rows; of those wanted */
+    attend_args *at;           /* [n] */
+    act         *x, *h, *q, *o; /* residual stream; normed input; queries; attended */
+    act         *keys, *values; /* [T, kv_heads * head_dim] where not in_line */
+    act         *out;
+} packed;
+
+/* cos, sin of position * frequency, each frequency reading its own axis's position: of all rows, then of those wanted. */
+static bool rope_tables(const decoder *d, kernels *k, packed *b, arena *a, err *e)
 {
     int    half = d->c.head_dim / 2;
-    size_t n = (size_t)T * (size_t)half;
-    float *c = ARENA_NEW(a, float, n, e), *s = c ? ARENA_NEW(a, float, n, e) : NULL;
+    size_t n = (size_t)b->T * (size_t)half, m = (size_t)b->wanted * (size_t)half;
+    float *c = ARENA_NEW(a, float, n + m, e), *s = c ? ARENA_NEW(a, float, n + m, e) : NULL;
     if (!s) return false;
-    for (int t = 0; t < T; t++)
-        for (int j = 0; j < half; j++) {
-            float angle = (float)pos[(size_t)d->axis[j] * (size_t)T + (size_t)t] * d->inv[j];
-            c[(size_t)t * (size_t)half + (size_t)j] = cosf(angle);
-            s[(size_t)t * (size_t)half + (size_t)j] = sinf(angle);
+    size_t at = 0, at_last = n;
+    for (int i = 0; i < b->n; i++) {
+        const decoder_pass *p = &b->p[i];
+        for (int t = 0; t < p->T; t++, at += (size_t)half) {
+            for (int j = 0; j < half; j++) {
+                float angle = (float)p->pos[(size_t)d->axis[j] * (size_t)p->T + (size_t)t] * d->inv[j];
+                c[at + (size_t)j] = cosf(angle);
+                s[at + (size_t)j] = sinf(angle);
+            }
+            if (t < p->want) continue;
+            memcpy(c + at_last, c + at, (size_t)half * sizeof *c);
+            memcpy(s + at_last, s + at, (size_t)half * sizeof *s);
+            at_last += (size_t)half;
         }
-    *cos_ = c;
-    *sin_ = s;
+    }
+    const float *dc = k->upload(k, c, n + m), *ds = k->upload(k, s, n + m);
+    b->all = (angles){dc, ds};
+    b->last = (angles){dc ? dc + n : NULL, ds ? ds + n : NULL};
     return true;
 }
 
 static void feed_forward(const decoder *d, kernels *k, const layer *y, int adapter, act *x, act *h, int T)
 {
-    int    D = d->c.D, F = d->c.F, step = T < MLP_ROWS ? T : MLP_ROWS;
+    int    D = d->c.D, F = d->c.F, most = k->pass_tokens > MLP_ROWS ? k->pass_tokens : MLP_ROWS, step = T < most ? T : most;
     size_t mark = k->mark(k);
     act   *gate = k->take(k, (size_t)step * (size_t)F), *up = k->take(k, (size_t)step * (size_t)F);
     k->rmsnorm(k, h, x, T, D, &y->norm2, d->c.eps);
@@ -160,50 +196,137 @@ static void feed_forward(const decoder *d, kernels *k, const layer *y, int adapt
     k->back(k, mark);
 }
 
-bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena *a, err *e)
+/* Where the sequences stand, and whether their own rows lie one behind the other. */
+static bool lay_out(const decoder *d, kernels *k, packed *b, err *e)
+{
+    const kv *first = b->p[0].own;
+    int       at = first->n;
+    b->in_line = true;
+    for (int i = 0; i < b->n; i++) {
+        const decoder_pass *p = &b->p[i];
+        if (p->own->n + p->T > p->own->capacity) return err_set(e, ERR_BUG, "decoder: keys and values do not fit");
+        if (p->adapter != b->p[0].adapter || p->x != act_at(k, b->p[0].x, (size_t)b->T * (size_t)d->c.D))
+            return err_set(e, ERR_BUG, "decoder: sequences that cannot be packed");
+        if (p->own->capacity != first->capacity || kv_row(d, k, p->own, 0, 0, p->own->n) != kv_row(d, k, first, 0, 0, at + b->T))
+            b->in_line = false;
+        b->T += p->T;
+        b->wanted += p->T - p->want;
+    }
+    return true;
+}
+
+/* Keys and values of all rows, straight into own where they lie in line, else by way of scratch. */
+static void keys_and_values(const decoder *d, kernels *k, const packed *b, int i)
 {
     const decoder_config *c = &d->c;
-    int    T = p->T, D = c->D, hd = c->head_dim, half = hd / 2, KV = c->kv_heads * hd, Q = c->N * hd, n0 = p->own->n;
-    float *cos_, *sin_;
-    if (T == 0) return true;
-    if (n0 + T > p->own->capacity) return err_set(e, ERR_BUG, "decoder: keys and values do not fit");
-    arena_mark am = arena_here(a);
-    if (!rope_tables(d, p->pos, T, &cos_, &sin_, a, e)) return false;
+    const layer          *y = &d->layers[i];
+    int    KV = c->kv_heads * c->head_dim, n0 = b->p[0].own->n, adapter = b->p[0].adapter;
+    act   *keys = b->in_line ? kv_row(d, k, b->p[0].own, i, 0, n0) : b->keys;
+    act   *values = b->in_line ? kv_row(d, k, b->p[0].own, i, 1, n0) : b->values;
+    linear_run(k, &y->k, adapter, keys, KV, b->h, b->T, UNIT_NONE, NULL);
+    linear_run(k, &y->v, adapter, values, KV, b->h, b->T, UNIT_NONE, NULL);
+    k->rope(k, keys, KV, b->T, c->kv_heads, c->head_dim, b->all.cos_, b->all.sin_, c->head_dim / 2, false);
+    size_t at = 0;
+    for (int s = 0; !b->in_line && s < b->n; s++) {
+        const kv *own = b->p[s].own;
+        size_t    n = (size_t)b->p[s].T * (size_t)KV;
+        k->copy(k, kv_row(d, k, own, i, 0, own->n), act_at(k, keys, at), n);
+        k->copy(k, kv_row(d, k, own, i, 1, own->n), act_at(k, values, at), n);
+        at += n;
+    }
+}
 
-    size_t mark = k->mark(k);
-    act   *h = k->take(k, (size_t)T * (size_t)D); /* normed input */
-    act   *q = k->take(k, (size_t)T * (size_t)Q);
-    act   *o = k->take(k, (size_t)T * (size_t)Q); /* attended */
+/* The residual stream goes on with the rows that are wanted alone. */
+static void keep_wanted(const decoder *d, kernels *k, packed *b)
+{
+    size_t D = (size_t)d->c.D, from = 0, to = 0;
+    for (int s = 0; s < b->n; s++) {
+        const decoder_pass *p = &b->p[s];
+        size_t              n = (size_t)(p->T - p->want) * D;
+        const act          *x = act_at(k, b->x, from + (size_t)p->want * D);
+        act                *y = act_at(k, b->out, to);
+        if (n && x != y) k->copy(k, y, x, n);
+        from += (size_t)p->T * D;
+        to += n;
+    }
+    b->x = b->out;
+}
+
+/* Queries of the rows under way, in q, over each sequence's keys and values; in the last layer of what is wanted. */
+static void attend_all(const decoder *d, kernels *k, const packed *b, int i, bool last)
+{
+    const decoder_config *c = &d->c;
+    int hd = c->head_dim, KV = c->kv_heads * hd, Q = c->N * hd, row = 0, n = 0;
+    for (int s = 0; s < b->n; s++) {
+        const decoder_pass *p = &b->p[s];
+        int                 n_q = last ? p->T - p->want : p->T;
+        if (n_q == 0) continue;
+        attend_args *at = &b->at[n++];
+        *at = (attend_args){.n_heads = c->N, .n_kv_heads = c->kv_heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
+                            .q = act_at(k, b->q, (size_t)row * (size_t)Q), .q_stride = Q, .n_q = n_q,
+                            .out = act_at(k, b->o, (size_t)row * (size_t)Q), .out_stride = Q,
+                            .mask = p->n_tree ? ATTEND_TREE : ATTEND_CAUSAL, .n_tree = p->n_tree, .visible = p->visible};
+        if (p->prefix)
+            at->span[0] = (kv_span){kv_row(d, k, p->prefix, i, 0, 0), kv_row(d, k, p->prefix, i, 1, 0), p->prefix->n, KV};
+        at->span[1] = (kv_span){kv_row(d, k, p->own, i, 0, 0), kv_row(d, k, p->own, i, 1, 0), p->own->n + p->T, KV};
+        row += n_q;
+    }
+    k->attend(k, b->at, n);
+}
+
+static void run_layers(const decoder *d, kernels *k, packed *b)
+{
+    const decoder_config *c = &d->c;
+    const int D = c->D, hd = c->head_dim, Q = c->N * hd, adapter = b->p[0].adapter;
     for (int i = 0; i < c->L; i++) {
         const layer *y = &d->layers[i];
-        int          from = i == c->L - 1 ? p->want : 0, n = T - from;
-        act         *keys = kv_row(d, k, p->own, i, 0, n0), *values = kv_row(d, k, p->own, i, 1, n0);
-        act         *x = act_at(k, p->x, (size_t)from * (size_t)D), *hx = act_at(k, h, (size_t)from * (size_t)D);
-        const float *cq = cos_ + (size_t)from * (size_t)half, *sq = sin_ + (size_t)from * (size_t)half;
+        const bool   last = i == c->L - 1;
+        const int    R = last ? b->wanted : b->T; /* rows whose output somebody reads */
+        const angles at = last ? b->last : b->all;
 
-        k->rmsnorm(k, h, p->x, T, D, &y->norm1, c->eps);
-        linear_run(k, &y->k, p->adapter, keys, KV, h, T, UNIT_NONE, NULL);
-        linear_run(k, &y->v, p->adapter, values, KV, h, T, UNIT_NONE, NULL);
-        k->rope(k, keys, KV, T, c->kv_heads, hd, cos_, sin_, half, false);
-        if (n == 0) break; /* a prefix: nobody reads the last layer's output */
+        k->rmsnorm(k, b->h, b->x, b->T, D, &y->norm1, c->eps);
+        keys_and_values(d, k, b, i);
+        if (R == 0) break; /* prefixes: nobody reads the last layer's output */
+        if (last) {
+            keep_wanted(d, k, b);
+            k->rmsnorm(k, b->h, b->x, R, D, &y->norm1, c->eps);
+        }
+        linear_run(k, &y->q, adapter, b->q, Q, b->h, R, UNIT_NONE, NULL);
+        k->rope(k, b->q, Q, R, c->N, hd, at.cos_, at.sin_, hd / 2, false);
+        attend_all(d, k, b, i, last);
+        linear_run(k, &y->o, adapter, b->x, D, b->o, R, UNIT_NONE, b->x);
+        feed_forward(d, k, y, adapter, b->x, b->h, R);
+        tap_see(b->p[0].tap, "text.layer", i, k, b->x, R, D);
+    }
+}
 
-        linear_run(k, &y->q, p->adapter, q, Q, hx, n, UNIT_NONE, NULL);
-        k->rope(k, q, Q, n, c->N, hd, cq, sq, half, false);
-        attend_args at = {.n_heads = c->N, .n_kv_heads = c->kv_heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
-                          .q = q, .q_stride = Q, .n_q = n, .out = o, .out_stride = Q,
-                          .mask = p->n_tree ? ATTEND_TREE : ATTEND_CAUSAL, .n_tree = p->n_tree, .visible = p->visible};
-        if (p->prefix)
-            at.span[0] = (kv_span){kv_row(d, k, p->prefix, i, 0, 0), kv_row(d, k, p->prefix, i, 1, 0), p->prefix->n, KV};
-        at.span[1] = (kv_span){kv_row(d, k, p->own, i, 0, 0), kv_row(d, k, p->own, i, 1, 0), n0 + T, KV};
-        k->attend(k, &at);
-        linear_run(k, &y->o, p->adapter, x, D, o, n, UNIT_NONE, x);
-        feed_forward(d, k, y, p->adapter, x, hx, n);
-        tap_see(p->tap, "text.layer", i, k, x, n, D);
+bool decoder_forward_packed(const decoder *d, kernels *k, const decoder_pass *p, int n, act *out, arena *a, err *e)
+{
+    packed b = {.p = p, .n = n, .x = n ? p[0].x : NULL, .out = out};
+    if (n == 0) return true;
+    if (!lay_out(d, k, &b, e)) return false;
+    if (b.T == 0) return true;
+    arena_mark am = arena_here(a);
+    size_t     mark = k->mark(k), T = (size_t)b.T, Q = (size_t)d->c.N * (size_t)d->c.head_dim;
+    b.at = ARENA_NEW(a, attend_args, n, e);
+    bool ok = b.at && rope_tables(d, k, &b, a, e);
+    if (ok) {
+        b.h = k->take(k, T * (size_t)d->c.D);
+        b.q = k->take(k, T * Q);
+        b.o = k->take(k, T * Q);
+        b.keys = b.in_line ? NULL : k->take(k, T * kv_dim(&d->c));
+        b.values = b.in_line ? NULL : k->take(k, T * kv_dim(&d->c));
+        run_layers(d, k, &b);
+        for (int i = 0; i < n; i++) p[i].own->n += p[i].T;
     }
     k->back(k, mark);
     arena_back(a, am);
-    p->own->n += T;
-    return true;
+    return ok;
+}
+
+bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena *a, err *e)
+{
+    return decoder_forward_packed(d, k, p, 1, act_at(k, p->x, (size_t)p->want * (size_t)d->c.D), a, e);
 }
 
 void decoder_embed(const decoder *d, kernels *k, const prompt *p, const act *vision, act *x)

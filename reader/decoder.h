@@ -2,7 +2,8 @@
  * rotary positions on one axis (Mistral) or three (Qwen2-VL). Sizes, names and formulas: docs/MODEL.md.
  *
  * A pass runs T new tokens over [cached prefix | own] keys and values. The prefix is read-only, so that any number of
- * workers share it; what is new is written straight into `own`, which the caller sized.
+ * workers share it; what is new is written straight into `own`, which the caller sized. Passes of several sequences can be
+ * packed: products and norms then run over the rows of all of them, and a weight is read once; each attends to its own.
  *
  * Threads  read-only after open; each caller brings its own kernels and arena. Internal to reader/. */
 #ifndef JOMED_READER_DECODER_H
@@ -36,6 +37,9 @@ const decoder_config *decoder_sizes(const decoder *d);
 /* Keys and values of all layers: [L][K, V][capacity, kv_heads * head_dim]. */
 typedef struct { act *data; int capacity, n; } kv;
 size_t decoder_kv_len(const decoder *d, int tokens); /* activations that kv.data needs for that capacity */
+/* The rows of `whole` from `row` on, as keys and values of their own: the sequences of a packed pass whose rows lie one behind
+ * the other in one kv are written without a copy. TRAP: its capacity is the whole's: where it ends, the caller knows. */
+kv decoder_kv_from(const decoder *d, const kernels *k, const kv *whole, int row);
 
 typedef struct {
     const kv      *prefix;   /* seen by all new tokens; NULL: none */
@@ -50,6 +54,11 @@ typedef struct {
     const tap     *tap;
 } decoder_pass;
 bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena *a, err *e);
+
+/* n passes at once, to the same bits as one by one. p[i].x lies right behind p[i-1].x; all have p[0]'s adapter and tap. The
+ * rows that are wanted, of one sequence behind the other's, go to out [sum of T - want, D]; what x holds then is undefined.
+ * out: NULL where nothing is wanted. */
+bool decoder_forward_packed(const decoder *d, kernels *k, const decoder_pass *p, int n, act *out, arena *a, err *e);
 
 /* x[n_ids, D]: rows of the embedding, and vision tokens ([..., D], in the order of the spans) at the pictures. */
 void decoder_embed(const decoder *d, kernels *k, const prompt *p, const act *vision, act *x);

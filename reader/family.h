@@ -41,8 +41,9 @@ typedef struct {
 
     /* The policy's steps of this family, then its own processor. */
     bool (*prepare)(const model *m, picture *out, const image *img, image_policy policy, arena *a, err *e);
-    /* Vision tokens out [rows * cols, D] in the order of the prompt's spans. adapter: as in linear.h. */
-    bool (*encode)(const model *m, kernels *k, int adapter, const picture *p, act *out, const tap *t, arena *a, err *e);
+    /* Vision tokens of n pictures, one behind the other's, out [sum of rows * cols, D] in the order of the prompt's spans. No
+     * picture sees another: the bits are those of one by one. adapter: as in linear.h. */
+    bool (*encode)(const model *m, kernels *k, int adapter, const picture *p, int n, act *out, const tap *t, arena *a, err *e);
     uint64_t (*encode_flops)(const model *m, int adapter, const picture *p); /* by the formula */
 
     /* The prompt's two halves, docs/MODEL.md, "Scoring": the retrieved pair; the query up to the answer's first token. */

@@ -1,8 +1,8 @@
 /* pixtral.c - Pixtral: names in the checkpoint, vision tower, prompt and positions [Agrawal et al. 2024, arXiv:2410.07073].
  * Sizes, tensor names and traps: docs/MODEL.md, "Pixtral-12B". The decoder is decoder.c's.
  *
- * Vision: a pre-norm transformer like the text's, over one image at a time (so attention never crosses images), patches in
- * raster order, rotary positions of (row, column); every patch becomes a token of the text's width.
+ * Vision: a pre-norm transformer like the text's, in which images do not see each other, patches in raster
+ * order, rotary positions of (row, column); every patch becomes a token of the text's width.
  *     x = RMS(patch_conv(px));  x += o(attend(rope(q), rope(k), v));  x += down(act(gate(RMS x)) * up(RMS x))
  *     out = linear_2(gelu(linear_1(x)))
  * TRAP: there is a norm before the first layer and none after the last. */
@@ -152,42 +152,48 @@ static bool pixtral_prepare(const model *base, picture *out, const image *img, i
 
 /* cos, sin [P, head / 2]: the first half of the pairs turns by the patch's row, at the even frequencies, the second by its
  * column, at the odd ones. TRAP: rows first; the reverse gives fluent answers about another picture. */
-static bool rope_tables(const pixtral *m, const picture *p, float **cos_, float **sin_, arena *a, err *e)
+static bool rope_tables(const pixtral *m, const picture *p, int n, int P, float **cos_, float **sin_, arena *a, err *e)
 {
-    int    quarter = m->c.E / m->c.heads / 4, half = 2 * quarter;
-    size_t n = (size_t)p->grid_h * (size_t)p->grid_w;
-    *cos_ = arena_take_n(a, n, (size_t)half * sizeof **cos_, e);
-    *sin_ = *cos_ ? arena_take_n(a, n, (size_t)half * sizeof **sin_, e) : NULL;
+    int quarter = m->c.E / m->c.heads / 4, half = 2 * quarter;
+    *cos_ = arena_take_n(a, (size_t)P, (size_t)half * sizeof **cos_, e);
+    *sin_ = *cos_ ? arena_take_n(a, (size_t)P, (size_t)half * sizeof **sin_, e) : NULL;
     if (!*sin_) return false;
     float *c = *cos_, *s = *sin_;
-    for (int row = 0; row < p->grid_h; row++)
-        for (int col = 0; col < p->grid_w; col++, c += half, s += half)
-            for (int j = 0; j < quarter; j++) {
-                float by_row = (float)row * m->inv[2 * j], by_col = (float)col * m->inv[2 * j + 1];
-                c[j] = cosf(by_row);
-                s[j] = sinf(by_row);
-                c[quarter + j] = cosf(by_col);
-                s[quarter + j] = sinf(by_col);
-            }
+    for (int i = 0; i < n; i++)
+        for (int row = 0; row < p[i].grid_h; row++)
+            for (int col = 0; col < p[i].grid_w; col++, c += half, s += half)
+                for (int j = 0; j < quarter; j++) {
+                    float by_row = (float)row * m->inv[2 * j], by_col = (float)col * m->inv[2 * j + 1];
+                    c[j] = cosf(by_row);
+                    s[j] = sinf(by_row);
+                    c[quarter + j] = cosf(by_col);
+                    s[quarter + j] = sinf(by_col);
+                }
     return true;
 }
 
-static bool pixtral_encode(const model *base, kernels *k, int adapter, const picture *pic, act *out, const tap *t, arena *a,
-                           err *e)
+static int patches_of(const picture *p) { return p->grid_h * p->grid_w; }
+
+static bool pixtral_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out, const tap *t,
+                           arena *a, err *e)
 {
     const pixtral        *m = (const pixtral *)base;
     const pixtral_config *c = &m->c;
-    int        P = pic->grid_h * pic->grid_w, E = c->E, F = c->F, hd = E / c->heads, D = c->text.D, n_px = 3 * c->patch * c->patch;
-    float     *cos_, *sin_;
+    int        P = 0, E = c->E, F = c->F, hd = E / c->heads, D = c->text.D, n_px = 3 * c->patch * c->patch;
+    float     *host_cos, *host_sin;
     arena_mark am = arena_here(a);
-    if (!rope_tables(m, pic, &cos_, &sin_, a, e)) return false;
+    for (int i = 0; i < n; i++) P += patches_of(&pic[i]);
+    attend_args *at = ARENA_NEW(a, attend_args, n, e);
+    if (!at || !rope_tables(m, pic, n, P, &host_cos, &host_sin, a, e)) return false;
 
-    size_t mark = k->mark(k);
-    act   *x = k->take(k, (size_t)P * (size_t)E);
-    act   *h = k->take(k, (size_t)P * (size_t)E);
-    size_t inner = k->mark(k);
-    act   *px = k->take(k, (size_t)P * (size_t)n_px);
-    k->put(k, px, pic->px, (size_t)P * (size_t)n_px);
+    size_t       mark = k->mark(k);
+    const float *cos_ = k->upload(k, host_cos, (size_t)P * (size_t)hd / 2), *sin_ = k->upload(k, host_sin, (size_t)P * (size_t)hd / 2);
+    act         *x = k->take(k, (size_t)P * (size_t)E);
+    act         *h = k->take(k, (size_t)P * (size_t)E);
+    size_t       inner = k->mark(k);
+    act         *px = k->take(k, (size_t)P * (size_t)n_px);
+    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++]))
+        k->put(k, act_at(k, px, (size_t)row * (size_t)n_px), pic[i].px, (size_t)patches_of(&pic[i]) * (size_t)n_px);
     k->linear(k, x, E, px, n_px, P, &m->patch_conv, NULL, UNIT_NONE, NULL);
     k->rmsnorm(k, x, x, P, E, &m->ln_pre, RMS_EPS);
     tap_see(t, "vision.ln_pre", -1, k, x, P, E);
@@ -197,6 +203,13 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
     act *keys = act_at(k, qkv, (size_t)E), *values = act_at(k, qkv, 2 * (size_t)E);
     act *gate = k->take(k, (size_t)P * (size_t)F);
     act *up = k->take(k, (size_t)P * (size_t)F);
+    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++])) {
+        size_t from = (size_t)row * 3 * (size_t)E;
+        at[i] = (attend_args){.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
+                              .q = act_at(k, qkv, from), .q_stride = 3 * E, .n_q = patches_of(&pic[i]),
+                              .out = act_at(k, h, (size_t)row * (size_t)E), .out_stride = E, .mask = ATTEND_ALL};
+        at[i].span[1] = (kv_span){act_at(k, keys, from), act_at(k, values, from), patches_of(&pic[i]), 3 * E};
+    }
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->rmsnorm(k, h, x, P, E, &b->norm1, RMS_EPS);
@@ -204,10 +217,7 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
         linear_run(k, &b->k, adapter, keys, 3 * E, h, P, UNIT_NONE, NULL);
         linear_run(k, &b->v, adapter, values, 3 * E, h, P, UNIT_NONE, NULL);
         k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
-        attend_args at = {.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
-                          .q = qkv, .q_stride = 3 * E, .n_q = P, .out = h, .out_stride = E, .mask = ATTEND_ALL};
-        at.span[1] = (kv_span){keys, values, P, 3 * E};
-        k->attend(k, &at);
+        k->attend(k, at, n);
         linear_run(k, &b->o, adapter, x, E, h, P, UNIT_NONE, x);
 
         k->rmsnorm(k, h, x, P, E, &b->norm2, RMS_EPS);

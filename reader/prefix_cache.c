@@ -24,7 +24,7 @@ prefix_key prefix_key_of(int64_t passage, int64_t adapter, image_policy policy, 
     return (prefix_key){passage, adapter, policy, h};
 }
 
-static bool same(prefix_key x, prefix_key y)
+bool prefix_key_same(prefix_key x, prefix_key y)
 {
     return x.passage == y.passage && x.adapter == y.adapter && x.policy == y.policy && x.caption == y.caption;
 }
@@ -69,7 +69,7 @@ static void list_remove(prefix_cache *c, prefix_entry *p)
 static prefix_entry *lookup(prefix_cache *c, prefix_key key)
 {
     prefix_entry *p = c->bucket[slot(key)];
-    while (p && !same(p->key, key)) p = p->chain;
+    while (p && !prefix_key_same(p->key, key)) p = p->chain;
     return p;
 }
 

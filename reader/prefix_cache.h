@@ -21,6 +21,7 @@ typedef struct prefix_cache prefix_cache;
  * used for two texts. adapter: as reader.h counts them. */
 typedef struct { int64_t passage, adapter; image_policy policy; uint64_t caption; } prefix_key;
 prefix_key prefix_key_of(int64_t passage, int64_t adapter, image_policy policy, const char *caption);
+bool       prefix_key_same(prefix_key x, prefix_key y);
 
 typedef struct prefix_entry {
     kv  keys;

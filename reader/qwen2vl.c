@@ -1,7 +1,7 @@
 /* qwen2vl.c - Qwen2-VL: names in the checkpoint, vision tower, prompt and positions [Wang et al. 2024, arXiv:2409.12191].
  * Sizes, tensor names and traps: docs/MODEL.md, "Qwen2-VL". The decoder is decoder.c's.
  *
- * Vision: a pre-norm ViT over one image at a time, patches in 2x2-block order, rotary positions of (row, column) and no
+ * Vision: a pre-norm ViT in which images do not see each other, patches in 2x2-block order, rotary positions of (row, column) and no
  * others; then four neighbouring patches become one token of the text's width.
  *     x = patch_embed(px);  x += proj(attend(rope(qkv(n1(x)))));  x += fc2(quick_gelu(fc1(n2(x))));  merge
  * TRAP: QuickGELU in the blocks, exact GELU in the merger, and layer norms where the text has RMS norms. */
@@ -158,12 +158,11 @@ static bool qwen2vl_prepare(const model *base, picture *out, const image *img, i
 
 /* cos, sin [P, head / 2] in the order of the patches: merge blocks row by row, inside a block row by row. The first half
  * of the frequencies turns by the patch's row, the second by its column. */
-static bool rope_tables(const qwen2vl *m, const picture *p, float **cos_, float **sin_, arena *a, err *e)
+static bool picture_angles(const qwen2vl *m, const picture *p, float *c, float *sn, arena *a, err *e)
 {
     int    quarter = m->c.E / m->c.heads / 4, side = p->grid_h > p->grid_w ? p->grid_h : p->grid_w, s = m->c.merge;
-    size_t half = 2 * (size_t)quarter, P = (size_t)p->grid_h * (size_t)p->grid_w, n = (size_t)side * (size_t)quarter;
-    float *c = ARENA_NEW(a, float, P * half, e), *sn = c ? ARENA_NEW(a, float, P * half, e) : NULL;
-    float *one_c = sn ? ARENA_NEW(a, float, n, e) : NULL, *one_s = one_c ? ARENA_NEW(a, float, n, e) : NULL;
+    size_t half = 2 * (size_t)quarter, n = (size_t)side * (size_t)quarter;
+    float *one_c = ARENA_NEW(a, float, n, e), *one_s = one_c ? ARENA_NEW(a, float, n, e) : NULL;
     if (!one_s) return false;
     for (int i = 0; i < side; i++)
         for (int j = 0; j < quarter; j++) {
@@ -182,43 +181,65 @@ static bool rope_tables(const qwen2vl *m, const picture *p, float **cos_, float 
                         c[t * half + (size_t)(quarter + j)] = one_c[col * quarter + j];
                         sn[t * half + (size_t)(quarter + j)] = one_s[col * quarter + j];
                     }
-    *cos_ = c;
-    *sin_ = sn;
     return true;
 }
 
-static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const picture *pic, act *out, const tap *t, arena *a,
-                           err *e)
+/* The same of all P patches of n pictures. */
+static bool rope_tables(const qwen2vl *m, const picture *p, int n, int P, float **cos_, float **sin_, arena *a, err *e)
+{
+    size_t half = (size_t)(m->c.E / m->c.heads / 2), at = 0;
+    *cos_ = ARENA_NEW(a, float, (size_t)P * half, e);
+    *sin_ = *cos_ ? ARENA_NEW(a, float, (size_t)P * half, e) : NULL;
+    if (!*sin_) return false;
+    for (int i = 0; i < n; i++) {
+        if (!picture_angles(m, &p[i], *cos_ + at, *sin_ + at, a, e)) return false;
+        at += (size_t)p[i].grid_h * (size_t)p[i].grid_w * half;
+    }
+    return true;
+}
+
+static int patches_of(const picture *p) { return p->grid_h * p->grid_w; }
+
+static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out, const tap *t,
+                           arena *a, err *e)
 {
     const qwen2vl        *m = (const qwen2vl *)base;
     const qwen2vl_config *c = &m->c;
-    int        P = pic->grid_h * pic->grid_w, E = c->E, hd = E / c->heads, D = c->text.D, n = c->merge * c->merge;
+    int        P = 0, E = c->E, hd = E / c->heads, D = c->text.D, u = c->merge * c->merge;
     int        F = 3 * c->temporal * c->patch * c->patch, wide = c->ratio * E;
-    float     *cos_, *sin_;
+    float     *host_cos, *host_sin;
     arena_mark am = arena_here(a);
-    if (!rope_tables(m, pic, &cos_, &sin_, a, e)) return false;
+    for (int i = 0; i < n; i++) P += patches_of(&pic[i]);
+    attend_args *at = ARENA_NEW(a, attend_args, n, e);
+    if (!at || !rope_tables(m, pic, n, P, &host_cos, &host_sin, a, e)) return false;
 
-    size_t mark = k->mark(k);
-    act   *x = k->take(k, (size_t)P * (size_t)E);
-    act   *h = k->take(k, (size_t)P * (size_t)E);
-    size_t inner = k->mark(k);
-    act   *px = k->take(k, (size_t)P * (size_t)F);
-    k->put(k, px, pic->px, (size_t)P * (size_t)F);
+    size_t       mark = k->mark(k);
+    const float *cos_ = k->upload(k, host_cos, (size_t)P * (size_t)hd / 2), *sin_ = k->upload(k, host_sin, (size_t)P * (size_t)hd / 2);
+    act         *x = k->take(k, (size_t)P * (size_t)E);
+    act         *h = k->take(k, (size_t)P * (size_t)E);
+    size_t       inner = k->mark(k);
+    act         *px = k->take(k, (size_t)P * (size_t)F);
+    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++]))
+        k->put(k, act_at(k, px, (size_t)row * (size_t)F), pic[i].px, (size_t)patches_of(&pic[i]) * (size_t)F);
     k->linear(k, x, E, px, F, P, &m->patch_embed, NULL, UNIT_NONE, NULL);
     tap_see(t, "vision.patch_embed", -1, k, x, P, E);
     k->back(k, inner);
 
     act *qkv = k->take(k, (size_t)P * 3 * (size_t)E); /* rows [q | k | v] */
     act *f = k->take(k, (size_t)P * (size_t)wide);
+    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++])) {
+        act *q = act_at(k, qkv, (size_t)row * 3 * (size_t)E);
+        at[i] = (attend_args){.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
+                              .q = q, .q_stride = 3 * E, .n_q = patches_of(&pic[i]),
+                              .out = act_at(k, h, (size_t)row * (size_t)E), .out_stride = E, .mask = ATTEND_ALL};
+        at[i].span[1] = (kv_span){act_at(k, q, (size_t)E), act_at(k, q, 2 * (size_t)E), patches_of(&pic[i]), 3 * E};
+    }
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->layernorm(k, h, x, P, E, &b->norm1.gain, &b->norm1.bias, LN_EPS);
         linear_run(k, &b->qkv, adapter, qkv, 3 * E, h, P, UNIT_NONE, NULL);
         k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
-        attend_args at = {.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
-                          .q = qkv, .q_stride = 3 * E, .n_q = P, .out = h, .out_stride = E, .mask = ATTEND_ALL};
-        at.span[1] = (kv_span){act_at(k, qkv, (size_t)E), act_at(k, qkv, 2 * (size_t)E), P, 3 * E};
-        k->attend(k, &at);
+        k->attend(k, at, n);
         linear_run(k, &b->proj, adapter, x, E, h, P, UNIT_NONE, x);
 
         k->layernorm(k, h, x, P, E, &b->norm2.gain, &b->norm2.bias, LN_EPS);
@@ -226,11 +247,11 @@ static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const pic
         linear_run(k, &b->fc2, adapter, x, E, f, P, UNIT_NONE, x);
         tap_see(t, "vision.block", i, k, x, P, E);
     }
-    /* The patches of a block follow each other, so that [P,E] read as [P / n, n * E] is the concatenation. */
+    /* The patches of a block follow each other, so that [P,E] read as [P / u, u * E] is the concatenation. */
     k->layernorm(k, h, x, P, E, &m->ln_q.gain, &m->ln_q.bias, LN_EPS);
-    linear_run(k, &m->merge0, adapter, x, n * E, h, P / n, UNIT_GELU, NULL);
-    linear_run(k, &m->merge2, adapter, out, D, x, P / n, UNIT_NONE, NULL);
-    tap_see(t, "vision.merger", -1, k, out, P / n, D);
+    linear_run(k, &m->merge0, adapter, x, u * E, h, P / u, UNIT_GELU, NULL);
+    linear_run(k, &m->merge2, adapter, out, D, x, P / u, UNIT_NONE, NULL);
+    tap_see(t, "vision.merger", -1, k, out, P / u, D);
     k->back(k, mark);
     arena_back(a, am);
     return true;

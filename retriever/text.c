@@ -212,7 +212,7 @@ static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, f
         k->attend(k, &(attend_args){.n_heads = N, .n_kv_heads = N, .head_dim = hd, .scale = 1 / sqrtf((float)hd),
                                     .q = qkv, .q_stride = 3 * D, .n_q = T, .out = y, .out_stride = D,
                                     .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D}, .mask = ATTEND_ALL,
-                                    .alibi = t->slope});
+                                    .alibi = t->slope}, 1);
         k->linear(k, x, D, y, D, T, &b->out.w, &b->out.b, UNIT_NONE, x);
         k->layernorm(k, x, x, T, D, &b->norm1.gain, &b->norm1.bias, eps);
 

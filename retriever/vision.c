@@ -238,6 +238,8 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
     act *keys = act_at(k, qkv, D), *values = act_at(k, qkv, 2 * (size_t)D);
     act *patch_rows = act_at(k, x, D), *patch_qk = act_at(k, qkv, 3 * (size_t)D); /* row 0 is the class token */
 
+    const float *cos_ = k->upload(k, v->cos_, (size_t)P * hd / 2), *sin_ = k->upload(k, v->sin_, (size_t)P * hd / 2);
+
     k->put(k, px, patches, (size_t)P * pixels);
     k->copy(k, x, v->start, (size_t)T * D);
     k->linear(k, patch_rows, D, px, pixels, P, &v->patch.w, &v->patch.b, UNIT_NONE, patch_rows);
@@ -253,11 +255,11 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
         k->linear(k, keys, 3 * D, y, D, T, &b->k.w, NULL, UNIT_NONE, NULL);
         k->linear(k, values, 3 * D, y, D, T, &b->v.w, &b->v.b, UNIT_NONE, NULL);
         /* TRAP: the class token is not turned. Keys follow queries in a row, so both turn as 2 N heads. */
-        if (R == T) k->rope(k, patch_qk, 3 * D, P, 2 * N, hd, v->cos_, v->sin_, hd / 2, true);
-        else k->rope(k, act_at(k, patch_qk, D), 3 * D, P, N, hd, v->cos_, v->sin_, hd / 2, true);
+        if (R == T) k->rope(k, patch_qk, 3 * D, P, 2 * N, hd, cos_, sin_, hd / 2, true);
+        else k->rope(k, act_at(k, patch_qk, D), 3 * D, P, N, hd, cos_, sin_, hd / 2, true);
         k->attend(k, &(attend_args){.n_heads = N, .n_kv_heads = N, .head_dim = hd, .scale = 1 / sqrtf((float)hd),
                                     .q = qkv, .q_stride = 3 * D, .n_q = R, .out = y, .out_stride = D,
-                                    .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D}, .mask = ATTEND_ALL});
+                                    .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D}, .mask = ATTEND_ALL}, 1);
         k->layernorm(k, y, y, R, D, &b->inner.gain, &b->inner.bias, EPS);
         k->linear(k, x, D, y, D, R, &b->proj.w, &b->proj.b, UNIT_NONE, x);
 

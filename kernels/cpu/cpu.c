@@ -54,6 +54,12 @@ static void cpu_copy(kernels *k, act *dst, const act *src, size_t n)
     if (cpu_of(k) && n) memmove(dst, src, n * sizeof(float));
 }
 
+static const float *cpu_upload(kernels *k, const float *src, size_t n)
+{
+    (void)k, (void)n;
+    return src;
+}
+
 static bool cpu_sync(kernels *k, err *e)
 {
     if (k->failed.code == ERR_NONE) return true;
@@ -118,10 +124,14 @@ static int cores(void)
     return n < CPU_MAX_THREADS ? n : CPU_MAX_THREADS;
 }
 
+/* At 512 rows products run at the speed of any larger number (docs/PERF.md, "Products on the CPU"), and a pass of the 7B
+ * model then holds 4 x 7 MB of rows and 2 x 39 MB of the feed-forward's besides keys and values. */
+enum { CPU_PASS_TOKENS = 512 };
+
 static const kernels TABLE = {
-    .act_bytes = sizeof(float), .alloc = cpu_alloc, .free_ = cpu_free, .take = cpu_take, .mark = cpu_mark, .back = cpu_back,
-    .put = cpu_put, .get = cpu_get, .copy = cpu_copy, .weight_open = cpu_weight_open, .weight_close = cpu_weight_close,
-    .sync = cpu_sync, .close = cpu_close, .linear = cpu_linear, .linear_low_rank = cpu_linear_low_rank,
+    .act_bytes = sizeof(float), .gpu = -1, .pass_tokens = CPU_PASS_TOKENS, .alloc = cpu_alloc, .free_ = cpu_free, .take = cpu_take,
+    .mark = cpu_mark, .back = cpu_back, .put = cpu_put, .get = cpu_get, .copy = cpu_copy, .upload = cpu_upload,
+    .weight_open = cpu_weight_open, .weight_close = cpu_weight_close, .sync = cpu_sync, .close = cpu_close, .linear = cpu_linear, .linear_low_rank = cpu_linear_low_rank,
     .layernorm = cpu_layernorm, .rmsnorm = cpu_rmsnorm, .glu = cpu_glu,
     .rope = cpu_rope, .attend = cpu_attend, .gather = cpu_gather, .add = cpu_add,
     .mean_rows = cpu_mean_rows, .logits = cpu_logits, .score = cpu_score};

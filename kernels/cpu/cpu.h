@@ -45,7 +45,7 @@ void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w);
 void cpu_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                const int32_t *token, int n);
 /* attend.c */
-void cpu_attend(kernels *k, const attend_args *a);
+void cpu_attend(kernels *k, const attend_args *a, int n);
 /* rows.c */
 void cpu_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
 void cpu_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);

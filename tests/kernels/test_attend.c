@@ -82,6 +82,7 @@ static const attend_case CASES[] = {
     {6, 2, 64, 20, 128, 20, ATTEND_CAUSAL, 0, false, 0}, {4, 2, 32, 11, 100, 30, ATTEND_TREE, 7, false, 0},
     {4, 2, 32, 7, 125, 7, ATTEND_TREE, 7, false, 2},    {4, 1, 17, 9, 3, 12, ATTEND_TREE, 3, false, 0},
     {2, 1, 256, 3, 0, 3, ATTEND_CAUSAL, 0, false, 0},   {2, 2, 8, 300, 0, 300, ATTEND_CAUSAL, 0, false, 0},
+    {4, 2, 32, 3, 100, 40, ATTEND_TREE, 11, false, 0},  {4, 1, 16, 1, 0, 150, ATTEND_TREE, 140, false, 1},
     {8, 8, 12, 50, 0, 50, ATTEND_ALL, 0, true, 1},      {5, 5, 16, 0, 4, 4, ATTEND_ALL, 0, false, 0},
 };
 
@@ -102,7 +103,7 @@ static void compare_all(bool outliers)
         for (int s = 0; s < n_sets; s++)
             for (int threads = 1; threads <= 2; threads++) {
                 kernels *k = kern_open(sets[s], PRECISION_F32, threads);
-                k->attend(k, &m.a);
+                k->attend(k, &m.a, 1);
                 kern_ok(k);
                 for (int t = 0; t < c->n_q; t++)
                     memcpy(got + (size_t)t * width, m.out + (size_t)t * m.a.out_stride, width * sizeof *got);
@@ -142,7 +143,7 @@ static void attention_row_bits(void **state)
         made        m = make_case(&whole, true);
         size_t      row = (size_t)m.a.out_stride;
         kernels    *k1 = kern_open(sets[s], PRECISION_F32, 1);
-        k1->attend(k1, &m.a);
+        k1->attend(k1, &m.a, 1);
         float *want = malloc(N * row * sizeof *want), *out = malloc(N * row * sizeof *out);
         memcpy(want, m.out, N * row * sizeof *want);
         for (int threads = 1; threads <= 3; threads++) {
@@ -156,7 +157,7 @@ static void attention_row_bits(void **state)
                     a.q = m.q + (size_t)prefix * row;
                     a.n_q = n_q;
                     a.out = out;
-                    k->attend(k, &a);
+                    k->attend(k, &a, 1);
                     if (memcmp(out, want + (size_t)prefix * row, (size_t)n_q * row * sizeof *out) != 0)
                         fail_msg("%s: %d queries behind a prefix of %d differ from the same in one span", k->name, n_q, prefix);
                 }
@@ -169,6 +170,44 @@ static void attention_row_bits(void **state)
     }
 }
 
+/* The sequences of a packed pass, more of them than are shared out at a time, some without a query: each as if alone. */
+static void sequences_together_have_their_bits(void **state)
+{
+    (void)state;
+    enum { N = 70 };
+    static const attend_case kinds[] = {
+        {6, 2, 20, 9, 0, 9, ATTEND_CAUSAL, 0, false, 0},   {6, 2, 20, 0, 5, 5, ATTEND_CAUSAL, 0, false, 0},
+        {6, 2, 20, 150, 0, 150, ATTEND_ALL, 0, false, 0},  {6, 2, 20, 11, 130, 30, ATTEND_TREE, 7, false, 2},
+        {6, 2, 20, 1, 200, 1, ATTEND_CAUSAL, 0, false, 3}};
+    for (int threads = 1; threads <= 3; threads++) {
+        kernels    *k = kern_open(NULL, PRECISION_F32, threads);
+        made        m[N];
+        attend_args a[N];
+        float      *want[N];
+        for (int i = 0; i < N; i++) {
+            m[i] = make_case(&kinds[i % 5], true);
+            a[i] = m[i].a;
+            size_t n = (size_t)a[i].n_q * (size_t)a[i].out_stride;
+            want[i] = calloc(n + 1, sizeof(float));
+            a[i].out = want[i];
+            k->attend(k, &a[i], 1);
+            a[i].out = m[i].out;
+        }
+        uint64_t alone = k->flops;
+        k->attend(k, a, N);
+        kern_ok(k);
+        assert_int_equal(k->flops, 2 * alone);
+        for (int i = 0; i < N; i++) {
+            assert_memory_equal(m[i].out, want[i], (size_t)a[i].n_q * (size_t)a[i].out_stride * sizeof(float));
+            free(want[i]);
+            made_free(&m[i]);
+        }
+        k->attend(k, NULL, 0);
+        kern_ok(k);
+        k->close(k);
+    }
+}
+
 /* Whole queries attend to all; a chain of answers is a tree too and must give what causal attention gives. */
 static void chain_tree_equals_causal(void **state)
 {
@@ -177,7 +216,7 @@ static void chain_tree_equals_causal(void **state)
     made        m = make_case(&c, true);
     size_t      n = (size_t)c.n_q * (size_t)m.a.out_stride;
     kernels    *k = kern_open(NULL, PRECISION_F32, 2);
-    k->attend(k, &m.a);
+    k->attend(k, &m.a, 1);
     uint64_t flops = k->flops;
     float   *causal = malloc(n * sizeof *causal);
     memcpy(causal, m.out, n * sizeof *causal);
@@ -187,7 +226,7 @@ static void chain_tree_equals_causal(void **state)
     m.a.mask = ATTEND_TREE;
     m.a.n_tree = 5;
     m.a.visible = chain;
-    k->attend(k, &m.a);
+    k->attend(k, &m.a, 1);
     kern_ok(k);
     assert_memory_equal(causal, m.out, n * sizeof *causal);
     assert_int_equal(k->flops, 2 * flops);
@@ -211,7 +250,7 @@ static void flops_count_visible_pairs(void **state)
                                                        ? j < tree || m.visible[(first + q - tree) * c->n_tree + j - tree]
                                                        : j <= first + q);
         k->flops = 0;
-        k->attend(k, &m.a);
+        k->attend(k, &m.a, 1);
         kern_ok(k);
         assert_int_equal(k->flops, 4 * pairs * (uint64_t)c->n_heads * (uint64_t)c->dim);
         made_free(&m);
@@ -226,7 +265,7 @@ static void too_wide_a_head_is_refused(void **state)
     float    x[257] = {0};
     err      e;
     k->attend(k, &(attend_args){.n_heads = 1, .n_kv_heads = 1, .head_dim = 257, .q = x, .q_stride = 257, .n_q = 1, .out = x,
-                                .out_stride = 257, .span = {{0}, {x, x, 1, 257}}});
+                                .out_stride = 257, .span = {{0}, {x, x, 1, 257}}}, 1);
     FAILS(k->sync(k, &e), e, ERR_BUG, "256 dimensions");
     k->close(k);
 }
@@ -236,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_matches_reference), cmocka_unit_test(attention_survives_outliers),
         cmocka_unit_test(attention_row_bits),
+        cmocka_unit_test(sequences_together_have_their_bits),
         cmocka_unit_test(chain_tree_equals_causal),    cmocka_unit_test(flops_count_visible_pairs),
         cmocka_unit_test(too_wide_a_head_is_refused),
     };

@@ -122,7 +122,7 @@ static act *encode_all(fixture *f, const tap *t)
     act   *out = f->k->take(f->k, (size_t)f->c.vision_rows * D + 1);
     for (int i = 0; i < f->c.n_pics; i++) {
         const picture *p = &f->c.pic[i];
-        OK(f->r->f->encode(f->r->m, f->k, f->adapter, p, act_at(f->k, out, row * D), t, f->a, &e), e);
+        OK(f->r->f->encode(f->r->m, f->k, f->adapter, p, 1, act_at(f->k, out, row * D), t, f->a, &e), e);
         row += (size_t)p->rows * (size_t)p->cols;
     }
     return out;

@@ -20,7 +20,7 @@ static void fingerprint(reader *r, kernels *k, float out[PRINT])
     r->f->positions(pos, &p, 0);
     size_t D = (size_t)decoder_sizes(r->m->text)->D, n = (size_t)p.n_ids, mark = k->mark(k);
     act   *vision = k->take(k, (size_t)pic.rows * (size_t)pic.cols * D), *x = k->take(k, n * D);
-    OK(r->f->encode(r->m, k, 0, &pic, vision, NULL, a, &e), e);
+    OK(r->f->encode(r->m, k, 0, &pic, 1, vision, NULL, a, &e), e);
     decoder_embed(r->m->text, k, &p, vision, x);
     kv           own = {k->take(k, decoder_kv_len(r->m->text, p.n_ids)), p.n_ids, 0};
     decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = p.n_ids, .want = p.n_ids - 1};

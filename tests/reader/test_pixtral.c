@@ -236,8 +236,8 @@ static float logp_by_hand(world *w, int z, const char *answer)
 
     size_t mark = k->mark(k), n0 = (size_t)pic[0].rows * (size_t)pic[0].cols, n1 = (size_t)pic[1].rows * (size_t)pic[1].cols;
     act   *vision = k->take(k, (n0 + n1) * D), *x = k->take(k, (size_t)all.n_ids * D);
-    OK(w->r->f->encode(m, k, 0, &pic[0], vision, NULL, w->a, &e), e);
-    OK(w->r->f->encode(m, k, 0, &pic[1], act_at(k, vision, n0 * D), NULL, w->a, &e), e);
+    OK(w->r->f->encode(m, k, 0, &pic[0], 1, vision, NULL, w->a, &e), e);
+    OK(w->r->f->encode(m, k, 0, &pic[1], 1, act_at(k, vision, n0 * D), NULL, w->a, &e), e);
     decoder_embed(d, k, &all, vision, x);
     kv           keys = {k->take(k, decoder_kv_len(d, all.n_ids)), all.n_ids, 0};
     decoder_pass pass = {.own = &keys, .pos = pos, .x = x, .T = all.n_ids};
@@ -356,7 +356,7 @@ static void the_work_is_the_formulas(void **state)
     assert_int_equal(w->r->f->encode_flops(w->r->m, 0, &pic), vision_by_hand(3 * 4));
     uint64_t before = w->k->flops;
     act     *out = w->k->take(w->k, 12 * 96);
-    OK(w->r->f->encode(w->r->m, w->k, 0, &pic, out, NULL, w->a, &e) && w->k->sync(w->k, &e), e);
+    OK(w->r->f->encode(w->r->m, w->k, 0, &pic, 1, out, NULL, w->a, &e) && w->k->sync(w->k, &e), e);
     assert_int_equal(w->k->flops - before, vision_by_hand(3 * 4));
     close_world(w);
 }

@@ -227,7 +227,7 @@ static void the_towers_norm_has_its_epsilon(void **state)
     arena   *a = arena_new(0);
     picture  pic = {2, 2, 2, 2, px};
     tap      t = {see_ln_pre, got};
-    OK(r->f->encode(r->m, k, 0, &pic, k->take(k, P * 96), &t, a, &e) && k->sync(k, &e), e);
+    OK(r->f->encode(r->m, k, 0, &pic, 1, k->take(k, P * 96), &t, a, &e) && k->sync(k, &e), e);
     CLOSE(got, want, P * E, 1e-5, "vision.ln_pre of faint patches");
     arena_free(a);
     reader_close(r);
