@@ -3,7 +3,15 @@
  *
  * Rows of a block are (query, head) pairs that read the same key/value head, so a packed block of keys serves them all.
  * Keys are numbered through both spans and blocks begin at multiples of ATTEND_KEYS, so where the first span ends does not
- * show in a result. A masked key has weight exactly 0, which changes no sum: a row's bits do not depend on later keys. */
+ * show in a result. A masked key has weight exactly 0, which changes no sum: a row's bits do not depend on later keys.
+ *
+ * A node of a tree counts only the keys it sees, without gaps: what stands before the tree, then the nodes of its path. It walks
+ * the whole blocks before the tree together with the others, and the rest by itself,
+ *
+ *     all queries     [ block ][ block ][ rest of the keys before the tree | tree ]
+ *     node 7          [ block ][ block ][ rest | 2 5 7 ]
+ *
+ * so that it has the bits of a causal query behind those keys, whatever other nodes there are. */
 #ifndef JOMED_KERNELS_CPU_ATTEND_ISA_H
 #define JOMED_KERNELS_CPU_ATTEND_ISA_H
 
@@ -45,34 +53,47 @@ static void pack_keys(const attend_block *b, int j0, int n)
     }
 }
 
-static void pack_values(const attend_block *b, int j0, int n, int padded)
+/* Value j as the block's i-th. */
+static void pack_value(const attend_block *b, int i, int j, int padded)
 {
     const int dim = b->a->head_dim;
-    for (int j = 0; j < n; j++) {
-        float *dst = b->values + (size_t)j * padded;
-        memcpy(dst, span_row(b->a, j0 + j, true) + (size_t)b->kv_head * dim, (size_t)dim * sizeof(float));
-        for (int d = dim; d < padded; d++) dst[d] = 0;
-    }
+    float    *dst = b->values + (size_t)i * padded;
+    memcpy(dst, span_row(b->a, j, true) + (size_t)b->kv_head * dim, (size_t)dim * sizeof(float));
+    for (int d = dim; d < padded; d++) dst[d] = 0;
 }
 
-/* How many keys, from key 0 on, query i may see at all (the nodes of a tree are then masked one by one). Never falls with i. */
+static void pack_values(const attend_block *b, int j0, int n, int padded)
+{
+    for (int i = 0; i < n; i++) pack_value(b, i, j0 + i, padded);
+}
+
+/* Query i's number among the nodes of the tree; < 0: it stands before the tree, or there is none. */
+static int node_of(const attend_args *a, int i) { return a->mask == ATTEND_TREE ? i - (a->n_q - a->n_tree) : -1; }
+
+/* How many keys, from key 0 on, query i takes from blocks that it shares with others. Never falls with i but from the last
+ * query before the tree to the first node. */
 static int keys_in_sight(const attend_args *a, int i)
 {
     int all = a->span[0].n + a->span[1].n;
-    if (a->mask == ATTEND_ALL || (a->mask == ATTEND_TREE && i >= a->n_q - a->n_tree)) return all;
+    if (a->mask == ATTEND_ALL) return all;
+    if (node_of(a, i) >= 0) return (all - a->n_tree) / ATTEND_KEYS * ATTEND_KEYS;
     return all - a->n_q + i + 1;
 }
 
-/* Add biases and masks to scores s[0 .. n - 1] of query i against keys j0...; what lies behind the sight is not looked at. */
-static void mask_row(const attend_args *a, float *s, int i, int head, int j0, int n)
+/* The most that any of queries i .. last takes. */
+static int most_in_sight(const attend_args *a, int i, int last)
 {
-    if (a->alibi)
-        for (int j = 0; j < n; j++) s[j] -= a->alibi[head] * fabsf((float)(i - (j0 + j)));
-    if (a->mask != ATTEND_TREE) return;
-    int node = i - (a->n_q - a->n_tree), tree = a->span[0].n + a->span[1].n - a->n_tree;
-    if (node < 0) return;
-    for (int j = tree > j0 ? tree - j0 : 0; j < n; j++)
-        if (!a->visible[(size_t)node * a->n_tree + (j0 + j - tree)]) s[j] = -INFINITY;
+    int seen = keys_in_sight(a, last);
+    if (node_of(a, last) < 0 || node_of(a, i) >= 0) return seen;
+    int before = keys_in_sight(a, a->n_q - a->n_tree - 1);
+    return before > seen ? before : seen;
+}
+
+/* Bias of scores s[0 .. n - 1] of query i against keys j0 ... */
+static void bias_row(const attend_args *a, float *s, int i, int head, int j0, int n)
+{
+    if (!a->alibi) return;
+    for (int j = 0; j < n; j++) s[j] -= a->alibi[head] * fabsf((float)(i - (j0 + j)));
 }
 
 /* Scores s [n_padded] of one row to weights exp(s - max); behind n they become 0. Updates the row's maximum and sum and returns
@@ -104,8 +125,9 @@ static float soften_row(float *s, int n, int n_padded, float *max, float *sum)
     return factor;
 }
 
-/* One group of mr <= MR rows against a block of n keys. */
-static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, int padded, float *max, float *sum)
+/* One group of mr <= MR rows against the block of n keys that is packed, which begins at key j0. own: a node's own, of which it
+ * sees every one. */
+static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, bool own, int padded, float *max, float *sum)
 {
     const attend_args *a = b->a;
     const int group = a->n_heads / a->n_kv_heads, dim = a->head_dim, n_padded = (n + VL - 1) / VL * VL;
@@ -116,9 +138,9 @@ static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, in
                                  ATTEND_KEYS, dim, false, true, (ahead){0});
     }
     for (int r = 0; r < mr; r++) {
-        int i = b->i0 + (r0 + r) / group, seen = keys_in_sight(a, i) - j0;
+        int i = b->i0 + (r0 + r) / group, seen = own ? n : keys_in_sight(a, i) - j0;
         int m = seen < n ? (seen > 0 ? seen : 0) : n;
-        mask_row(a, s[r], i, b->kv_head * group + (r0 + r) % group, j0, m);
+        bias_row(a, s[r], i, b->kv_head * group + (r0 + r) % group, j0, m);
         float factor = soften_row(s[r], m, n_padded, &max[r], &sum[r]);
         if (factor != 1) {
             float *o = b->out + (size_t)(r0 + r) * padded;
@@ -141,11 +163,37 @@ static void scale_row(float *y, const float *x, int n, float f)
     for (; i < n; i++) y[i] = x[i] * f;
 }
 
+/* Query i, a node: from where the shared blocks end, its own keys one behind the other. */
+static void attend_node(const attend_block *b, int i, int padded, float *max, float *sum)
+{
+    const attend_args *a = b->a;
+    const int     group = a->n_heads / a->n_kv_heads, dim = a->head_dim, r0 = (i - b->i0) * group;
+    const int     all = a->span[0].n + a->span[1].n, tree = all - a->n_tree, from = keys_in_sight(a, i);
+    const uint8_t *visible = a->visible + (size_t)node_of(a, i) * a->n_tree;
+    int n = tree - from, j = tree;
+    pack_keys(b, from, n);
+    pack_values(b, from, n, padded);
+    while (true) {
+        for (; n < ATTEND_KEYS && j < all; j++) {
+            if (!visible[j - tree]) continue;
+            const float *row = span_row(a, j, false) + (size_t)b->kv_head * dim;
+            for (int d = 0; d < dim; d++) b->keys[(size_t)d * ATTEND_KEYS + n] = row[d];
+            pack_value(b, n++, j, padded);
+        }
+        if (n == 0) break;
+        for (int c = n; c % VL; c++)
+            for (int d = 0; d < dim; d++) b->keys[(size_t)d * ATTEND_KEYS + c] = 0;
+        for (int r = 0; r < group; r += MR)
+            attend_tile(b, r0 + r, group - r < MR ? group - r : MR, 0, n, true, padded, max + r0 + r, sum + r0 + r);
+        n = 0;
+    }
+}
+
 static void attend_part(const attend_block *b)
 {
     const attend_args *a = b->a;
     const int group = a->n_heads / a->n_kv_heads, dim = a->head_dim, padded = (dim + VL - 1) / VL * VL;
-    const int R = b->n_i * group, n_tiles = (R + MR - 1) / MR, last = keys_in_sight(a, b->i0 + b->n_i - 1);
+    const int R = b->n_i * group, n_tiles = (R + MR - 1) / MR, last = most_in_sight(a, b->i0, b->i0 + b->n_i - 1);
     float     max[ATTEND_ROWS], sum[ATTEND_ROWS];
 
     for (int r = 0; r < R; r++) {
@@ -162,11 +210,13 @@ static void attend_part(const attend_block *b)
         pack_keys(b, j0, n);
         pack_values(b, j0, n, padded);
         for (int k = 0, r = 0; k < n_tiles; k++) {
-            int mr = R / n_tiles + (k < R % n_tiles), seen = keys_in_sight(a, b->i0 + (r + mr - 1) / group) - j0;
-            if (seen > 0) attend_tile(b, r, mr, j0, seen < n ? seen : n, padded, max + r, sum + r);
+            int mr = R / n_tiles + (k < R % n_tiles), seen = most_in_sight(a, b->i0 + r / group, b->i0 + (r + mr - 1) / group) - j0;
+            if (seen > 0) attend_tile(b, r, mr, j0, seen < n ? seen : n, false, padded, max + r, sum + r);
             r += mr;
         }
     }
+    for (int i = b->i0; i < b->i0 + b->n_i; i++)
+        if (node_of(a, i) >= 0) attend_node(b, i, padded, max, sum);
     for (int r = 0; r < R; r++) {
         float *y = (float *)a->out + (size_t)(b->i0 + r / group) * a->out_stride + (size_t)(b->kv_head * group + r % group) * dim;
         float  f = sum[r] > 0 ? 1 / sum[r] : 0;
