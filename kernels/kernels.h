@@ -44,6 +44,8 @@ typedef struct { const act *k, *v; int n; int row_stride; } kv_span;
  *   ATTEND_TREE    the last n_tree keys of span[1] are nodes of a tree of answers: such a query sees all keys before
  *                  the tree and the nodes j with visible[i * n_tree + j] (itself included); queries before the tree
  *                  are causal. With n_q < n_tree the queries are the last nodes: the earlier ones are keys alone.
+ *                  A node's keys count without gaps: on the CPU it has the bits of a causal query behind these alone, so
+ *                  that other nodes do not show in it. (A table that only masks them agrees within its rounding.)
  * Head h of the queries reads key/value head h / (n_heads / n_kv_heads).
  * alibi: NULL, or [n_heads] slopes (host): bias -slope * |i - j| (ATTEND_ALL with n_q == span[1].n only). */
 typedef enum { ATTEND_ALL, ATTEND_CAUSAL, ATTEND_TREE } attend_mask;
