@@ -14,17 +14,20 @@
 #include "eval/run.h"
 
 static const char HELP[] =
-    "usage: jomed eval --reader DIR --retriever DIR --index DIR --jsonl FILE [--images DIR] [OPTIONS]\n"
+    "usage: jomed eval --reader DIR --retriever DIR --index DIR --jsonl FILE [--images DIR] [--task FILE.json] [OPTIONS]\n"
+    "       jomed eval --reader DIR --retriever DIR --index DIR --vqa FILE.json --images DIR [--task FILE.json] [OPTIONS]\n"
     "       jomed eval --reader DIR --retriever DIR --index DIR --medmnist FILE.npz --split S --task FILE.json [OPTIONS]\n\n"
     "Answer every case of a data set as `jomed serve` would, and report accuracy, macro F1, exact match, token recall, each\n"
-    "head alone, the cases whose candidates disagree and the any-candidate oracle, with 95 % intervals.\n\n"
+    "head alone, the cases whose candidates disagree and the any-candidate oracle, with 95 % intervals; for labels subset\n"
+    "accuracy, F1, AUROC and average precision.\n\n"
     CLI_MODEL_HELP
     CLI_ADAPTER_HELP
     "  --jsonl FILE       cases, one JSON object a line: image_path, question, answer, answers\n"
-    "  --images DIR       where image_path starts (default: the folder of FILE)\n"
-    "  --medmnist FILE    cases from a MedMNIST archive, with\n"
-    "  --split NAME         train, val or test, and\n"
-    "  --task FILE          {\"question\": \"..\", \"answers\": [..], \"label_to_answer\": [..]}\n"
+    "  --vqa FILE         cases as VQA-RAD or SLAKE publish them\n"
+    "  --images DIR       where the paths of images start (default: the folder of FILE)\n"
+    "  --medmnist FILE    cases from a MedMNIST archive\n"
+    "  --split NAME       of the archive: train, val or test\n"
+    "  --task FILE        what is asked: tasks/*.json, or {\"question\": \"..\", \"answers\": [..], \"label_to_answer\": [..]}\n"
     "  --k N              candidates per head, 1 to 50 (default 2)\n"
     "  --mode MODE        paper (default) or reference (parity with the released code)\n"
     "  --exclude-self     leave out passages whose image equals the case's\n"
@@ -32,13 +35,14 @@ static const char HELP[] =
     "  --workers N        cases at a time (default: one per core, of one thread each)\n"
     "  --predictions FILE one JSON line per case, in file order\n"
     "  --json             print one JSON object instead of the table\n\n"
-    "Lines without \"answers\" are open questions: they are counted and left out. A case that fails (a bad image, an answer\n"
-    "that is not in the set) is listed and counted, not scored, and makes the exit status 1. Ctrl-C ends the run after the\n"
-    "cases under way and reports what is there.\n";
+    "Lines without \"answers\" are open questions: their answers are decoded. A case that fails (a bad image, an answer that is\n"
+    "not in the set) is listed and counted, not scored, and makes the exit status 1. Ctrl-C ends the run after the cases under\n"
+    "way and reports what is there.\n";
 
 typedef struct {
     engine_options models;
-    const char    *jsonl, *images, *medmnist, *split, *task, *predictions;
+    bool           has_policy; /* --image-policy was given */
+    const char    *jsonl, *vqa, *images, *medmnist, *split, *task, *predictions;
     long           k, limit, workers;
     score_mode     mode;
     bool           exclude_self, json, help;
@@ -52,19 +56,21 @@ static bool check(const options *o, err *e)
 {
     if (!cli_need(o->models.reader, "--reader", e) || !cli_need(o->models.retriever, "--retriever", e) ||
         !cli_need(o->models.index, "--index", e)) return false;
-    if (!o->jsonl == !o->medmnist) return err_set(e, ERR_USAGE, "one data set is needed: --jsonl or --medmnist");
-    if (o->jsonl && (o->split || o->task)) return err_set(e, ERR_USAGE, "--split and --task go with --medmnist");
-    if (o->medmnist && o->images) return err_set(e, ERR_USAGE, "--images goes with --jsonl");
+    if (!!o->jsonl + !!o->vqa + !!o->medmnist != 1)
+        return err_set(e, ERR_USAGE, "one data set is needed: --jsonl, --vqa or --medmnist");
+    if (!o->medmnist && o->split) return err_set(e, ERR_USAGE, "--split goes with --medmnist");
+    if (o->medmnist && o->images) return err_set(e, ERR_USAGE, "--images goes with --jsonl and --vqa");
     return !o->medmnist || (cli_need(o->split, "--split", e) && cli_need(o->task, "--task", e));
 }
 
 static bool parse(options *o, int argc, char **argv, err *e)
 {
-    enum { JSONL = 1, IMAGES, MEDMNIST, SPLIT, TASK, K, MODE, SELF, LIMIT, WORKERS, PREDICTIONS, JSON, HELP_ };
+    enum { JSONL = 1, VQA, IMAGES, MEDMNIST, SPLIT, TASK, K, MODE, SELF, LIMIT, WORKERS, PREDICTIONS, JSON, HELP_ };
     static const struct option known[] = {
         CLI_MODEL_OPTIONS,
         CLI_ADAPTER_OPTIONS,
-        {"jsonl", required_argument, NULL, JSONL},       {"images", required_argument, NULL, IMAGES},
+        {"jsonl", required_argument, NULL, JSONL},       {"vqa", required_argument, NULL, VQA},
+        {"images", required_argument, NULL, IMAGES},
         {"medmnist", required_argument, NULL, MEDMNIST}, {"split", required_argument, NULL, SPLIT},
         {"task", required_argument, NULL, TASK},         {"k", required_argument, NULL, K},
         {"mode", required_argument, NULL, MODE},         {"exclude-self", no_argument, NULL, SELF},
@@ -74,9 +80,11 @@ static bool parse(options *o, int argc, char **argv, err *e)
     for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         bool taken;
         if (!cli_model_option(&o->models, opt, optarg, &taken, e)) return false;
+        o->has_policy = o->has_policy || opt == CLI_POLICY;
         if (taken) continue;
         switch (opt) {
         case JSONL: o->jsonl = optarg; break;
+        case VQA: o->vqa = optarg; break;
         case IMAGES: o->images = optarg; break;
         case MEDMNIST: o->medmnist = optarg; break;
         case SPLIT: o->split = optarg; break;
@@ -98,14 +106,29 @@ static bool parse(options *o, int argc, char **argv, err *e)
     return check(o, e) && cli_choose_adapter(&o->models, e);
 }
 
-static bool open_dataset(dataset **set, const options *o, err *e)
+static bool open_dataset(dataset **set, const options *o, const eval_task *task, err *e)
 {
-    if (o->medmnist) return dataset_open_medmnist(set, o->medmnist, o->split, o->task, e);
-    if (o->images) return dataset_open_jsonl(set, o->jsonl, o->images, e);
-    char *path = mem_strdup(o->jsonl);
-    bool  ok = path ? dataset_open_jsonl(set, o->jsonl, dirname(path), e) : err_set(e, ERR_MEMORY, "out of memory");
+    const char *file = o->vqa ? o->vqa : o->jsonl;
+    if (o->medmnist) return dataset_open_medmnist(set, o->medmnist, o->split, task, e);
+    char *path = mem_strdup(file); /* dirname() may write into it */
+    if (!path) return err_set(e, ERR_MEMORY, "out of memory");
+    const char *images = o->images ? o->images : dirname(path);
+    bool ok = o->vqa ? dataset_open_vqa(set, file, images, task, e) : dataset_open_jsonl(set, file, images, task, e);
     free(path);
     return ok;
+}
+
+/* The task says what the reader's pictures go through; a flag that says something else is a mistake in one of the two. */
+static bool open_task(eval_task **task, options *o, err *e)
+{
+    if (!o->task) return true;
+    if (!task_open(task, o->task, e)) return false;
+    if (!(*task)->has_policy) return true;
+    if (o->has_policy && o->models.policy != (*task)->policy)
+        return err_set(e, ERR_USAGE, "--image-policy %s, but %s has %s", image_policy_name(o->models.policy), o->task,
+                       image_policy_name((*task)->policy));
+    o->models.policy = (*task)->policy;
+    return true;
 }
 
 /* Cores are shared out: as many cases at a time as there are cores, unless one of the two numbers is given. A case by
@@ -148,6 +171,7 @@ static bool on_progress(void *ctx, int64_t done, int64_t n)
 /* ---- the run ---- */
 
 typedef struct {
+    eval_task *task;
     dataset  *set;
     kernels **kern;
     engine    en;
@@ -156,10 +180,10 @@ typedef struct {
     int64_t   n_cases;
 } session;
 
-/* Open all before the first case: data set, one kernels per worker, models, predictions file. */
-static bool open_all(session *s, const options *o, err *e)
+/* Open all before the first case: task, data set, one kernels per worker, models, predictions file. */
+static bool open_all(session *s, options *o, err *e)
 {
-    if (!open_dataset(&s->set, o, e) || !report_new(&s->report, e)) return false;
+    if (!open_task(&s->task, o, e) || !open_dataset(&s->set, o, s->task, e) || !report_new(&s->report, e)) return false;
     s->n_cases = dataset_count(s->set);
     if (o->limit && o->limit < s->n_cases) s->n_cases = o->limit;
     if (!(s->kern = mem_zalloc((size_t)o->workers, sizeof(kernels *)))) return err_set(e, ERR_MEMORY, "out of memory");
@@ -183,6 +207,7 @@ static bool close_all(session *s, const options *o, err *e)
         if (s->kern[w]) s->kern[w]->close(s->kern[w]);
     free(s->kern);
     dataset_close(s->set);
+    task_close(s->task);
     return ok;
 }
 
@@ -210,7 +235,7 @@ static bool run_and_report(session *s, const options *o, err *e)
     if (bar.shown) fputs("\r\033[K", stderr);
     if (!ok) return false;
 
-    report_run run = {.dataset = dataset_name(s->set), .kernels = s->kern[0]->name, .k = (int)o->k,
+    report_run run = {.dataset = dataset_name(s->set), .task = s->task ? s->task->name : NULL, .kernels = s->kern[0]->name, .k = (int)o->k,
                       .workers = (int)o->workers, .mode = o->mode, .tau = s->en.tau,
                       .seconds = (clock_ms() - bar.started) / 1e3, .n_cases = s->n_cases, .interrupted = done < s->n_cases};
     if (!print_report(s, o, &run, e)) return false;
@@ -219,7 +244,6 @@ static bool run_and_report(session *s, const options *o, err *e)
     if (report_failed(s->report))
         return err_set(e, ERR_INPUT, "%lld of %lld cases failed, they are in the report",
                        (long long)report_failed(s->report), (long long)done);
-    if (!report_scored(s->report)) return err_set(e, ERR_INPUT, "no case has \"answers\": open questions are not scored");
     return true;
 }
 

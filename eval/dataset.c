@@ -1,4 +1,4 @@
-/* dataset.c - see dataset.h: the JSONL kind, and the choice between the two. */
+/* dataset.c - see dataset.h: the JSONL kind, and the choice between the three. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,22 +7,28 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
-#include "eval/dataset.h"
+#include "eval/case.h"
 #include "eval/medmnist.h"
-#include "eval/metrics.h"
+#include "eval/vqa.h"
 
 enum { LINE_BYTES = 1 << 20 };
 
-typedef struct { size_t at, bytes, number; } line;
+typedef struct { size_t at, bytes, number; uint64_t picture; } line;
 
 struct dataset {
-    char     *name;
-    medmnist *medmnist; /* NULL: JSONL, which the rest is for */
-    char     *images;
-    file_map  map;
-    line     *lines; /* those that are not blank */
-    int64_t   n;
+    char            *name;
+    const eval_task *task;
+    medmnist        *medmnist; /* one of these two, or else JSONL, which the rest is for */
+    vqa             *vqa;
+    char            *images;
+    file_map         map;
+    line            *lines; /* those that are not blank */
+    int64_t          n;
 };
+
+/* What a VQA set is asked without a task file: the closed set of the paper's evaluation. */
+static const char *const YES_NO[] = {"yes", "no"};
+static const eval_task   PLAIN_VQA = {.kind = EVAL_VQA, .answers = YES_NO, .n_answers = 2};
 
 /* ---- JSONL ---- */
 
@@ -32,7 +38,31 @@ static bool is_blank(const char *s, size_t n)
     return n == 0;
 }
 
-/* Note where the lines are; what they say is read case by case. */
+/* NULL: not an object. *twice: because a member occurs twice. */
+static json_t *parse_line(const dataset *d, const line *l, bool *twice)
+{
+    json_error_t why;
+    json_t      *o = json_loadb((const char *)d->map.data + l->at, l->bytes, JSON_REJECT_DUPLICATES, &why);
+    /* jansson's text may quote the line, its error code may not. */
+    *twice = !o && json_error_code(&why) == json_error_duplicate_key;
+    if (o && !json_is_object(o)) {
+        json_decref(o);
+        return NULL;
+    }
+    return o;
+}
+
+/* Which picture the line is about: by that, cases of one picture are put side by side. */
+static uint64_t line_picture(const dataset *d, const line *l)
+{
+    bool     twice;
+    json_t  *o = l->bytes <= LINE_BYTES ? parse_line(d, l, &twice) : NULL;
+    uint64_t picture = case_picture(json_string_value(json_object_get(o, "image_path")));
+    json_decref(o);
+    return picture;
+}
+
+/* Note where the lines are, and of which pictures; what else they say is read case by case. */
 static bool find_lines(dataset *d, err *e)
 {
     const char *s = (const char *)d->map.data;
@@ -48,7 +78,9 @@ static bool find_lines(dataset *d, err *e)
                 if (!more) return err_set(e, ERR_MEMORY, "%s: out of memory", d->name);
                 d->lines = more;
             }
-            d->lines[d->n++] = (line){at, n, number};
+            d->lines[d->n] = (line){at, n, number, 0};
+            d->lines[d->n].picture = line_picture(d, &d->lines[d->n]);
+            d->n++;
         }
         at += n + 1;
     }
@@ -56,13 +88,23 @@ static bool find_lines(dataset *d, err *e)
     return true;
 }
 
-bool dataset_open_jsonl(dataset **out, const char *path, const char *images, err *e)
+/* With copies of the two paths. NULL: e is set. */
+static dataset *new_set(const char *path, const char *images, const eval_task *task, err *e)
 {
     dataset *d = mem_zalloc(1, sizeof *d);
-    if (!d || !(d->name = mem_strdup(path)) || !(d->images = mem_strdup(images))) {
-        dataset_close(d);
-        return err_set(e, ERR_MEMORY, "%s: out of memory", path);
+    if (d && (d->name = mem_strdup(path)) && (d->images = mem_strdup(images))) {
+        d->task = task;
+        return d;
     }
+    dataset_close(d);
+    err_set(e, ERR_MEMORY, "%s: out of memory", path);
+    return NULL;
+}
+
+bool dataset_open_jsonl(dataset **out, const char *path, const char *images, const eval_task *task, err *e)
+{
+    dataset *d = new_set(path, images, task, e);
+    if (!d) return false;
     if (!file_map_open(&d->map, path, e) || !find_lines(d, e)) {
         dataset_close(d);
         return false;
@@ -114,72 +156,95 @@ static bool line_answers(eval_case *c, const json_t *o, const line *l, const dat
     return true;
 }
 
-/* The answer that is the right one: the same bytes, or else the same when normalised. */
-static bool find_gold(eval_case *c, arena *a, bool *found, err *e)
+/* The answer's own kind of question, where the line tells. */
+static bool line_type(eval_case *c, const json_t *o, const line *l, const dataset *d, err *e)
 {
-    *found = true;
-    for (c->gold = 0; c->gold < c->n_answers; c->gold++)
-        if (!strcmp(c->answers[c->gold], c->gold_text)) return true;
-    char *want, *have;
-    if (!answer_normalise(&want, c->gold_text, a, e)) return false;
-    for (c->gold = 0; c->gold < c->n_answers; c->gold++) {
-        if (!answer_normalise(&have, c->answers[c->gold], a, e)) return false;
-        if (!strcmp(want, have)) return true;
-    }
-    *found = false;
+    const json_t *v = json_object_get(o, "answer_type");
+    const char   *s = json_string_value(v);
+    if (!v || json_is_null(v)) return true;
+    if (s && strcmp(s, "CLOSED") == 0) c->type = ANSWER_CLOSED;
+    else if (s && strcmp(s, "OPEN") == 0) c->type = ANSWER_OPEN;
+    else return malformed(d, l, e, "\"answer_type\" is neither OPEN nor CLOSED");
     return true;
 }
 
-/* The bytes of the image file, below the folder that the caller named and nowhere else. */
-static bool read_image(eval_case *c, const char *rel, const line *l, const dataset *d, arena *a, err *e)
+/* The right answer. In the released code's files of closed tasks its member is named answers, and is a string. */
+static bool line_gold(eval_case *c, const json_t *o, const line *l, const dataset *d, arena *a, err *e)
 {
-    char     path[4096];
-    file_map m;
-    err      why = {0};
-    if (!path_is_below(rel)) return malformed(d, l, e, "\"image_path\" must lie below %s", d->images);
-    if (!path_join(path, sizeof path, d->images, rel, &why) || !file_map_open(&m, path, &why))
-        return err_at(e, ERR_FILE, "image-missing", NULL, "%s:%zu: %s", d->name, l->number, why.text);
-    uint8_t *bytes = arena_take(a, m.bytes ? m.bytes : 1, e);
-    if (bytes && m.bytes) memcpy(bytes, m.data, m.bytes);
-    c->image = bytes;
-    c->image_bytes = m.bytes;
-    file_map_close(&m);
-    return bytes != NULL;
+    bool closed = d->task && d->task->kind == EVAL_CLOSED && !json_object_get(o, "answer");
+    return member(o, closed ? "answers" : "answer", false, &c->gold_text, l, d, a, e);
+}
+
+/* What the line asks: all by itself without a task, else as that has it. *found: see case.h. */
+static bool line_asks(eval_case *c, const json_t *o, const line *l, const dataset *d, bool *found, arena *a, err *e)
+{
+    const eval_task *t = d->task;
+    const char      *own;
+    *found = true;
+    if (!member(o, "question", t && t->question, &own, l, d, a, e)) return false;
+    c->question = own;
+    if (t && !task_question(&c->question, t, own, a, e)) return false;
+    if (!t) {
+        if (!line_answers(c, o, l, d, a, e)) return false;
+        return !c->answers || case_closed(c, c->answers, c->n_answers, found, a, e);
+    }
+    c->max_new_tokens = t->max_new_tokens;
+    switch (t->kind) {
+    case EVAL_CLOSED: return case_closed(c, t->answers, t->n_answers, found, a, e);
+    case EVAL_MULTILABEL: return case_labels(c, t, found, a, e);
+    case EVAL_VQA: return case_vqa(c, t, a, e);
+    case EVAL_OPEN:
+    case N_EVAL_KINDS: break;
+    }
+    return true;
 }
 
 static bool line_case(const json_t *o, const line *l, const dataset *d, eval_case *c, arena *a, err *e)
 {
     const char *rel;
+    char        where[32];
     bool        found;
-    if (!member(o, "answer", false, &c->gold_text, l, d, a, e) ||
-        !member(o, "question", false, &c->question, l, d, a, e) || !member(o, "study", true, &c->study, l, d, a, e) ||
-        !member(o, "patient", true, &c->patient, l, d, a, e) || !member(o, "image_path", false, &rel, l, d, a, e) ||
-        !line_answers(c, o, l, d, a, e)) return false;
-    if (!c->answers) return true; /* open: its image is of no use to us */
-    if (!find_gold(c, a, &found, e)) return false;
+    snprintf(where, sizeof where, ":%zu", l->number);
+    if (!line_gold(c, o, l, d, a, e) || !line_type(c, o, l, d, e) || !line_asks(c, o, l, d, &found, a, e) ||
+        !member(o, "study", true, &c->study, l, d, a, e) || !member(o, "patient", true, &c->patient, l, d, a, e) ||
+        !member(o, "image_path", false, &rel, l, d, a, e)) return false;
     if (!found)
-        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s:%zu: \"answer\" is none of \"answers\"", d->name,
-                      l->number);
-    return read_image(c, rel, l, d, a, e);
+        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL,
+                      c->labels ? "%s%s: \"answer\" is not a list of label numbers" : "%s%s: \"answer\" is none of \"answers\"",
+                      d->name, where);
+    return case_image(c, d->images, rel, d->name, where, a, e);
 }
 
 static bool jsonl_case(const dataset *d, int64_t i, eval_case *c, arena *a, err *e)
 {
-    const line  *l = &d->lines[i];
-    json_error_t why;
+    const line *l = &d->lines[i];
+    bool        twice;
     if (l->bytes > LINE_BYTES) return malformed(d, l, e, "longer than %d bytes", LINE_BYTES);
-    json_t *o = json_loadb((const char *)d->map.data + l->at, l->bytes, JSON_REJECT_DUPLICATES, &why);
-    /* jansson's text may quote the line, its error code may not. */
-    bool twice = !o && json_error_code(&why) == json_error_duplicate_key;
-    bool ok = json_is_object(o) ? line_case(o, l, d, c, a, e)
-                                : malformed(d, l, e, "not a JSON object%s", twice ? " (a member occurs twice)" : "");
+    json_t *o = parse_line(d, l, &twice);
+    bool    ok = o ? line_case(o, l, d, c, a, e)
+                   : malformed(d, l, e, "not a JSON object%s", twice ? " (a member occurs twice)" : "");
     json_decref(o);
     return ok;
 }
 
-/* ---- both kinds ---- */
+/* ---- all kinds ---- */
 
-bool dataset_open_medmnist(dataset **out, const char *path, const char *split, const char *task, err *e)
+bool dataset_open_vqa(dataset **out, const char *path, const char *images, const eval_task *task, err *e)
+{
+    if (task && task->kind != EVAL_VQA)
+        return err_set(e, ERR_FILE, "%s: a task of kind %s, %s takes one of kind vqa", task->path, EVAL_KIND_NAME[task->kind], path);
+    dataset *d = new_set(path, images, task ? task : &PLAIN_VQA, e);
+    if (!d) return false;
+    if (!vqa_open(&d->vqa, d->name, d->images, d->task, e)) {
+        dataset_close(d);
+        return false;
+    }
+    d->n = vqa_count(d->vqa);
+    *out = d;
+    return true;
+}
+
+bool dataset_open_medmnist(dataset **out, const char *path, const char *split, const eval_task *task, err *e)
 {
     dataset *d = mem_zalloc(1, sizeof *d);
     text     name = {0};
@@ -201,6 +266,7 @@ void dataset_close(dataset *d)
 {
     if (!d) return;
     medmnist_close(d->medmnist);
+    vqa_close(d->vqa);
     file_map_close(&d->map);
     free(d->lines);
     free(d->images);
@@ -211,8 +277,15 @@ void dataset_close(dataset *d)
 int64_t     dataset_count(const dataset *d) { return d->n; }
 const char *dataset_name(const dataset *d) { return d->name; }
 
+uint64_t dataset_picture(const dataset *d, int64_t i)
+{
+    return d->medmnist ? 0 : d->vqa ? vqa_picture(d->vqa, i) : d->lines[i].picture;
+}
+
 bool dataset_case(dataset *d, int64_t i, eval_case *out, arena *a, err *e)
 {
     *out = (eval_case){0};
-    return d->medmnist ? medmnist_case(d->medmnist, i, out, a, e) : jsonl_case(d, i, out, a, e);
+    return d->medmnist ? medmnist_case(d->medmnist, i, out, a, e)
+         : d->vqa      ? vqa_case(d->vqa, i, out, a, e)
+                       : jsonl_case(d, i, out, a, e);
 }

@@ -1,66 +1,25 @@
 /* medmnist.c - see medmnist.h. An archive holds SPLIT_images [N,H,W] or [N,H,W,3] u8 and SPLIT_labels [N,1]. */
 #include <stdlib.h>
 #include <string.h>
-#include "base/json.h"
 #include "base/memory.h"
 #include "eval/medmnist.h"
 #include "imaging/image.h"
 #include "index/npz.h"
 
-enum { MOST_ANSWERS = 1000, MOST_LABELS = 1000 };
-
 struct medmnist {
     npz_array   *images, *labels;
     int64_t      n;
     int          width, height, channels;
-    json_t      *task; /* keeps the strings below */
-    const char  *question;
-    const char **answers;
-    int          n_answers;
-    int         *label_to_answer, n_labels;
+    const eval_task *task;
     char         split[64];
 };
 
-static bool task_strings(medmnist *m, const char *path, err *e)
+/* What a set of one class an item can be asked. */
+static bool check_task(const eval_task *t, err *e)
 {
-    const json_t *v = json_object_get(m->task, "answers");
-    size_t        n = json_array_size(v);
-    if (n < 2 || n > MOST_ANSWERS)
-        return err_set(e, ERR_FILE, "%s: \"answers\" must be a list of two answers or more", path);
-    if (!(m->answers = mem_zalloc(n, sizeof *m->answers))) return err_set(e, ERR_MEMORY, "%s: out of memory", path);
-    m->n_answers = (int)n;
-    for (size_t i = 0; i < n; i++)
-        if (!(m->answers[i] = json_string_value(json_array_get(v, i))))
-            return err_set(e, ERR_FILE, "%s: \"answers\"[%zu] must be a string", path, i);
-    if (!(m->question = json_string_value(json_object_get(m->task, "question"))))
-        return err_set(e, ERR_FILE, "%s: \"question\" must be a string", path);
-    return true;
-}
-
-static bool task_labels(medmnist *m, const char *path, err *e)
-{
-    const json_t *v = json_object_get(m->task, "label_to_answer");
-    size_t        n = json_array_size(v);
-    if (!n || n > MOST_LABELS)
-        return err_set(e, ERR_FILE, "%s: \"label_to_answer\" must be a list, an answer's number for each label", path);
-    if (!(m->label_to_answer = mem_zalloc(n, sizeof *m->label_to_answer)))
-        return err_set(e, ERR_MEMORY, "%s: out of memory", path);
-    m->n_labels = (int)n;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *x = json_array_get(v, i);
-        json_int_t    to = json_is_integer(x) ? json_integer_value(x) : -1;
-        if (to < 0 || to >= m->n_answers)
-            return err_set(e, ERR_FILE, "%s: \"label_to_answer\"[%zu] must be 0 to %d", path, i, m->n_answers - 1);
-        m->label_to_answer[i] = (int)to;
-    }
-    return true;
-}
-
-static bool open_task(medmnist *m, const char *path, err *e)
-{
-    if (!json_open(&m->task, path, e)) return false;
-    if (!json_is_object(m->task)) return err_set(e, ERR_FILE, "%s: not a JSON object", path);
-    return task_strings(m, path, e) && task_labels(m, path, e);
+    if (t->kind != EVAL_CLOSED)
+        return err_set(e, ERR_FILE, "%s: a task of kind %s, a MedMNIST archive takes closed ones", t->path, EVAL_KIND_NAME[t->kind]);
+    return t->label_to_answer || err_set(e, ERR_FILE, "%s: \"label_to_answer\" is missing, an archive's labels need it", t->path);
 }
 
 /* The array SPLIT_WHAT. */
@@ -92,13 +51,14 @@ static bool check_shapes(medmnist *m, const char *path, err *e)
     return true;
 }
 
-bool medmnist_open(medmnist **out, const char *path, const char *split, const char *task, err *e)
+bool medmnist_open(medmnist **out, const char *path, const char *split, const eval_task *task, err *e)
 {
     medmnist *m = mem_zalloc(1, sizeof *m);
     if (!m) return err_set(e, ERR_MEMORY, "%s: out of memory", path);
     bool ok = strlen(split) < sizeof m->split || err_set(e, ERR_FILE, "%s: no split of such a long name", path);
     if (ok) strcpy(m->split, split);
-    ok = ok && open_task(m, task, e) && open_array(&m->images, m, path, "images", e) &&
+    m->task = task;
+    ok = ok && check_task(task, e) && open_array(&m->images, m, path, "images", e) &&
          open_array(&m->labels, m, path, "labels", e) && check_shapes(m, path, e);
     if (ok) *out = m;
     else medmnist_close(m);
@@ -110,9 +70,6 @@ void medmnist_close(medmnist *m)
     if (!m) return;
     npz_close(m->images);
     npz_close(m->labels);
-    free(m->answers);
-    free(m->label_to_answer);
-    json_decref(m->task);
     free(m);
 }
 
@@ -134,16 +91,16 @@ static bool read_image(medmnist *m, int64_t i, eval_case *out, arena *a, err *e)
 
 bool medmnist_case(medmnist *m, int64_t i, eval_case *out, arena *a, err *e)
 {
+    const eval_task *t = m->task;
     uint8_t row[8]; /* one element of at most 8 bytes: check_shapes() saw to the rest */
     if (!npz_row(m->labels, i, row, e)) return false;
     int64_t label = npy_int(npz_shape(m->labels), row, 0);
-    if (label < 0 || label >= m->n_labels)
+    if (label < 0 || label >= t->n_label_to_answer)
         return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s/%lld: its label is not in the task's label_to_answer",
                       m->split, (long long)i);
-    out->question = m->question;
-    out->answers = m->answers;
-    out->n_answers = m->n_answers;
-    out->gold = m->label_to_answer[label];
-    out->gold_text = m->answers[out->gold];
-    return read_image(m, i, out, a, e);
+    out->answers = t->answers;
+    out->n_answers = t->n_answers;
+    out->gold = t->label_to_answer[label];
+    out->gold_text = t->answers[out->gold];
+    return task_question(&out->question, t, NULL, a, e) && read_image(m, i, out, a, e);
 }

@@ -6,7 +6,8 @@
 #include "eval/dataset.h"
 
 typedef struct medmnist medmnist;
-bool    medmnist_open(medmnist **out, const char *path, const char *split, const char *task, err *e);
+/* Keeps the task. */
+bool    medmnist_open(medmnist **out, const char *path, const char *split, const eval_task *task, err *e);
 void    medmnist_close(medmnist *m); /* NULL is fine */
 int64_t medmnist_count(const medmnist *m);
 /* The image as a PNG; it is what a client would send, and decodes to the same pixels. */

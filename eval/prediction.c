@@ -21,7 +21,19 @@ static json_t *numbers(const float *x, int n)
     return list;
 }
 
-static json_t *candidate_json(const evidence *z, int A)
+/* What the candidate said by itself, as its kind of answer has it. */
+static bool put_said(json_t *o, const evidence *z, const answer *ans)
+{
+    switch (ans->task) {
+    case TASK_CLOSED: return put(o, "logp", numbers(z->logp, ans->A));
+    case TASK_LABELS: return put(o, "probs", numbers(z->label_prob, ans->L));
+    case TASK_OPEN: break;
+    }
+    bool ok = put(o, "log_likelihood", json_real(z->open_logp));
+    return put(o, "agrees", json_boolean(z->agrees)) && ok;
+}
+
+static json_t *candidate_json(const evidence *z, const answer *ans)
 {
     json_t *o = json_object(), *heads = json_array(), *scores = json_array();
     bool    ok = true;
@@ -32,7 +44,7 @@ static json_t *candidate_json(const evidence *z, int A)
     ok = put(o, "id", json_integer(z->c.id)) && ok;
     ok = put(o, "heads", heads) && ok; /* each put() takes its value, so all must be called */
     ok = put(o, "scores", scores) && ok;
-    ok = put(o, "weight", json_real(z->c.weight)) && put(o, "logp", numbers(z->logp, A)) && ok;
+    ok = put(o, "weight", json_real(z->c.weight)) && put_said(o, z, ans) && ok;
     if (ok) return o;
     json_decref(o);
     return NULL;
@@ -42,7 +54,19 @@ static json_t *candidates(const answer *ans)
 {
     json_t *list = json_array();
     for (int k = 0; k < ans->K; k++)
-        if (json_array_append_new(list, candidate_json(&ans->z[k], ans->A)) != 0) {
+        if (json_array_append_new(list, candidate_json(&ans->z[k], ans)) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+/* The labels of a set. */
+static json_t *names(const eval_case *c, uint64_t set)
+{
+    json_t *list = json_array();
+    for (int l = 0; l < c->n_labels; l++)
+        if (set >> l & 1 && json_array_append_new(list, json_string(c->labels[l])) != 0) {
             json_decref(list);
             return NULL;
         }
@@ -64,11 +88,31 @@ static bool finish(char **line, json_t *o, bool ok, err *e)
     return true;
 }
 
-bool prediction_of(char **line, int64_t i, const eval_case *c, const answer *ans, err *e)
+/* Gold and answer: a text, one of the set, or labels. */
+static bool put_answer(json_t *o, const eval_case *c, const answer *ans, const case_result *r)
+{
+    if (!c->labels)
+        return put(o, "gold", json_string(c->gold_text)) &&
+               put(o, "answer", json_string(ans->task == TASK_OPEN ? ans->open.text : c->answers[ans->answer]));
+    return put(o, "gold", names(c, r->gold_set)) && put(o, "answer", names(c, r->said_set)) &&
+           (!c->generated || (put(o, "text", json_string(ans->open.text)) && put(o, "unparsed", json_integer(r->n_unparsed))));
+}
+
+static bool put_scores(json_t *o, const answer *ans)
+{
+    switch (ans->task) {
+    case TASK_CLOSED: return put(o, "probs", numbers(ans->prob, ans->A));
+    case TASK_LABELS: return put(o, "probs", numbers(ans->label_prob, ans->L));
+    case TASK_OPEN: break;
+    }
+    return put(o, "log_likelihood", json_real(ans->open.logp)) && put(o, "tokens", json_integer(ans->open.n_tokens)) &&
+           put(o, "ended", json_boolean(ans->open.ended));
+}
+
+bool prediction_of(char **line, int64_t i, const eval_case *c, const answer *ans, const case_result *r, err *e)
 {
     json_t *o = json_object();
-    bool    ok = put(o, "case", json_integer(i)) && put(o, "gold", json_string(c->gold_text)) &&
-              put(o, "answer", json_string(c->answers[ans->answer])) && put(o, "probs", numbers(ans->prob, ans->A)) &&
+    bool    ok = put(o, "case", json_integer(i)) && put_answer(o, c, ans, r) && put_scores(o, ans) &&
               put(o, "consistent", json_boolean(ans->consistent)) && put(o, "candidates", candidates(ans));
     return finish(line, o, ok, e);
 }
@@ -79,14 +123,6 @@ bool prediction_failed(char **line, int64_t i, const char *gold, const err *why,
     bool    ok = put(o, "case", json_integer(i)) && put(o, "gold", gold ? json_string(gold) : json_null()) &&
               put(o, "error", json_pack("{s:s,s:s}", "problem", why->problem ? why->problem : err_code_name(why->code), "text",
                                         why->text));
-    return finish(line, o, ok, e);
-}
-
-bool prediction_open(char **line, int64_t i, const char *gold, err *e)
-{
-    json_t *o = json_object();
-    bool    ok = put(o, "case", json_integer(i)) && put(o, "gold", json_string(gold)) &&
-              put(o, "skipped", json_string("open question"));
     return finish(line, o, ok, e);
 }
 

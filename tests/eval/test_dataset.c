@@ -53,7 +53,7 @@ static void demo_set_reads_wrong(void **state)
     image     img;
     err       e = {0};
     arena    *a = arena_new(0);
-    OK(dataset_open_jsonl(&d, DEMO("synthetic/retina_test.jsonl"), DEMO("synthetic"), &e), e);
+    OK(dataset_open_jsonl(&d, DEMO("synthetic/retina_test.jsonl"), DEMO("synthetic"), NULL, &e), e);
     assert_int_equal(dataset_count(d), 60);
     assert_string_equal(dataset_name(d), DEMO("synthetic/retina_test.jsonl"));
     for (int64_t i = 59; i >= 0; i--) {
@@ -79,7 +79,7 @@ static void lines_are_miscounted(void **state)
     err       e = {0};
     arena    *a = arena_new(0);
     text_file("x.png", "not a picture, which is diagnose()'s to say");
-    OK(dataset_open_jsonl(&d, text_file("a.jsonl", all), folder, &e), e);
+    OK(dataset_open_jsonl(&d, text_file("a.jsonl", all), folder, NULL, &e), e);
     assert_int_equal(dataset_count(d), 2);
     OK(dataset_case(d, 0, &c, a, &e), e);
     assert_int_equal(c.gold, 1); /* "YES." is "Yes" when normalised */
@@ -91,6 +91,9 @@ static void lines_are_miscounted(void **state)
     OK(dataset_case(d, 1, &c, a, &e), e); /* no answers: open */
     assert_null(c.answers);
     assert_string_equal(c.gold_text, "a mass");
+    assert_int_equal(c.image_bytes, 43);
+    assert_true(dataset_picture(d, 0) != 0);
+    assert_true(dataset_picture(d, 0) == dataset_picture(d, 1));
     dataset_close(d);
     arena_free(a);
 }
@@ -105,7 +108,7 @@ static void gold_is_the_wrong_one_of_two_alike(void **state)
     arena    *a = arena_new(0);
     text_file("x.png", "x");
     OK(dataset_open_jsonl(&d, text_file("a.jsonl", "{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"+\", \"answers\": [\"-\", \"+\"]}"),
-                          folder, &e), e);
+                          folder, NULL, &e), e);
     OK(dataset_case(d, 0, &c, a, &e), e);
     assert_int_equal(c.gold, 1);
     dataset_close(d);
@@ -122,16 +125,17 @@ static void bad_line_is_read_or_named_wrongly(void **state)
         {"{\"image_path\": \"SECRET\", \"image_path\": \"x.png\"" REST, ERR_INPUT, "line-malformed", "a member occurs twice"},
         {"{\"image_path\": 3" REST, ERR_INPUT, "line-malformed", "\"image_path\" must be a string"},
         {"{\"image_path\": null" REST, ERR_INPUT, "line-malformed", "\"image_path\" must be a string"},
-        {"{\"image_path\": \"../SECRET.png\"" REST, ERR_INPUT, "line-malformed", "\"image_path\" must lie below"},
-        {"{\"image_path\": \"/SECRET.png\"" REST, ERR_INPUT, "line-malformed", "\"image_path\" must lie below"},
+        {"{\"image_path\": \"../SECRET.png\"" REST, ERR_INPUT, "image-outside", "a.jsonl:2: the image's path must lie below"},
+        {"{\"image_path\": \"/SECRET.png\"" REST, ERR_INPUT, "image-outside", "a.jsonl:2: the image's path must lie below"},
         {"{\"image_path\": \"y.png\"" REST, ERR_FILE, "image-missing", "a.jsonl:2: "},
-        {"{\"image_path\": \"\"" REST, ERR_INPUT, "line-malformed", "\"image_path\" must lie below"},
+        {"{\"image_path\": \"\"" REST, ERR_INPUT, "image-outside", "a.jsonl:2: the image's path must lie below"},
         {"{\"image_path\": \"x.png\", \"answer\": \"Yes\", \"answers\": [\"Yes\"]}", ERR_INPUT, "line-malformed", "\"question\" must be a string"},
         {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answers\": [\"Yes\"]}", ERR_INPUT, "line-malformed", "\"answer\" must be a string"},
         {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": \"Yes\"}", ERR_INPUT, "line-malformed", "\"answers\" must be a list"},
         {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": []}", ERR_INPUT, "line-malformed", "\"answers\" must be a list"},
         {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": [\"Yes\", 1]}", ERR_INPUT, "line-malformed", "\"answers\"[1] must be"},
         {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"SECRET\", \"answers\": [\"Yes\", \"No\"]}", ERR_INPUT, "gold-not-an-answer", "is none of"},
+        {"{\"image_path\": \"x.png\", \"answer_type\": \"YES/NO\"" REST, ERR_INPUT, "line-malformed", "\"answer_type\" is neither OPEN nor CLOSED"},
         {"{\"image_path\": \"x.png\", \"study\": 7" REST, ERR_INPUT, "line-malformed", "\"study\" must be a string"},
         {"{\"image_path\": \"x.png\\u0000\"" REST, ERR_INPUT, "line-malformed", "not a JSON object"},
         {"{\"image_path\": \"x\xff.png\"" REST, ERR_INPUT, "line-malformed", "not a JSON object"},
@@ -144,7 +148,7 @@ static void bad_line_is_read_or_named_wrongly(void **state)
         err       e = {0};
         arena    *a = arena_new(0);
         snprintf(all, sizeof all, "{\"image_path\": \"x.png\"" REST "\n%s\n", t[i].line);
-        OK(dataset_open_jsonl(&d, text_file("a.jsonl", all), folder, &e), e);
+        OK(dataset_open_jsonl(&d, text_file("a.jsonl", all), folder, NULL, &e), e);
         assert_int_equal(dataset_count(d), 2);
         OK(dataset_case(d, 0, &c, a, &e), e);
         FAILS(dataset_case(d, 1, &c, a, &e), e, t[i].code, t[i].part);
@@ -165,7 +169,7 @@ static void overlong_line_is_read(void **state)
     err       e = {0};
     arena    *a = arena_new(0);
     memset(s, 'x', n);
-    OK(dataset_open_jsonl(&d, written("a.jsonl", s, n), folder, &e), e);
+    OK(dataset_open_jsonl(&d, written("a.jsonl", s, n), folder, NULL, &e), e);
     FAILS(dataset_case(d, 0, &c, a, &e), e, ERR_INPUT, ":1: longer than 1048576 bytes");
     dataset_close(d);
     arena_free(a);
@@ -177,10 +181,10 @@ static void unusable_file_is_opened(void **state)
     (void)state;
     dataset *d;
     err      e;
-    FAILS(dataset_open_jsonl(&d, in("none.jsonl"), folder, &e), e, ERR_FILE, "none.jsonl");
-    FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", ""), folder, &e), e, ERR_FILE, "no case in it");
-    FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", "\n \n\t\r\n"), folder, &e), e, ERR_FILE, "no case in it");
-    FAILS(dataset_open_jsonl(&d, folder, folder, &e), e, ERR_FILE, folder);
+    FAILS(dataset_open_jsonl(&d, in("none.jsonl"), folder, NULL, &e), e, ERR_FILE, "none.jsonl");
+    FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", ""), folder, NULL, &e), e, ERR_FILE, "no case in it");
+    FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", "\n \n\t\r\n"), folder, NULL, &e), e, ERR_FILE, "no case in it");
+    FAILS(dataset_open_jsonl(&d, folder, folder, NULL, &e), e, ERR_FILE, folder);
 }
 
 /* ---- MedMNIST ---- */
@@ -212,12 +216,20 @@ static const char *archive(const char *images, size_t n_images, const char *labe
     return path;
 }
 
+static eval_task *task_of(const char *path)
+{
+    eval_task *t = NULL;
+    err        e = {0};
+    OK(task_open(&t, path, &e), e);
+    return t;
+}
+
 static const char TASK[] = "{\"question\": \"q\", \"answers\": [\"No\", \"Yes\"], \"label_to_answer\": [1, 0]}";
 
 static void medmnist_pixels_or_labels_differ(void **state)
 {
     (void)state;
-    static const struct { const char *shape, *labels; int channels; } t[] = {{"(3, 2, 3)", "(3, 1)", 1}, {"(3, 2, 3, 3)", "(3,)", 3}};
+    static const struct { const char *shape, *labels; int channels; } shapes[] = {{"(3, 2, 3)", "(3, 1)", 1}, {"(3, 2, 3, 3)", "(3,)", 3}};
     static const uint8_t label[] = {0, 1, 2};
     for (int k = 0; k < 2; k++) {
         dataset    *d;
@@ -225,9 +237,11 @@ static void medmnist_pixels_or_labels_differ(void **state)
         image       img;
         err         e = {0};
         arena      *a = arena_new(0);
-        size_t      bytes = 18 * (size_t)t[k].channels;
-        const char *npz = archive(t[k].shape, bytes, t[k].labels, label, 3);
-        OK(dataset_open_medmnist(&d, npz, "val", text_file("task.json", TASK), &e), e);
+        size_t      bytes = 18 * (size_t)shapes[k].channels;
+        const char *npz = archive(shapes[k].shape, bytes, shapes[k].labels, label, 3);
+        eval_task  *t = task_of(text_file("task.json", TASK));
+        OK(dataset_open_medmnist(&d, npz, "val", t, &e), e);
+        assert_true(dataset_picture(d, 1) == 0);
         assert_int_equal(dataset_count(d), 3);
         assert_non_null(strstr(dataset_name(d), "set.npz#val"));
         for (int i = 0; i < 2; i++) {
@@ -240,11 +254,12 @@ static void medmnist_pixels_or_labels_differ(void **state)
             assert_int_equal(img.height, 2);
             for (int p = 0; p < 6; p++)
                 for (int ch = 0; ch < 3; ch++)
-                    assert_int_equal(img.rgb[3 * p + ch], 4 * (t[k].channels == 3 ? i * 18 + 3 * p + ch : i * 6 + p));
+                    assert_int_equal(img.rgb[3 * p + ch], 4 * (shapes[k].channels == 3 ? i * 18 + 3 * p + ch : i * 6 + p));
         }
         FAILS(dataset_case(d, 2, &c, a, &e), e, ERR_INPUT, "val/2: its label");
         assert_string_equal(e.problem, "gold-not-an-answer");
         dataset_close(d);
+        task_close(t);
         arena_free(a);
     }
 }
@@ -253,30 +268,23 @@ static void bad_archive_or_task_is_opened(void **state)
 {
     (void)state;
     static const uint8_t label[4] = {0};
-    static const struct { const char *task, *part; } t[] = {
-        {"[]", "not a JSON object"},
-        {"{\"answers\": [\"a\", \"b\"], \"label_to_answer\": [0]}", "\"question\" must be a string"},
-        {"{\"question\": \"q\", \"answers\": [\"a\"], \"label_to_answer\": [0]}", "two answers or more"},
-        {"{\"question\": \"q\", \"answers\": [\"a\", 2], \"label_to_answer\": [0]}", "\"answers\"[1] must be a string"},
-        {"{\"question\": \"q\", \"answers\": [\"a\", \"b\"]}", "\"label_to_answer\" must be a list"},
-        {"{\"question\": \"q\", \"answers\": [\"a\", \"b\"], \"label_to_answer\": [0, 2]}", "\"label_to_answer\"[1] must be 0 to 1"},
-        {"{\"question\": \"q\", \"answers\": [\"a\", \"b\"], \"label_to_answer\": [-1]}", "\"label_to_answer\"[0] must be 0 to 1"},
-        {"{", "task.json"},
-    };
-    dataset *d;
-    err      e;
-    char     npz[256], task[256];
+    dataset   *d;
+    eval_task *t = task_of(text_file("task.json", TASK)), *decoded = task_of(text_file("open.json", "{\"kind\": \"open\"}"));
+    eval_task *classless = task_of(text_file("classless.json", "{\"question\": \"q\", \"answers\": [\"a\", \"b\"]}"));
+    err        e;
+    char       npz[256];
     snprintf(npz, sizeof npz, "%s", archive("(4, 2, 2)", 16, "(4,)", label, 4));
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
-        FAILS(dataset_open_medmnist(&d, npz, "val", text_file("task.json", t[i].task), &e), e, ERR_FILE, t[i].part);
-    snprintf(task, sizeof task, "%s", text_file("task.json", TASK));
-    FAILS(dataset_open_medmnist(&d, npz, "test", task, &e), e, ERR_FILE, "test_images");
-    FAILS(dataset_open_medmnist(&d, npz, "val", in("no.json"), &e), e, ERR_FILE, "no.json");
-    FAILS(dataset_open_medmnist(&d, in("no.npz"), "val", task, &e), e, ERR_FILE, "no.npz");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 4)", 16, "(4,)", label, 4), "val", task, &e), e, ERR_FILE, "val_images must be");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 1, 1, 4)", 16, "(4,)", label, 4), "val", task, &e), e, ERR_FILE, "val_images must be");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(2, 2)", label, 4), "val", task, &e), e, ERR_FILE, "val_labels must be");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(3,)", label, 3), "val", task, &e), e, ERR_FILE, "4 val_images but 3 val_labels");
+    FAILS(dataset_open_medmnist(&d, npz, "val", decoded, &e), e, ERR_FILE, "open.json: a task of kind open, a MedMNIST archive takes closed");
+    FAILS(dataset_open_medmnist(&d, npz, "val", classless, &e), e, ERR_FILE, "classless.json: \"label_to_answer\" is missing");
+    FAILS(dataset_open_medmnist(&d, npz, "test", t, &e), e, ERR_FILE, "test_images");
+    FAILS(dataset_open_medmnist(&d, in("no.npz"), "val", t, &e), e, ERR_FILE, "no.npz");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 4)", 16, "(4,)", label, 4), "val", t, &e), e, ERR_FILE, "val_images must be");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 1, 1, 4)", 16, "(4,)", label, 4), "val", t, &e), e, ERR_FILE, "val_images must be");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(2, 2)", label, 4), "val", t, &e), e, ERR_FILE, "val_labels must be");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(3,)", label, 3), "val", t, &e), e, ERR_FILE, "4 val_images but 3 val_labels");
+    task_close(t);
+    task_close(decoded);
+    task_close(classless);
 }
 
 static void real_medmnist_is_misread(void **state)
@@ -288,8 +296,9 @@ static void real_medmnist_is_misread(void **state)
     err         e = {0};
     int         yes = 0;
     if (access(npz, R_OK) != 0) SKIP("no shared MedMNIST data");
-    arena *a = arena_new(0);
-    OK(dataset_open_medmnist(&d, npz, "val", DEMO("tasks/breastmnist.json"), &e), e);
+    arena     *a = arena_new(0);
+    eval_task *t = task_of("tasks/breastmnist.json");
+    OK(dataset_open_medmnist(&d, npz, "val", t, &e), e);
     assert_int_equal(dataset_count(d), 78);
     for (int64_t i = 0; i < 78; i++) {
         OK(dataset_case(d, i, &c, a, &e), e);
@@ -297,6 +306,7 @@ static void real_medmnist_is_misread(void **state)
     }
     assert_int_equal(yes, 21); /* malignant ones of its README */
     dataset_close(d);
+    task_close(t);
     arena_free(a);
 }
 
@@ -310,17 +320,19 @@ static void out_of_memory_leaks_or_passes(void **state)
     for (int kind = 0; kind < 2; kind++) {
         bool done = false;
         for (long n = 0; !done; n++) {
-            dataset  *d = NULL;
-            eval_case c;
-            err       e = {0};
+            dataset   *d = NULL;
+            eval_task *t = NULL;
+            eval_case  c;
+            err        e = {0};
             mem_fail_after(n);
             arena *a = arena_new(0);
-            bool   opened = a && (kind ? dataset_open_medmnist(&d, npz, "val", task, &e)
-                                       : dataset_open_jsonl(&d, DEMO("synthetic/breast_val.jsonl"), DEMO("synthetic"), &e));
+            bool   opened = a && (kind ? task_open(&t, task, &e) && dataset_open_medmnist(&d, npz, "val", t, &e)
+                                       : dataset_open_jsonl(&d, DEMO("synthetic/breast_val.jsonl"), DEMO("synthetic"), NULL, &e));
             done = opened && dataset_case(d, 2, &c, a, &e);
             mem_fail_after(-1);
             if (!done && a && e.code != ERR_MEMORY) fail_msg("kind %d, allocation %ld: %s '%s'", kind, n, err_code_name(e.code), e.text);
             dataset_close(d);
+            task_close(t);
             arena_free(a);
             assert_true(n < 1000);
         }

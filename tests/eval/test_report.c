@@ -95,6 +95,12 @@ static case_result result(int gold, int said, int by_image, int right, bool cons
 static const report_run RUN = {.dataset = "set", .kernels = "cpu", .k = 2, .workers = 1, .mode = MODE_PAPER, .tau = 1, .seconds = 2,
                                .n_cases = 7};
 
+static case_result text(answer_kind type, bool yes_no, bool exact, double recall)
+{
+    return (case_result){.task = TASK_OPEN, .type = type, .yes_no = yes_no, .exact = exact, .recall = recall, .K = 4, .n_cached = 3,
+                         .consistent = exact, .n_tokens = 3, .cut_off = !exact, .flops = 1000, .ms = 9};
+}
+
 /* Gold Yes Yes No No, answers Yes No No No; one more failed, one is open. */
 static report *four_cases(void)
 {
@@ -102,10 +108,11 @@ static report *four_cases(void)
     err     e = {0}, why = {0};
     OK(report_new(&r, &e), e);
     const case_result c[] = {result(0, 0, 0, 4, true), result(0, 1, -1, 1, false), result(1, 1, 1, 3, false), result(1, 1, 0, 4, true)};
-    for (int i = 0; i < 4; i++) OK(report_add(r, &c[i], YES_NO, 2, &e), e);
+    for (int i = 0; i < 4; i++) OK(report_add(r, &c[i], YES_NO, 2, NULL, &e), e);
     err_at(&why, ERR_UNUSABLE, "image-undecodable", "image", "cut short");
     OK(report_add_failed(r, 4, &why, &e), e);
-    report_add_open(r);
+    const case_result open = text(ANSWER_UNTYPED, false, false, .5);
+    OK(report_add(r, &open, NULL, 0, NULL, &e), e);
     return r;
 }
 
@@ -142,10 +149,14 @@ static void summary_differs_from_hand_count(void **state)
     NEAR(at(by_image, "candidate_accuracy", NULL), (2 + 1 + 2 + 2) / 8., 0);
     NEAR(at(modes, "paper", "accuracy"), 3. / 4, 0);
     NEAR(at(modes, "reference", "accuracy"), 1. / 4, 0);
-    NEAR(at(o, "flops", NULL), 4000, 0);
+    NEAR(at(o, "flops", NULL), 5000, 0);
     NEAR(at(o, "cache_hit_rate", NULL), 3. / 4, 0);
     NEAR(at(o, "ms_per_case", "median"), 4, 0);
-    NEAR(at(o, "cases_per_second", NULL), 2, 0);
+    NEAR(at(o, "cases_per_second", NULL), 5. / 2, 0);
+    NEAR(at(o, "decoded", "n"), 1, 0);
+    NEAR(at(o, "decoded", "token_recall"), .5, 0);
+    NEAR(at(o, "query_pictures", "reused"), 0, 0);
+    assert_null(json_object_get(o, "by_answer_type")); /* the set does not sort its questions */
     const json_t *ci = json_object_get(o, "accuracy_ci"), *rows = json_object_get(o, "confusion");
     NEAR(json_real_value(json_array_get(ci, 0)), 0.300641842582402, 1e-12); /* Wilson, 3 of 4 */
     NEAR(json_real_value(json_array_get(ci, 1)), 0.954412739190300, 1e-12);
@@ -170,11 +181,11 @@ static void labels_are_taken_by_position(void **state)
     err     e = {0};
     OK(report_new(&r, &e), e);
     case_result c = result(0, 0, 0, 4, true); /* Yes, Yes */
-    OK(report_add(r, &c, YES_NO, 2, &e), e);
+    OK(report_add(r, &c, YES_NO, 2, NULL, &e), e);
     c = result(1, 1, 1, 4, true); /* Yes, Yes */
-    OK(report_add(r, &c, no_yes, 2, &e), e);
+    OK(report_add(r, &c, no_yes, 2, NULL, &e), e);
     c = result(1, 1, 1, 4, true); /* "1", "1" */
-    OK(report_add(r, &c, grades, 3, &e), e);
+    OK(report_add(r, &c, grades, 3, NULL, &e), e);
     OK(report_json(&o, r, &RUN, NULL, &e), e);
     assert_int_equal(json_array_size(json_object_get(o, "labels")), 5);
     assert_string_equal(json_string_value(json_array_get(json_object_get(o, "labels"), 2)), "0");
@@ -182,6 +193,102 @@ static void labels_are_taken_by_position(void **state)
     NEAR(at(o, "macro_f1_present", NULL), 1, 0);
     json_decref(o);
     report_free(r);
+}
+
+/* Two closed cases over a set and three decoded ones: groups by what the data set calls them and by the right answer. */
+static void questions_are_grouped_wrongly(void **state)
+{
+    (void)state;
+    report     *r = NULL;
+    json_t     *o = NULL;
+    err         e = {0};
+    case_result c[] = {result(0, 0, 0, 4, true), result(0, 1, 0, 1, false), text(ANSWER_CLOSED, false, true, 1),
+                       text(ANSWER_OPEN, false, false, .25), text(ANSWER_OPEN, true, false, 0)};
+    OK(report_new(&r, &e), e);
+    c[0].type = c[1].type = ANSWER_CLOSED;
+    c[0].yes_no = c[1].yes_no = true;
+    for (int i = 0; i < 5; i++) OK(report_add(r, &c[i], YES_NO, i < 2 ? 2 : 0, NULL, &e), e);
+    report_set_vision(r, (vision_cache_stats){2, 3});
+    OK(report_json(&o, r, &RUN, NULL, &e), e);
+    NEAR(at(o, "n", NULL), 2, 0);
+    NEAR(at(o, "n_open", NULL), 3, 0);
+    NEAR(at(o, "accuracy", NULL), .5, 0);
+    const json_t *type = json_object_get(o, "by_answer_type"), *gold = json_object_get(o, "by_gold"), *decoded = json_object_get(o, "decoded");
+    NEAR(at(type, "closed", "n"), 3, 0);
+    NEAR(at(type, "closed", "exact_match"), 2. / 3, 1e-15);
+    NEAR(at(type, "closed", "token_recall"), 2. / 3, 1e-15);
+    NEAR(at(type, "open", "n"), 2, 0);
+    NEAR(at(type, "open", "exact_match"), 0, 0);
+    NEAR(at(type, "open", "token_recall"), .125, 0);
+    NEAR(at(gold, "yes_no", "n"), 3, 0);
+    NEAR(at(gold, "yes_no", "exact_match"), 1. / 3, 1e-15);
+    NEAR(at(gold, "other", "n"), 2, 0);
+    NEAR(at(gold, "other", "token_recall"), 1.25 / 2, 0);
+    NEAR(at(decoded, "n", NULL), 3, 0);
+    NEAR(at(decoded, "exact_match", NULL), 1. / 3, 1e-15);
+    NEAR(at(decoded, "cut_off", NULL), 2. / 3, 1e-15);
+    NEAR(at(decoded, "inconsistent", NULL), 2. / 3, 1e-15);
+    NEAR(at(decoded, "tokens_per_answer", NULL), 3, 0);
+    NEAR(at(o, "query_pictures", "encoded"), 2, 0);
+    NEAR(at(o, "query_pictures", "reused"), 3, 0);
+    const json_t *ci = json_object_get(json_object_get(type, "open"), "exact_match_ci"); /* Wilson, 0 of 2 */
+    NEAR(json_number_value(json_array_get(ci, 0)), 0, 0);
+    NEAR(json_real_value(json_array_get(ci, 1)), 0.657619772493831, 1e-12);
+    json_decref(o);
+    report_free(r);
+}
+
+static case_result set(uint64_t gold, uint64_t said, bool generated)
+{
+    return (case_result){.task = TASK_LABELS, .gold_set = gold, .said_set = said, .generated = generated, .K = 2, .right = gold == said,
+                         .consistent = gold == said, .n_unparsed = said == 0};
+}
+
+/* Sets {a} {b} {} of a b c, said {a} {a,b} {}: two right of three. F1: a 2*1/(1+2), b 2*1/(1+1), c none, so 0. */
+static void sets_of_labels_are_counted_wrongly(void **state)
+{
+    (void)state;
+    static const char *const abc[] = {"a", "b", "c"};
+    static const float prob[3][3] = {{.9f, .1f, .2f}, {.8f, .7f, .1f}, {.2f, .2f, .1f}};
+    for (int generated = 0; generated < 2; generated++) {
+        report     *r = NULL;
+        json_t     *o = NULL;
+        err         e = {0};
+        case_result c[] = {set(1, 1, generated), set(2, 3, generated), set(0, 0, generated)};
+        OK(report_new(&r, &e), e);
+        for (int i = 0; i < 3; i++) OK(report_add(r, &c[i], abc, 3, generated ? NULL : prob[i], &e), e);
+        OK(report_json(&o, r, &RUN, NULL, &e), e);
+        NEAR(at(o, "n", NULL), 0, 0);
+        NEAR(at(o, "n_multilabel", NULL), 3, 0);
+        const json_t *m = json_object_get(o, "multilabel"), *a = json_array_get(json_object_get(m, "labels"), 0);
+        NEAR(at(m, "subset_accuracy", NULL), 2. / 3, 1e-15);
+        NEAR(at(m, "macro_f1", NULL), (2. / 3 + 1 + 0) / 3, 1e-15);
+        NEAR(at(m, "macro_f1_present", NULL), (2. / 3 + 1) / 2, 1e-15);
+        NEAR(at(m, "inconsistent", NULL), 1. / 3, 1e-15);
+        NEAR(at(m, "n_undefined", NULL), 1, 0);
+        assert_string_equal(json_string_value(json_object_get(a, "label")), "a");
+        NEAR(at(a, "n_gold", NULL), 1, 0);
+        NEAR(at(a, "n_said", NULL), 2, 0);
+        NEAR(at(a, "f1", NULL), 2. / 3, 1e-15);
+        if (generated) {
+            assert_true(json_is_null(json_object_get(m, "auroc")));
+            assert_string_equal(json_string_value(json_object_get(m, "answer_form")), "generated");
+            NEAR(at(m, "unparsed", NULL), 1. / 3, 1e-15);
+        } else {
+            NEAR(at(m, "auroc", NULL), 1, 1e-15); /* a: .9 before .8 and .2; b: .7 before .1 and .2 */
+            NEAR(at(m, "oracle", NULL), 2. / 3, 1e-15);
+        }
+        assert_null(json_object_get(o, "confusion"));
+        char  *s = NULL;
+        size_t n;
+        FILE  *f = open_memstream(&s, &n);
+        OK(report_print(f, o, &e), e);
+        fclose(f);
+        if (!strstr(s, "3 cases scored") || !strstr(s, "subset accuracy") || !strstr(s, "  c\n") || strstr(s, "image head alone")) fail_msg("%s", s);
+        free(s);
+        json_decref(o);
+        report_free(r);
+    }
 }
 
 static void empty_report_has_numbers(void **state)
@@ -215,7 +322,7 @@ static void many_labels_are_confused(void **state)
             snprintf(right, sizeof right, "label %d", i);
             snprintf(wrong, sizeof wrong, "other %d", i);
             const char *const both[] = {right, wrong};
-            OK(report_add(r, &c, both, 2, &e), e);
+            OK(report_add(r, &c, both, 2, NULL, &e), e);
         }
     OK(report_json(&o, r, &RUN, NULL, &e), e);
     assert_null(json_object_get(o, "confusion"));
@@ -228,7 +335,8 @@ static void many_labels_are_confused(void **state)
 static void table_hides_failures_or_notice(void **state)
 {
     (void)state;
-    static const char *const wanted[] = {"4 cases scored", "1 open questions left out", "1 FAILED", "INTERRUPTED before 7", " 75.0 %",
+    static const char *const wanted[] = {"5 cases scored", "4 of them over a closed set and 1 decoded", "1 FAILED",
+                                         "INTERRUPTED: there are 7", " 75.0 %", "decoded answers, 1", "cut off at max_new_tokens",
                                          "case 4: image-undecodable: cut short", "on these 2 cases", "95 % interval"};
     report *r = four_cases();
     json_t *o = NULL;
@@ -268,7 +376,7 @@ static void out_of_memory_is_not_an_error(void **state)
         json_t     *o = NULL;
         case_result c = result(0, 0, 0, 4, true);
         mem_fail_after(n);
-        bool ok = report_new(&r, &e) && report_add(r, &c, YES_NO, 2, &e) && report_json(&o, r, &RUN, NULL, &e);
+        bool ok = report_new(&r, &e) && report_add(r, &c, YES_NO, 2, NULL, &e) && report_json(&o, r, &RUN, NULL, &e);
         mem_fail_after(-1);
         if (!ok) assert_int_equal(e.code, ERR_MEMORY);
         done = ok;
@@ -283,6 +391,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heads_and_modes_are_fused_wrongly), cmocka_unit_test(head_without_candidates_has_an_answer),
         cmocka_unit_test(summary_differs_from_hand_count),      cmocka_unit_test(labels_are_taken_by_position),
+        cmocka_unit_test(questions_are_grouped_wrongly),        cmocka_unit_test(sets_of_labels_are_counted_wrongly),
         cmocka_unit_test(empty_report_has_numbers),             cmocka_unit_test(many_labels_are_confused),
         cmocka_unit_test(table_hides_failures_or_notice),       cmocka_unit_test(out_of_memory_is_not_an_error),
     };

@@ -1,5 +1,6 @@
 /* test_run.c - cases lost, doubled or out of order when several workers run them. diagnose() is a fake of this file, which
- * goes by the first byte of the "image": a digit is the answer, and 's' takes its time, so that later cases overtake it. */
+ * goes by the first byte of the "image": a digit is the answer, and 's' takes its time, so that later cases overtake it. A
+ * request without answers is told "a mass", one with labels has the first of them. */
 #include "tests/check.h"
 #include <fcntl.h>
 #include <jansson.h>
@@ -21,32 +22,79 @@ bool diagnose_retrieve(const engine *en, kernels *k, const diagnose_request *q, 
     return err_set(e, ERR_BUG, "not here");
 }
 
-static atomic_int answered;
+task_kind diagnose_task(const diagnose_request *q) { return q->n_labels ? TASK_LABELS : q->n_answers ? TASK_CLOSED : TASK_OPEN; }
+
+static atomic_int      answered;
+static pthread_mutex_t order_lock = PTHREAD_MUTEX_INITIALIZER;
+static char            order[2000]; /* first bytes of the images, as they were asked for */
+static int             max_new_tokens; /* of the last open request */
+
+/* The one candidate of every answer here. */
+static bool candidate_of(answer *out, arena *a, err *e)
+{
+    out->K = 1;
+    out->consistent = true;
+    out->flops = 10;
+    out->total_ms = 1;
+    if (!(out->z = ARENA_NEW(a, evidence, 1, e))) return false;
+    *out->z = (evidence){.c = {.id = 7, .heads = 1, .score = {.5f}, .weight = 1}};
+    return true;
+}
+
+static bool closed_answer(answer *out, const diagnose_request *q, int said, arena *a, err *e)
+{
+    float *v = ARENA_NEW(a, float, 2 * (size_t)q->n_answers, e);
+    out->A = q->n_answers;
+    out->answer = out->z->answer = said;
+    if (!v || !(out->prob = ARENA_NEW(a, float, q->n_answers, e))) return false;
+    for (int i = 0; i < q->n_answers; i++) v[i] = v[q->n_answers + i] = i == said ? 0 : -9;
+    out->prob[said] = 1;
+    out->z->logp = v;
+    out->z->logit = v + q->n_answers;
+    return true;
+}
+
+static bool labels_answer(answer *out, const diagnose_request *q, arena *a, err *e)
+{
+    out->L = q->n_labels;
+    if (!(out->label_prob = out->z->label_prob = ARENA_NEW(a, float, q->n_labels, e))) return false;
+    for (int l = 0; l < q->n_labels; l++) out->label_prob[l] = l ? .25f : .75f;
+    return true;
+}
 
 bool diagnose(const engine *en, kernels *k, const diagnose_request *q, arena *a, answer *out, err *e)
 {
     char c = (char)q->image[0];
     (void)en, (void)k;
-    atomic_fetch_add(&answered, 1);
+    pthread_mutex_lock(&order_lock);
+    int n = atomic_fetch_add(&answered, 1);
+    if (n < (int)sizeof order - 1) order[n] = c;
+    pthread_mutex_unlock(&order_lock);
     if (c == 's') nanosleep(&(struct timespec){0, 20 * 1000 * 1000}, NULL);
     if (c == 'g') return err_set(e, ERR_GPU, "the device is lost");
     if (c == '!') return err_at(e, ERR_UNUSABLE, "image-undecodable", "image", "image: cut short");
-    int said = c >= '0' && c <= '9' ? c - '0' : 0;
-    *out = (answer){.A = q->n_answers, .K = 1, .answer = said, .consistent = true, .flops = 10, .total_ms = 1,
-                    .z = ARENA_NEW(a, evidence, 1, e), .prob = ARENA_NEW(a, float, q->n_answers, e)};
-    float *v = ARENA_NEW(a, float, 2 * (size_t)q->n_answers, e);
-    if (!out->z || !out->prob || !v) return false;
-    for (int i = 0; i < q->n_answers; i++) v[i] = v[q->n_answers + i] = i == said ? 0 : -9;
-    out->prob[said] = 1;
-    *out->z = (evidence){.c = {.id = 7, .heads = 1, .score = {.5f}, .weight = 1}, .logp = v, .logit = v + q->n_answers, .answer = said};
+    if (!q->vision) return err_set(e, ERR_BUG, "no cache of vision tokens");
+    *out = (answer){.task = diagnose_task(q)};
+    if (!candidate_of(out, a, e)) return false;
+    switch (out->task) {
+    case TASK_CLOSED: return closed_answer(out, q, c >= '0' && c <= '9' ? c - '0' : 0, a, e);
+    case TASK_LABELS: return labels_answer(out, q, a, e);
+    case TASK_OPEN: break;
+    }
+    max_new_tokens = q->open.max_new_tokens;
+    static const int32_t token[] = {5, 6};
+    out->open = (open_answer){.text = c == 'l' ? "0, 2, x" : "A mass.", .token = token, .n_tokens = 2, .ended = c != 'c', .logp = -1.5f};
+    out->z->open_logp = -1.25f;
+    out->z->agrees = true;
     return true;
 }
 
 /* ---- a set of cases, one character each ---- */
 
-typedef struct { char folder[64]; dataset *set; report *report; char path[128]; int fd; } world;
+typedef struct { char folder[64]; eval_task *task; dataset *set; report *report; char path[128]; int fd; } world;
 
-static world begin(const char *cases)
+/* task: the text of a task file; NULL: none. With one, the gold of every case is "0,1". */
+static world begin_task(const char *cases, const char *task)
 {
     world w = {.folder = "/tmp/jomed-run-XXXXXX"};
     err   e = {0};
@@ -56,7 +104,8 @@ static world begin(const char *cases)
     FILE *set = fopen(name, "w");
     assert_non_null(set);
     for (const char *c = cases; *c; c++) {
-        if (*c == '?') fprintf(set, "{\"image_path\": \"x\", \"question\": \"q\", \"answer\": \"a mass\"}\n");
+        if (task) fprintf(set, "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"0,1\"}\n", *c);
+        else if (*c == '?') fprintf(set, "{\"image_path\": \"x\", \"question\": \"q\", \"answer\": \"a mass\"}\n");
         else if (*c == '-') fprintf(set, "{\n");
         else fprintf(set, "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"zero\", \"answers\": [\"zero\", \"one\"]}\n", *c);
         snprintf(w.path, sizeof w.path, "%s/%c", w.folder, *c);
@@ -66,7 +115,20 @@ static world begin(const char *cases)
         fclose(f);
     }
     fclose(set);
-    OK(dataset_open_jsonl(&w.set, name, w.folder, &e), e);
+    if (task) {
+        snprintf(w.path, sizeof w.path, "%s/task.json", w.folder);
+        FILE *f = fopen(w.path, "w");
+        assert_non_null(f);
+        fputs(task, f);
+        fclose(f);
+        OK(task_open(&w.task, w.path, &e), e);
+    }
+    snprintf(w.path, sizeof w.path, "%s/x", w.folder); /* of the open questions */
+    FILE *x = fopen(w.path, "w");
+    assert_non_null(x);
+    fputc('x', x);
+    fclose(x);
+    OK(dataset_open_jsonl(&w.set, name, w.folder, w.task, &e), e);
     OK(report_new(&w.report, &e), e);
     snprintf(w.path, sizeof w.path, "%s/predictions", w.folder);
     w.fd = open(w.path, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -74,12 +136,15 @@ static world begin(const char *cases)
     return w;
 }
 
+static world begin(const char *cases) { return begin_task(cases, NULL); }
+
 static void end(world *w)
 {
     char command[128];
     close(w->fd);
     report_free(w->report);
     dataset_close(w->set);
+    task_close(w->task);
     snprintf(command, sizeof command, "rm -rf %s", w->folder);
     assert_int_equal(system(command), 0);
 }
@@ -91,6 +156,18 @@ static run_plan plan_of(const world *w, int workers)
 {
     return (run_plan){.en = &NO_MODELS, .set = w->set, .kern = NO_KERNELS, .workers = workers, .n_cases = dataset_count(w->set), .k = 2,
                       .predictions = w->fd};
+}
+
+/* Lines of the predictions file; every one is whole. */
+static int64_t written(const world *w)
+{
+    char    line[1024];
+    int64_t n = 0;
+    FILE   *f = fopen(w->path, "r");
+    assert_non_null(f);
+    for (; fgets(line, sizeof line, f); n++) assert_int_equal(line[strlen(line) - 1], '\n');
+    fclose(f);
+    return n;
 }
 
 /* The lines of the predictions file, each whole JSON of the case at its place. The number of lines. */
@@ -127,9 +204,10 @@ static void cases_are_lost_or_out_of_order(void **state)
         json_t  *l[10];
         int64_t  done;
         err      e = {0};
+        atomic_store(&answered, 0);
         OK(run_cases(&p, w.report, &done, &e), e);
         assert_int_equal(done, 10);
-        assert_int_equal(report_scored(w.report), 7);
+        assert_int_equal(report_scored(w.report), 8);
         assert_int_equal(report_failed(w.report), 2);
         assert_int_equal(lines(&w, l, 10), 10);
         assert_string_equal(text_at(l[0], "answer"), "zero");
@@ -137,7 +215,13 @@ static void cases_are_lost_or_out_of_order(void **state)
         assert_string_equal(text_at(l[2], "gold"), "zero");
         assert_string_equal(text_at(json_object_get(l[3], "error"), "problem"), "image-undecodable");
         assert_string_equal(text_at(l[3], "gold"), "zero");
-        assert_string_equal(text_at(l[4], "skipped"), "open question");
+        assert_string_equal(text_at(l[4], "answer"), "A mass.");
+        assert_string_equal(text_at(l[4], "gold"), "a mass");
+        assert_int_equal(json_integer_value(json_object_get(l[4], "tokens")), 2);
+        assert_true(json_is_true(json_object_get(l[4], "ended")));
+        assert_true(json_real_value(json_object_get(l[4], "log_likelihood")) == -1.5);
+        assert_true(json_real_value(json_object_get(json_array_get(json_object_get(l[4], "candidates"), 0), "log_likelihood")) == -1.25);
+        assert_true(json_is_true(json_object_get(json_array_get(json_object_get(l[4], "candidates"), 0), "agrees")));
         assert_string_equal(text_at(json_object_get(l[5], "error"), "problem"), "line-malformed");
         const json_t *c = json_array_get(json_object_get(l[8], "candidates"), 0);
         assert_int_equal(json_integer_value(json_object_get(c, "id")), 7);
@@ -146,6 +230,85 @@ static void cases_are_lost_or_out_of_order(void **state)
         for (int i = 0; i < 10; i++) json_decref(l[i]);
         end(&w);
     }
+}
+
+/* Ten questions about three pictures, in turn: one after the other of each, whatever the workers, and lines in file order. */
+static void questions_of_a_picture_are_torn_apart(void **state)
+{
+    (void)state;
+    for (int workers = 1; workers <= 3; workers++) {
+        world    w = begin("0101s0101s");
+        run_plan p = plan_of(&w, workers);
+        json_t  *l[10];
+        int64_t  done;
+        err      e = {0};
+        atomic_store(&answered, 0);
+        memset(order, 0, sizeof order);
+        OK(run_cases(&p, w.report, &done, &e), e);
+        assert_int_equal(done, 10);
+        assert_int_equal(lines(&w, l, 10), 10);
+        for (int i = 0; i < 10; i++) {
+            assert_string_equal(text_at(l[i], "answer"), i % 5 == 1 || i % 5 == 3 ? "one" : "zero");
+            json_decref(l[i]);
+        }
+        if (workers == 1) assert_string_equal(order, "00001111ss");
+        end(&w);
+    }
+}
+
+/* What a task makes of a case: a set by probabilities, a set by a generated list, a text. */
+static void sets_or_texts_are_taken_for_others(void **state)
+{
+    (void)state;
+#define SET "{\"kind\": \"multilabel\", \"question\": \"which?\", \"labels\": [\"a\", \"b\", \"c\"]"
+    json_t *l[2], *o = NULL;
+    int64_t done;
+    err     e = {0};
+    world   w = begin_task("zl", SET "}");
+    run_plan p = plan_of(&w, 1);
+    OK(run_cases(&p, w.report, &done, &e), e);
+    assert_int_equal(lines(&w, l, 2), 2);
+    const json_t *gold = json_object_get(l[0], "gold"), *said = json_object_get(l[0], "answer");
+    assert_int_equal(json_array_size(gold), 2);
+    assert_string_equal(json_string_value(json_array_get(gold, 1)), "b");
+    assert_int_equal(json_array_size(said), 1);
+    assert_string_equal(json_string_value(json_array_get(said, 0)), "a");
+    assert_int_equal(json_array_size(json_object_get(l[0], "probs")), 3);
+    assert_int_equal(json_array_size(json_object_get(json_array_get(json_object_get(l[0], "candidates"), 0), "probs")), 3);
+    json_decref(l[0]);
+    json_decref(l[1]);
+    end(&w);
+
+    w = begin_task("lc", SET ", \"answer_form\": \"generated\", \"max_new_tokens\": 9}");
+    p = plan_of(&w, 1);
+    OK(run_cases(&p, w.report, &done, &e), e);
+    assert_int_equal(max_new_tokens, 9);
+    assert_int_equal(lines(&w, l, 2), 2);
+    said = json_object_get(l[0], "answer");
+    assert_int_equal(json_array_size(said), 2);
+    assert_string_equal(json_string_value(json_array_get(said, 1)), "c");
+    assert_string_equal(text_at(l[0], "text"), "0, 2, x");
+    assert_int_equal(json_integer_value(json_object_get(l[0], "unparsed")), 1);
+    assert_int_equal(json_array_size(json_object_get(l[1], "answer")), 0);
+    assert_true(json_is_false(json_object_get(l[1], "ended")));
+    json_decref(l[0]);
+    json_decref(l[1]);
+    report_run run = {.dataset = "set", .kernels = "cpu", .k = 2, .workers = 1, .tau = 1, .n_cases = 2};
+    OK(report_json(&o, w.report, &run, NULL, &e), e);
+    assert_int_equal(json_integer_value(json_object_get(o, "n_multilabel")), 2);
+    assert_int_equal(json_integer_value(json_object_get(o, "n_open")), 0);
+    json_decref(o);
+    end(&w);
+
+    w = begin_task("00", "{\"kind\": \"open\", \"max_new_tokens\": 7}");
+    p = plan_of(&w, 2);
+    OK(run_cases(&p, w.report, &done, &e), e);
+    assert_int_equal(max_new_tokens, 7);
+    assert_int_equal(lines(&w, l, 2), 2);
+    assert_string_equal(text_at(l[1], "gold"), "0,1");
+    json_decref(l[0]);
+    json_decref(l[1]);
+    end(&w);
 }
 
 static bool until_three(void *ctx, int64_t done, int64_t n)
@@ -166,7 +329,7 @@ static void stopping_leaves_part_of_a_line(void **state)
         atomic_store(&answered, 0);
         OK(run_cases(&p, w.report, &done, &e), e);
         assert_true(done >= 3 && done < 40);
-        assert_int_equal(lines(&w, NULL, 0), done);
+        assert_int_equal(written(&w), done);
         assert_int_equal(report_scored(w.report), done);
         assert_int_equal(atomic_load(&answered), done); /* what was under way is in the file too */
         end(&w);
@@ -228,14 +391,14 @@ static void lost_memory_loses_a_case(void **state)
         if (ok) {
             assert_int_equal(done, 3);
             assert_int_equal(lines(&w, NULL, 0), 3);
-            int64_t failed = report_failed(w.report); /* of the two closed ones, or the open one */
+            int64_t failed = report_failed(w.report);
             assert_true(failed <= 1);
             if (untouched) assert_int_equal(failed, 0);
-            assert_true(report_scored(w.report) == 2 || report_scored(w.report) + failed == 2);
+            assert_int_equal(report_scored(w.report) + failed, 3);
         } else {
             assert_int_equal(e.code, ERR_MEMORY);
-            int64_t written = lines(&w, NULL, 0);
-            assert_true(written == done || written == done + 1); /* the one that the report had no room for */
+            int64_t n_lines = lines(&w, NULL, 0);
+            assert_true(n_lines == done || n_lines == done + 1); /* the one that the report had no room for */
         }
         end(&w);
         assert_true(n < 2000);
@@ -245,7 +408,8 @@ static void lost_memory_loses_a_case(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cases_are_lost_or_out_of_order), cmocka_unit_test(stopping_leaves_part_of_a_line),
+        cmocka_unit_test(cases_are_lost_or_out_of_order), cmocka_unit_test(questions_of_a_picture_are_torn_apart),
+        cmocka_unit_test(sets_or_texts_are_taken_for_others), cmocka_unit_test(stopping_leaves_part_of_a_line),
         cmocka_unit_test(first_cases_only_is_ignored),    cmocka_unit_test(lost_device_or_full_disk_is_a_failed_case),
         cmocka_unit_test(lost_memory_loses_a_case),
     };
