@@ -195,4 +195,12 @@ bool bpe_decode(const bpe *b, const int32_t *ids, int n, char **s, size_t *len, 
     return true;
 }
 
+void bpe_text(const bpe *b, int32_t id, const char **s, size_t *n)
+{
+    err none = {0};
+    int k = id >= 0 && id < b->pieces.n_ids ? b->added_by_id[id] : -1;
+    *n = 0;
+    if ((k < 0 || !b->added.list[k].special) && !id_bytes(b, id, s, n, &none)) *n = 0;
+}
+
 int bpe_vocab(const bpe *b) { return b->pieces.n_ids; }

@@ -6,12 +6,12 @@ int reader_branch(const reader *r, const reader_query *q) { return r->merged ? 0
 
 size_t reader_width(const reader *r) { return (size_t)decoder_sizes(r->m->text)->D; }
 
-bool query_prepare(const reader *r, const reader_query *q, picture *image, prompt *ask, arena *a, err *e)
+bool query_prepare(const reader *r, const reader_query *q, picture *pic, prompt *ask, arena *a, err *e)
 {
     if (q->K < 1) return err_set(e, ERR_BUG, "reader: %d candidates", q->K);
     if (q->adapter < (r->merged ? 1 : 0) || q->adapter > r->n_adapters)
         return err_set(e, ERR_BUG, "reader: adapter %d of %d", q->adapter, r->n_adapters);
-    return r->f->prepare(r->m, image, q->img, q->policy, a, e) && r->f->query(r->m, q->question, image, ask, a, e);
+    return r->f->prepare(r->m, pic, q->img, q->policy, a, e) && r->f->query(r->m, q->question, pic, ask, a, e);
 }
 
 int picture_tokens(const picture *p) { return p->rows * p->cols; }

@@ -16,7 +16,7 @@ size_t reader_width(const reader *r);
 
 /* The query's picture as the tower takes it and the ids of [query image, question]. Nothing is computed yet.
  * ERR_BUG: no candidate, an adapter that is not there. */
-bool query_prepare(const reader *r, const reader_query *q, picture *image, prompt *ask, arena *a, err *e);
+bool query_prepare(const reader *r, const reader_query *q, picture *pic, prompt *ask, arena *a, err *e);
 
 /* Vision tokens of n pictures on the scratch stack, one behind the other's. */
 bool pictures_encode(const reader *r, kernels *k, int branch, const picture *p, int n, act **out, arena *a, err *e);

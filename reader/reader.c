@@ -132,6 +132,7 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     lora_set    adapters = {r->adapter, r->n_adapters, r->merged, &r->merged_bytes};
     model_files files = {dir, config, config_path, r->file, r->tokens, k, &adapters};
     if (!r->f->open(&r->m, &files, e) || !adapters_matched(r, e)) goto done;
+    if (!generation_config_open(&r->generation, dir, r->m->end_id, decoder_sizes(r->m->text)->V, e)) goto done;
     if (!(r->cache = prefix_cache_new(o->cache_bytes))) { err_set(e, ERR_MEMORY, "reader: out of memory"); goto done; }
     if (!sha256_model(r->hash, dir, e)) goto done;
     *out = r;

@@ -4,6 +4,7 @@
 
 #include "base/sha256.h"
 #include "reader/family.h"
+#include "reader/generation_config.h"
 #include "reader/prefix_cache.h"
 #include "reader/reader.h"
 
@@ -14,6 +15,7 @@ struct reader {
     safetensors  *file;  /* kept: weights lie in its mapping */
     kernels      *k;     /* that opened the weights */
     prefix_cache *cache;
+    generation_config generation;
     lora         *adapter[MAX_ADAPTERS]; /* kept: their weights lie in their mappings */
     char          adapter_name[MAX_ADAPTERS][MAX_ADAPTER_NAME + 1];
     int           n_adapters;

@@ -1,0 +1,27 @@
+/* mixture.h - from K rows of logits to one next-token distribution, on plain arrays. Sums run over the rows in their order, in
+ * double: rows in ascending passage id give the same bits whatever order a request's candidates had. Internal to reader/. */
+#ifndef JOMED_READER_MIXTURE_H
+#define JOMED_READER_MIXTURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A row's log p(v) is logit[v] - lse; likeliest is the first of its largest. */
+typedef struct { double lse; int32_t likeliest; } row_facts;
+
+/* Divide the logit of each id by the penalty where it is above 0, multiply it where it is below [Keskar et al. 2019,
+ * arXiv:1909.05858, section 4.1, as transformers' RepetitionPenaltyLogitsProcessor]: once however often the id occurs, which
+ * stamp [V] sees to: what is marked with `now` is done. */
+void penalise(float *logit, const int32_t *ids, int n, double penalty, int *stamp, int now);
+
+/* p[v] = sum_k w[k] softmax(row k)[v]. Row k, [V], is at logit + k * stride, its facts go to facts[k]; part [V] is scratch.
+ * false: a logit is not a finite number. */
+bool mix_probabilities(double *p, row_facts *facts, const float *logit, size_t stride, const float *w, int K, int V,
+                       double *part);
+
+/* pooled[v] = sum_k w[k] row_k[v], the released code's pool of logits, and its own facts. Otherwise as above. */
+bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride, const float *w,
+                 int K, int V, double *part);
+
+#endif
