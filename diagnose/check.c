@@ -64,7 +64,7 @@ static bool check_question(const diagnose_request *q, err *e)
 static bool check_labels(const diagnose_request *q, err *e)
 {
     if (q->n_answers > 0)
-        return err_at(e, ERR_UNUSABLE, "labels-with-answers", "labels", "labels and answers are both given: a request has one or the other");
+        return err_at(e, ERR_UNUSABLE, "field-conflict", "labels", "labels and answers are both given: a request has one or the other");
     return check_texts(q->labels, q->n_labels, &LABELS, e);
 }
 

@@ -28,12 +28,39 @@ static json_t *numbers(const float *x, int n)
     return done(list, ok);
 }
 
+/* [n,2] as n pairs */
+static json_t *pairs(const float *x, int n)
+{
+    json_t *list = json_array();
+    bool    ok = list != NULL;
+    for (int i = 0; ok && i < n; i++) ok = push(list, numbers(x + 2 * i, 2));
+    return done(list, ok);
+}
+
 static json_t *probabilities(const diagnose_request *q, const answer *ans)
 {
     json_t *list = json_array();
     bool    ok = list != NULL;
     for (int i = 0; ok && i < ans->A; i++)
         ok = push(list, json_pack("{s:s, s:f}", "answer", q->answers[i], "probability", (double)ans->prob[i]));
+    return done(list, ok);
+}
+
+static json_t *labels_json(const diagnose_request *q, const answer *ans)
+{
+    json_t *list = json_array();
+    bool    ok = list != NULL;
+    for (int l = 0; ok && l < ans->L; l++)
+        ok = push(list, json_pack("{s:s, s:f}", "label", q->labels[l], "probability", (double)ans->label_prob[l]));
+    return done(list, ok);
+}
+
+/* The labels that are more likely than not. */
+static json_t *present(const diagnose_request *q, const float *prob, int L)
+{
+    json_t *list = json_array();
+    bool    ok = list != NULL;
+    for (int l = 0; ok && l < L; l++) ok = !label_present(prob[l]) || push(list, json_string(q->labels[l]));
     return done(list, ok);
 }
 
@@ -56,6 +83,9 @@ static json_t *candidate_json(const evidence *z)
 /* What one pair says, by the kind of question. */
 static bool put_saying(json_t *o, const diagnose_request *q, const answer *ans, const evidence *z)
 {
+    if (ans->task == TASK_LABELS)
+        return put(o, "present", present(q, z->label_prob, ans->L)) && put(o, "probabilities", numbers(z->label_prob, ans->L))
+            && put(o, "log_likelihoods", pairs(z->logp, ans->L)) && put(o, "mean_logits", pairs(z->logit, ans->L));
     if (ans->task == TASK_OPEN) return put(o, "log_likelihood", json_real(z->open_logp)) && put(o, "agrees", json_boolean(z->agrees));
     return put(o, "answer", json_string(q->answers[z->answer])) && put(o, "probabilities", numbers(z->prob, ans->A))
         && put(o, "log_likelihoods", numbers(z->logp, ans->A)) && put(o, "mean_logits", numbers(z->logit, ans->A));
@@ -108,6 +138,10 @@ json_t *provenance_json(const engine *en, int adapter)
 static bool put_answer(json_t *o, const diagnose_request *q, const answer *ans)
 {
     const open_answer *y = &ans->open;
+    if (ans->task == TASK_LABELS)
+        return put(o, "present", present(q, ans->label_prob, ans->L)) && put(o, "labels", labels_json(q, ans))
+            && put(o, "consistent", json_boolean(ans->consistent)) && put(o, "agreement", json_real(ans->agreement))
+            && put(o, "entropy_nats", json_real(ans->entropy));
     if (ans->task == TASK_OPEN)
         return put(o, "answer", json_string(y->text)) && put(o, "tokens", json_integer(y->n_tokens))
             && put(o, "ended", json_boolean(y->ended)) && put(o, "log_likelihood", json_real(y->logp))
