@@ -1,6 +1,7 @@
 # jomed: build, test, demo. `make help` lists the targets.
 # Every folder is one static library that may use only the folders named in its NEEDS line, so includes point one way.
 B       ?= build
+, := ,
 PREFIX  ?= /usr/local
 SAN     ?=
 OPT     ?= -O2 -g
@@ -76,6 +77,26 @@ ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 $(B)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c $< -o $@
 
+# The emulation (tests/simt): the same kernels by g++, run on the CPU. Every load and store of a kernel goes through -fsanitize=thread's
+# calls to tests/simt/check.cc; in a sanitized build the sanitizer looks instead.
+SIMT        := $(B)/simt
+SIMT_WARN    = -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Wno-unused-function $(WERROR)
+SIMT_FLAGS   = -std=c++17 -D_GNU_SOURCE -DJOMED_SIMT -O2 -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing $(SIMT_WARN) -pthread -I. -MMD -MP
+SIMT_CHECK   = $(if $(SAN),$(SAN),-fsanitize=thread --param tsan-instrument-func-entry-exit=0 \
+               -fsanitize=bounds$(,)alignment$(,)shift$(,)signed-integer-overflow$(,)integer-divide-by-zero)
+SIMT_OBJ    := $(patsubst %.cu,$(SIMT)/obj/%.o,$(wildcard kernels/cuda/*.cu)) \
+               $(patsubst %.cc,$(SIMT)/obj/%.o,$(filter-out tests/simt/test_%,$(wildcard tests/simt/*.cc)))
+SIMT_LIBS    = $(patsubst $(call lib,kernels),$(SIMT)/libkernels.a,$(call libs,eval))
+SIMT_TESTS  := $(patsubst %,$(SIMT)/%,$(basename $(wildcard tests/cuda/test_*.c tests/simt/test_*.c tests/simt/test_*.cc)))
+$(SIMT)/obj/kernels/cuda/%.o: kernels/cuda/%.cu ; @mkdir -p $(@D); $(CXX) $(SIMT_FLAGS) $(SIMT_CHECK) -x c++ -c $< -o $@
+$(SIMT)/obj/tests/simt/test_%.o: tests/simt/test_%.cc ; @mkdir -p $(@D); $(CXX) $(SIMT_FLAGS) $(SIMT_CHECK) -c $< -o $@
+$(SIMT)/obj/tests/simt/%.o: tests/simt/%.cc ; @mkdir -p $(@D); $(CXX) $(SIMT_FLAGS) $(SAN) -c $< -o $@
+$(SIMT)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) -DJOMED_SIMT -c $< -o $@
+$(SIMT)/libkernels.a: $(filter-out $(B)/obj/kernels/cuda/%,$(call obj,kernels)) $(SIMT_OBJ) ; @rm -f $@; $(AR) rcs $@ $^
+SIMT_LINK    = @mkdir -p $(@D); $(CXX) $(LDFLAGS) $^ -lcmocka $(LDLIBS) -o $@
+$(SIMT)/tests/simt/%: $(SIMT)/obj/tests/simt/%.o $(SIMT)/libkernels.a $(call lib,base) ; $(SIMT_LINK)
+$(SIMT)/tests/cuda/%: $(SIMT)/obj/tests/cuda/%.o $(SIMT_LIBS) ; $(SIMT_LINK)
+
 .PHONY: all deps demo test fuzz check check-sanitized check-threads clean help install
 .SECONDARY:
 help:
@@ -108,7 +129,8 @@ check-threads: export JOMED_SAME_BITS_TIMES := 1
 check-threads: $(call tests,$(THREADED)) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED)) tests/http/test_same_bits.sh
 check-fuzz: $(REPLAYS) ; $(run) $(call script,tests/fuzz/test_*.sh)
 check-e2e: $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
+check-simt: $(SIMT_TESTS) ; $(run) $(SIMT_TESTS)
 # The tests of one folder: make check-reader
 check-%: ; @$(MAKE) --no-print-directory $(call tests,$(B)/tests/$*/%) && B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh $(call tests,$(B)/tests/$*/%) $(call script,tests/$*/test_*.sh)
 
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(SIMT)/obj -name '*.d' 2>/dev/null)

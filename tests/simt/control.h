@@ -1,0 +1,23 @@
+/* control.h - what a test can tell the emulated device (C and C++). */
+#ifndef JOMED_SIMT_CONTROL_H
+#define JOMED_SIMT_CONTROL_H
+
+#include <stddef.h>
+#include "tests/simt/runtime.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* The call to the runtime API number n from now (0: the next one) gives `status`. cudaErrorMemoryAllocation is given once; every
+ * other code for ever after, as a lost device does. simt_fail(cudaSuccess, 0) mends the device. */
+void simt_fail(cudaError_t status, long n);
+long simt_calls(void);                 /* to the runtime API that can fail, so far */
+void simt_set_devices(int n);          /* 0: no GPU in the machine; 1 at start */
+void simt_set_memory(size_t bytes);    /* of the device; 16 GiB at start */
+size_t simt_memory_used(void);         /* bytes allocated on the device: 0 when nothing leaked */
+long simt_handles_used(void);          /* streams, events, graphs, pinned blocks not yet given back */
+#ifdef __cplusplus
+}
+#endif
+
+#endif
