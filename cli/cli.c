@@ -107,10 +107,9 @@ static void print_heads(FILE *f, const candidate *c)
         }
 }
 
-void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans)
+/* The distribution over the closed set. */
+static void print_bars(FILE *f, const diagnose_request *q, const answer *ans)
 {
-    if (q->question) fprintf(f, "Question  %s\n", q->question);
-    fprintf(f, "Answer    %s  (p = %.4f)\n", q->answers[ans->answer], ans->prob[ans->answer]);
     fprintf(f, "\n  p(a|q)\n");
     for (int a = 0; a < ans->A; a++) {
         char bar[31] = "";
@@ -119,15 +118,50 @@ void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans)
         bar[n] = 0;
         fprintf(f, "  %.4f  %-30s  %s\n", ans->prob[a], bar, q->answers[a]);
     }
-    fprintf(f, "\n  Evidence: %d retrieved pairs, each read with the query on its own\n", ans->K);
-    fprintf(f, "  weight  says        p       passage  similarity\n");
+}
+
+/* What a pair says, in the columns below this heading. */
+static const char *heading(task_kind task)
+{
+    return task == TASK_OPEN ? "  weight  the same    log p   passage  similarity\n" : "  weight  says        p       passage  similarity\n";
+}
+
+static void print_saying(FILE *f, const diagnose_request *q, const answer *ans, const evidence *z)
+{
+    if (ans->task == TASK_OPEN) fprintf(f, "%-10s  %8.3f", z->agrees ? "yes" : "no", z->open_logp);
+    else fprintf(f, "%-10.10s  %.4f", q->answers[z->answer], z->prob[z->answer]);
+}
+
+void cli_print_reasons(FILE *f, const diagnose_request *q, const answer *ans)
+{
+    const open_answer *y = &ans->open;
+    if (ans->task == TASK_OPEN)
+        fprintf(f, "          log p %.3f, %d token%s%s\n", y->logp, y->n_tokens, y->n_tokens == 1 ? "" : "s",
+                y->ended ? "" : ", cut off: no end came");
+    fprintf(f, "\n  Evidence: %d retrieved pairs, each read with the query on its own\n%s", ans->K, heading(ans->task));
     for (int k = 0; k < ans->K; k++) {
         const evidence *z = &ans->z[k];
-        fprintf(f, "  %.4f  %-10.10s  %.4f  %7lld  ", z->c.weight, q->answers[z->answer], z->prob[z->answer], (long long)z->c.id);
+        fprintf(f, "  %.4f  ", z->c.weight);
+        print_saying(f, q, ans, z);
+        fprintf(f, "  %7lld  ", (long long)z->c.id);
         print_heads(f, &z->c);
         fprintf(f, "\n          %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "", z->p.caption ? z->p.caption : "");
     }
     if (ans->consistent) fprintf(f, "\n  The pairs agree.");
     else fprintf(f, "\n  THE PAIRS DISAGREE: %.0f %% of the weight stands behind the answer.", 100 * (double)ans->agreement);
-    fprintf(f, "  Entropy %.3f nats, mode %s, %.1f ms.\n  %s\n", ans->entropy, mode_name(q->mode), ans->total_ms, RESEARCH_USE);
+    if (ans->task == TASK_OPEN) fprintf(f, "  Mode %s,", mode_name(q->mode));
+    else fprintf(f, "  Entropy %.3f nats, mode %s,", ans->entropy, mode_name(q->mode));
+    fprintf(f, " %.1f ms.\n  %s\n", ans->total_ms, RESEARCH_USE);
+}
+
+void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans)
+{
+    if (q->question) fprintf(f, "Question  %s\n", q->question);
+    if (ans->task == TASK_OPEN) {
+        fprintf(f, "Answer    %s\n", ans->open.text);
+    } else {
+        fprintf(f, "Answer    %s  (p = %.4f)\n", q->answers[ans->answer], ans->prob[ans->answer]);
+        print_bars(f, q, ans);
+    }
+    cli_print_reasons(f, q, ans);
 }

@@ -67,5 +67,7 @@ bool cli_int(long *out, const char *flag, const char *value, long least, long mo
 
 /* The answer in a screenful: question (NULL: left out), distribution, evidence, agreement, notice. */
 void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans);
+/* The same without question and answer, where an open answer stands there already. */
+void cli_print_reasons(FILE *f, const diagnose_request *q, const answer *ans);
 
 #endif

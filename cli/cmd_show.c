@@ -49,9 +49,44 @@ static bool read_distribution(const json_t *o, diagnose_request *q, answer *ans,
     return ans->answer >= 0 || malformed("answer", e);
 }
 
-static bool read_candidate(const json_t *o, const diagnose_request *q, evidence *z, arena *a, err *e)
+static bool read_open(const json_t *o, answer *ans, err *e)
 {
-    const json_t *scores = json_object_get(o, "scores"), *probs = json_object_get(o, "probabilities");
+    const json_t *n = json_object_get(o, "tokens");
+    bool          ok = json_is_boolean(json_object_get(o, "ended")) && json_is_integer(n);
+    open_answer  *y = &ans->open;
+    ans->task = TASK_OPEN;
+    y->text = json_string_value(json_object_get(o, "answer"));
+    y->n_tokens = (int)json_integer_value(n);
+    y->ended = json_is_true(json_object_get(o, "ended"));
+    y->logp = number(o, "log_likelihood", &ok);
+    return (ok && y->text) || malformed("answer, tokens, ended or log_likelihood", e);
+}
+
+/* What the answer is and how sure, by the kind of question: only an open answer counts its tokens. */
+static bool read_answer(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
+{
+    return json_object_get(o, "tokens") ? read_open(o, ans, e) : read_distribution(o, q, ans, names, a, e);
+}
+
+static bool read_saying(const json_t *o, const diagnose_request *q, const answer *ans, evidence *z, arena *a, err *e)
+{
+    const json_t *probs = json_object_get(o, "probabilities");
+    bool          ok = true;
+    if (ans->task == TASK_OPEN) {
+        z->agrees = json_is_true(json_object_get(o, "agrees"));
+        z->open_logp = number(o, "log_likelihood", &ok);
+        return ok || malformed("evidence", e);
+    }
+    z->answer = place(q, json_string_value(json_object_get(o, "answer")));
+    if (z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers) return malformed("evidence", e);
+    if (!(z->prob = ARENA_NEW(a, float, q->n_answers, e))) return false;
+    for (int i = 0; i < q->n_answers; i++) z->prob[i] = (float)json_number_value(json_array_get(probs, (size_t)i));
+    return true;
+}
+
+static bool read_candidate(const json_t *o, const diagnose_request *q, const answer *ans, evidence *z, arena *a, err *e)
+{
+    const json_t *scores = json_object_get(o, "scores");
     bool          ok = json_is_integer(json_object_get(o, "id"));
     z->c.id = json_integer_value(json_object_get(o, "id"));
     z->c.weight = number(o, "weight", &ok);
@@ -61,14 +96,10 @@ static bool read_candidate(const json_t *o, const diagnose_request *q, evidence 
         z->c.heads |= 1u << h;
         z->c.score[h] = number(scores, HEAD_NAME[h], &ok);
     }
-    z->answer = place(q, json_string_value(json_object_get(o, "answer")));
     z->p = (passage){.id = z->c.id, .source = json_string_value(json_object_get(o, "source")),
                      .caption = json_string_value(json_object_get(o, "caption"))};
-    if (!ok || !z->c.heads || z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers)
-        return malformed("evidence", e);
-    if (!(z->prob = ARENA_NEW(a, float, q->n_answers, e))) return false;
-    for (int i = 0; i < q->n_answers; i++) z->prob[i] = (float)json_number_value(json_array_get(probs, (size_t)i));
-    return true;
+    if (!ok || !z->c.heads) return malformed("evidence", e);
+    return read_saying(o, q, ans, z, a, e);
 }
 
 static bool read_evidence(const json_t *o, const diagnose_request *q, answer *ans, arena *a, err *e)
@@ -79,7 +110,7 @@ static bool read_evidence(const json_t *o, const diagnose_request *q, answer *an
     ans->K = (int)n;
     if (!(ans->z = ARENA_NEW(a, evidence, n, e))) return false;
     for (size_t k = 0; k < n; k++)
-        if (!read_candidate(json_array_get(list, k), q, &ans->z[k], a, e)) return false;
+        if (!read_candidate(json_array_get(list, k), q, ans, &ans->z[k], a, e)) return false;
     return true;
 }
 
@@ -89,10 +120,10 @@ static bool show(const json_t *o, const char *question, arena *a, err *e)
     diagnose_request q = {.question = question};
     answer           ans = {0};
     bool             ok = true;
-    if (!read_distribution(o, &q, &ans, names, a, e) || !read_evidence(o, &q, &ans, a, e)) return false;
+    if (!read_answer(o, &q, &ans, names, a, e) || !read_evidence(o, &q, &ans, a, e)) return false;
     ans.consistent = json_is_true(json_object_get(o, "consistent"));
     ans.agreement = number(o, "agreement", &ok);
-    ans.entropy = number(o, "entropy_nats", &ok);
+    if (ans.task != TASK_OPEN) ans.entropy = number(o, "entropy_nats", &ok);
     ans.total_ms = number(json_object_get(o, "timings_ms"), "total", &ok);
     if (!ok || !mode || !mode_parse(&q.mode, mode)) return malformed("agreement, entropy_nats, timings_ms or mode", e);
     cli_print_answer(stdout, &q, &ans);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "diagnose/open.h"
 
 /* A list of texts: its bounds, and how what is wrong with it is called. */
 typedef struct {
@@ -72,5 +73,6 @@ bool diagnose_check(const diagnose_request *q, err *e)
 {
     if (!check_image(q, e) || !check_question(q, e)) return false;
     if (q->labels || q->n_labels) return check_labels(q, e); /* an empty list is a mistake, not an open question */
-    return check_texts(q->answers, q->n_answers, &ANSWERS, e);
+    if (q->answers || q->n_answers) return check_texts(q->answers, q->n_answers, &ANSWERS, e);
+    return open_check(q, e);
 }

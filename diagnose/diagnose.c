@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "diagnose/check.h"
 #include "diagnose/labels.h"
+#include "diagnose/open.h"
 
 const char RESEARCH_USE[] = "For research use only. Not for diagnostic procedures.";
 const char JOMED_VERSION[] = "0.1.0";
@@ -109,6 +110,7 @@ static bool read_candidates(run *r, reader_scores *s, err *e)
     reader_query q = {.img = &r->img, .policy = r->en->policy, .vision = r->q->vision, .question = r->q->question,
                       .answers = r->q->answers, .A = r->q->n_answers, .z = z, .K = o->K, .load = load_image, .load_ctx = r,
                       .adapter = o->adapter, .go_on = go_on, .go_on_ctx = r};
+    if (o->task == TASK_OPEN) return open_decode(r->en, r->kern, r->q, &q, o, r->a, e);
     if (o->task == TASK_LABELS) labels_ask(&q, r->q);
     return reader_score(r->en->reader, r->kern, &q, r->a, s, e);
 }
@@ -117,6 +119,7 @@ static bool read_candidates(run *r, reader_scores *s, err *e)
 static bool conclude(run *r, const reader_scores *s, err *e)
 {
     answer *o = r->out;
+    if (o->task == TASK_OPEN) return true; /* fused token by token while it was decoded */
     if (o->task == TASK_LABELS) return labels_conclude(r->q, s, o, r->a, e);
     int     A = o->A = r->q->n_answers, K = o->K;
     float  *each = ARENA_NEW(r->a, float, (size_t)K * A, e), *p_r = ARENA_NEW(r->a, float, K, e);

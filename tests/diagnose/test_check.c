@@ -98,12 +98,41 @@ static void answers_are_checked(void **state)
     refused(&q, ERR_UNUSABLE, "answers-too-many", "answers");
 }
 
+/* A request that has neither answers nor labels. */
+static void open_options_are_checked(void **state)
+{
+    (void)state;
+    static const struct { open_options o; const char *field; } bad[] = {
+        {{.max_new_tokens = -1}, "max_new_tokens"}, {{.max_new_tokens = MAX_NEW_TOKENS + 1}, "max_new_tokens"},
+        {{.beams = -1}, "beams"},                   {{.beams = MAX_BEAMS + 1}, "beams"},
+        {{.repetition_penalty = 0.5}, "repetition_penalty"}, {{.repetition_penalty = -1}, "repetition_penalty"},
+        {{.repetition_penalty = MAX_REPETITION_PENALTY + 0.01}, "repetition_penalty"}, {{.repetition_penalty = NAN}, "repetition_penalty"},
+    };
+    err              e = {0};
+    diagnose_request q = good();
+    q.answers = NULL;
+    q.n_answers = 0;
+    assert_int_equal(diagnose_task(&q), TASK_OPEN);
+    OK(diagnose_check(&q, &e), e);
+    q.open = (open_options){.max_new_tokens = MAX_NEW_TOKENS, .beams = MAX_BEAMS, .repetition_penalty = MAX_REPETITION_PENALTY};
+    OK(diagnose_check(&q, &e), e);
+    q.mode = MODE_REFERENCE;
+    refused(&q, ERR_UNUSABLE, "field-conflict", "beams");
+    q.open = (open_options){.max_new_tokens = 1, .beams = 1, .repetition_penalty = 1};
+    OK(diagnose_check(&q, &e), e);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        q.open = bad[i].o;
+        refused(&q, ERR_UNUSABLE, "field-out-of-range", bad[i].field);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_request_passes),
         cmocka_unit_test(image_question_and_k_are_checked),
         cmocka_unit_test(answers_are_checked),
+        cmocka_unit_test(open_options_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,7 +53,8 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* A whole request with its response, on fresh memory. The probabilities go to prob. */
+/* A whole request with its response, on fresh memory. The probabilities go to prob; of an open answer its likelihood and
+ * length. */
 static bool whole_request(world *w, float *prob, err *e)
 {
     answer ans;
@@ -63,7 +64,8 @@ static bool whole_request(world *w, float *prob, err *e)
     if (diagnose(&w->en, w->k, &w->q, a, &ans, e)) {
         json_t *j = answer_json(&w->en, &w->q, &ans, "id");
         char   *s = j ? json_dumps(j, JSON_COMPACT) : NULL;
-        memcpy(prob, ans.prob, sizeof w->want);
+        if (ans.task == TASK_OPEN) memcpy(prob, (const float[A]){ans.open.logp, (float)ans.open.n_tokens}, sizeof w->want);
+        else memcpy(prob, ans.prob, sizeof w->want);
         ok = s || err_set(e, ERR_MEMORY, "out of memory");
         if (s) mem_free(s);
         json_decref(j);
@@ -105,9 +107,23 @@ static void each_allocation_may_fail(world *w, bool cold)
 static void cold_cache(void **state) { each_allocation_may_fail(*state, true); }
 static void warm_cache(void **state) { each_allocation_may_fail(*state, false); }
 
+/* The same picture, answered in words; with a penalty, which needs more of each prompt. */
+static void open_question(void **state)
+{
+    world           *w = *state;
+    diagnose_request closed = w->q;
+    w->q.answers = NULL;
+    w->q.n_answers = 0;
+    w->q.open = (open_options){.max_new_tokens = 2, .beams = 2, .repetition_penalty = 1.5};
+    each_allocation_may_fail(w, true);
+    each_allocation_may_fail(w, false);
+    w->q = closed;
+}
+
 int main(void)
 {
     json_set_alloc_funcs(mem_alloc, mem_free); /* as the program does: the response's JSON may fail too */
-    const struct CMUnitTest tests[] = {cmocka_unit_test(cold_cache), cmocka_unit_test(warm_cache)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(cold_cache), cmocka_unit_test(warm_cache),
+                                       cmocka_unit_test(open_question)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -43,7 +43,11 @@ gives 0 "^jomed [0-9]" "version has no version" "$jomed" version
 # ---- errors name what to mend ----
 gives 2 "--reader is missing" "a missing --reader is not named" "$jomed" diagnose $retriever --question q --answers a,b $picture
 gives 2 "--question is missing" "a missing --question is not named" "$jomed" diagnose $models --answers a,b $picture
-gives 2 "--answers is missing" "missing --answers are not named" "$jomed" diagnose $models --question q $picture
+gives 2 "are for open questions" "an option of open questions is lost on a closed one" ask --answers a,b --beams 2 $picture
+gives 2 "--max-new-tokens takes" "513 new tokens are taken" ask --max-new-tokens 513 $picture
+gives 2 "--beams takes" "9 beams are taken" ask --beams 9 $picture
+gives 2 "--repetition-penalty takes a number from 1 to 10" "a penalty below 1 is taken" ask --repetition-penalty 0.9 $picture
+gives 1 "beams is 2, the mode reference" "the mode reference takes beams" ask --mode reference --beams 2 $picture
 gives 2 "image file is missing" "a missing image is not named" ask --answers a,b
 gives 2 "--k takes" "k of 0 is taken" ask --answers a,b --k 0 $picture
 gives 2 "--k takes" "k of 51 is taken" ask --answers a,b --k 51 $picture
@@ -75,6 +79,16 @@ still() { sed 's/, [0-9.]* ms\.$//; /^Image/d'; }
 "$jomed" show --question "what is the severity of diabetic retinopathy?" "$dir/a.json" | still >"$dir/shown"
 ask --answers 0,1,2,3,4 $picture | still >"$dir/asked"
 cmp -s "$dir/shown" "$dir/asked"; ok $? "show and diagnose print different text"
+# an open question: the words, then what they rest on
+gives 0 "^Answer    3$" "an open question is not answered in words" ask $picture
+gives 0 "log p -[0-9.]*, 1 token$" "an open answer does not say how likely it is" ask $picture
+gives 0 "^  0.[0-9]*  yes  .*image 0.9" "an open answer does not show its evidence" ask $picture
+gives 0 "cut off: no end came" "an answer that was cut off does not say so" "$jomed" diagnose $models --question "Is it?" --max-new-tokens 1 $demo/synthetic/breast/test/0007.png
+ask --beams 2 --json $picture >"$dir/o.json" 2>"$dir/err"
+grep -q '"answer":"3","tokens":1,"ended":true,"log_likelihood":-[0-9.]*,"consistent":' "$dir/o.json"
+ok $? "diagnose --json has no open answer"
+gives 0 "^Answer    3$" "show does not show an open answer" "$jomed" show "$dir/o.json"
+
 gives 0 '"consistent":false' "diagnose --json has no consistent" ask --answers 0,1,2,3,4 --json $picture
 gives 1 "no-such.png" "one bad image of two is not named" ask --answers 0,1 --json no-such.png $picture
 [ "$(wc -l <"$dir/out")" -eq 1 ]; ok $? "one bad image of two leaves the other without an answer"
@@ -95,7 +109,20 @@ run() { "$jomed" eval $models "$@"; }
 gives 2 "one data set" "eval without a data set is taken" run
 gives 2 "one data set" "eval with two data sets is taken" run --jsonl a --medmnist b
 gives 2 "--split is missing" "eval --medmnist without --split is taken" run --medmnist b --task c
-gives 2 "--task go with --medmnist" "eval --jsonl with --task is taken" run --jsonl a --task c
+gives 2 "one data set" "eval with two data sets is taken" run --jsonl a --vqa b
+gives 2 "--split goes with --medmnist" "eval --jsonl with --split is taken" run --jsonl a --split c
+gives 2 "--images goes with --jsonl and --vqa" "eval --medmnist with --images is taken" run --medmnist a --split b --task c --images d
+gives 1 "no-such.json" "a missing task file is not named" run --jsonl $demo/synthetic/breast_val.jsonl --task no-such.json
+gives 1 "no-such.json" "a missing VQA file is not named" run --vqa no-such.json
+gives 1 "takes one of kind vqa" "a closed task over a VQA file is taken" run --vqa README.md --task tasks/breastmnist.json
+gives 2 "--image-policy native, but tasks/breastmnist.json has jomed-256" "a policy that is not the task's is taken" run --image-policy native --jsonl $demo/synthetic/breast_val.jsonl --task tasks/breastmnist.json
+gives 0 '"task":"breastmnist".*"image_policy":"jomed-256"' "a task over lines is not heeded" run --jsonl $demo/synthetic/breast_val.jsonl --task tasks/breastmnist.json --limit 2 --json
+echo '{"kind": "multilabel", "question": "Which?", "labels": ["mass", "cyst", "normal"]}' >"$dir/labels.json"
+echo '{"image_path": "breast/val/0000.png", "answer": "0, 2"}' >"$dir/labels.jsonl"
+gives 0 '"multilabel":{"n":1,"answer_form":"probabilities"' "labels are not asked for" run --jsonl "$dir/labels.jsonl" --images $demo/synthetic --task "$dir/labels.json" --json
+gives 0 "average precision" "the table leaves out the labels" run --jsonl "$dir/labels.jsonl" --images $demo/synthetic --task "$dir/labels.json"
+sed 's/}/, "answer_form": "generated"}/' "$dir/labels.json" >"$dir/generated.json"
+gives 0 '"multilabel":{"n":1,"answer_form":"generated"' "a list of labels is not generated" run --jsonl "$dir/labels.jsonl" --images $demo/synthetic --task "$dir/generated.json" --json
 gives 2 "--workers takes" "no workers are taken" run --jsonl a --workers 0
 gives 1 "no-such.jsonl" "a missing data set is not named" run --jsonl no-such.jsonl
 gives 1 "no-such-folder" "predictions that cannot be written are not named" run --jsonl $demo/synthetic/breast_val.jsonl --limit 1 --predictions no-such-folder/p
@@ -104,14 +131,14 @@ gives 0 "research use only" "the report leaves out the notice" run --jsonl $demo
 { head -n 1 $demo/synthetic/breast_val.jsonl
   echo '{"image_path": "tasks", "question": "q", "answer": "Yes", "answers": ["Yes", "No"]}'
   echo '{"image_path": "breast_val.jsonl", "question": "q", "answer": "Yes", "answers": ["Yes", "No"]}'
-  echo '{"image_path": "breast_val.jsonl", "question": "q", "answer": "a mass"}'; } >"$dir/mixed.jsonl"
+  echo '{"image_path": "breast/val/0000.png", "question": "q", "answer": "a mass"}'; } >"$dir/mixed.jsonl"
 gives 1 "2 of 4 cases failed" "cases that failed do not fail the run" run --jsonl "$dir/mixed.jsonl" --images $demo/synthetic --json --predictions "$dir/p"
 grep -q '"n":1,' "$dir/out" && grep -q '"n_failed":2' "$dir/out" && grep -q '"n_open":1' "$dir/out" && grep -q '"problem":"image-missing"' "$dir/out"
 ok $? "cases that failed are not counted and listed"
-[ "$(wc -l <"$dir/p")" -eq 4 ] && sed -n 3p "$dir/p" | grep -q '^{"case":2,"gold":"Yes","error":{"problem":"image-' && sed -n 4p "$dir/p" | grep -q '"skipped":"open question"'
+[ "$(wc -l <"$dir/p")" -eq 4 ] && sed -n 3p "$dir/p" | grep -q '^{"case":2,"gold":"Yes","error":{"problem":"image-' && sed -n 4p "$dir/p" | grep -q '^{"case":3,"gold":"a mass","answer":.*"log_likelihood":'
 ok $? "predictions do not have a line for each case"
 tail -n 1 "$dir/mixed.jsonl" >"$dir/open.jsonl"
-gives 1 "no case has" "a set of open questions passes" run --jsonl "$dir/open.jsonl"
+gives 0 "1 cases scored, 0 of them over a closed set and 1 decoded" "a set of open questions is not answered" run --jsonl "$dir/open.jsonl" --images $demo/synthetic
 # Ctrl-C: whole lines, a report of what was done, status 1.
 rm -f "$dir/p"
 for i in $(seq 40); do cat $demo/synthetic/breast_val.jsonl; done >"$dir/long.jsonl"
