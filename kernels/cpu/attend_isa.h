@@ -163,17 +163,20 @@ static void scale_row(float *y, const float *x, int n, float f)
     for (; i < n; i++) y[i] = x[i] * f;
 }
 
-/* Query i, a node: from where the shared blocks end, its own keys one behind the other. */
-static void attend_node(const attend_block *b, int i, int padded, float *max, float *sum)
+/* Query i, a node: from where the shared blocks end, its own keys one behind the other. packed: what stands before the tree is
+ * packed already, by another node. Returns whether it still is. */
+static bool attend_node(const attend_block *b, int i, bool packed, int padded, float *max, float *sum)
 {
     const attend_args *a = b->a;
     const int     group = a->n_heads / a->n_kv_heads, dim = a->head_dim, r0 = (i - b->i0) * group;
     const int     all = a->span[0].n + a->span[1].n, tree = all - a->n_tree, from = keys_in_sight(a, i);
     const uint8_t *visible = a->visible + (size_t)node_of(a, i) * a->n_tree;
-    int n = tree - from, j = tree;
-    pack_keys(b, from, n);
-    pack_values(b, from, n, padded);
-    while (true) {
+    int n = tree - from, j = tree, blocks = 0;
+    if (!packed) {
+        pack_keys(b, from, n);
+        pack_values(b, from, n, padded);
+    }
+    for (;; n = 0, blocks++) {
         for (; n < ATTEND_KEYS && j < all; j++) {
             if (!visible[j - tree]) continue;
             const float *row = span_row(a, j, false) + (size_t)b->kv_head * dim;
@@ -185,8 +188,8 @@ static void attend_node(const attend_block *b, int i, int padded, float *max, fl
             for (int d = 0; d < dim; d++) b->keys[(size_t)d * ATTEND_KEYS + c] = 0;
         for (int r = 0; r < group; r += MR)
             attend_tile(b, r0 + r, group - r < MR ? group - r : MR, 0, n, true, padded, max + r0 + r, sum + r0 + r);
-        n = 0;
     }
+    return blocks <= 1;
 }
 
 static void attend_part(const attend_block *b)
@@ -215,8 +218,9 @@ static void attend_part(const attend_block *b)
             r += mr;
         }
     }
+    bool packed = false;
     for (int i = b->i0; i < b->i0 + b->n_i; i++)
-        if (node_of(a, i) >= 0) attend_node(b, i, padded, max, sum);
+        if (node_of(a, i) >= 0) packed = attend_node(b, i, packed, padded, max, sum);
     for (int r = 0; r < R; r++) {
         float *y = (float *)a->out + (size_t)(b->i0 + r / group) * a->out_stride + (size_t)(b->kv_head * group + r % group) * dim;
         float  f = sum[r] > 0 ? 1 / sum[r] : 0;

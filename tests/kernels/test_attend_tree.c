@@ -56,13 +56,22 @@ static void same_as_alone(const tree_case *c, const isa *set, int threads)
     made        m = make(c);
     kernels    *k = kern_open(set, PRECISION_F32, threads), *one = kern_open(set, PRECISION_F32, 1);
     attend_args a = args_of(c, &m);
-    float       want[WIDTH], causal[MOST * WIDTH / 2];
+    float       want[WIDTH], causal[MOST * WIDTH / 2], lasts[300 * WIDTH];
     k->attend(k, &a, 1);
     for (int i = 0; i < c->n_tree; i++) {
         alone(c, &m, one, i, want);
         if (memcmp(want, m.out + (size_t)(c->before + i) * WIDTH, sizeof want) != 0)
             fail_msg("%s: %d keys cached, %d before a tree of %d: node %d is not what it is alone", k->name, c->prefix, c->before,
                      c->n_tree, i);
+    }
+    for (int n_q = 1; n_q <= c->n_tree; n_q += c->n_tree / 2) { /* the last nodes alone, as the last layer asks */
+        attend_args last = a;
+        int         first = c->before + c->n_tree - n_q;
+        last.q = m.q + (size_t)first * WIDTH;
+        last.n_q = n_q;
+        last.out = lasts;
+        k->attend(k, &last, 1);
+        assert_memory_equal(lasts, m.out + (size_t)first * WIDTH, (size_t)n_q * WIDTH * sizeof *lasts);
     }
     a.mask = ATTEND_CAUSAL; /* queries before the tree do not know of it */
     a.n_q = c->before;
