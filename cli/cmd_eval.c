@@ -118,7 +118,8 @@ static bool open_dataset(dataset **set, const options *o, const eval_task *task,
     return ok;
 }
 
-/* The task says what the reader's pictures go through; a flag that says something else is a mistake in one of the two. */
+/* The task says what the reader's pictures go through; a flag that says something else is a mistake in one of
+ * the two. */
 static bool open_task(eval_task **task, options *o, err *e)
 {
     if (!o->task) return true;
@@ -235,8 +236,8 @@ static bool run_and_report(session *s, const options *o, err *e)
     if (bar.shown) fputs("\r\033[K", stderr);
     if (!ok) return false;
 
-    report_run run = {.dataset = dataset_name(s->set), .task = s->task ? s->task->name : NULL, .kernels = s->kern[0]->name, .k = (int)o->k,
-                      .workers = (int)o->workers, .mode = o->mode, .tau = s->en.tau,
+    report_run run = {.dataset = dataset_name(s->set), .task = s->task ? s->task->name : NULL,
+                      .kernels = s->kern[0]->name, .k = (int)o->k, .workers = (int)o->workers, .mode = o->mode, .tau = s->en.tau,
                       .seconds = (clock_ms() - bar.started) / 1e3, .n_cases = s->n_cases, .interrupted = done < s->n_cases};
     if (!print_report(s, o, &run, e)) return false;
     if (run.interrupted)

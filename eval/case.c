@@ -47,13 +47,15 @@ bool case_labels(eval_case *c, const eval_task *t, bool *found, arena *a, err *e
     return true;
 }
 
-bool case_image(eval_case *c, const char *images, const char *rel, const char *file, const char *where, arena *a, err *e)
+bool case_image(eval_case *c, const char *images, const char *rel, const char *file, const char *where, arena *a,
+                err *e)
 {
     char     path[4096];
     file_map m;
     err      why = {0};
     if (!path_is_below(rel))
-        return err_at(e, ERR_INPUT, "image-outside", NULL, "%s%s: the image's path must lie below %s", file, where, images);
+        return err_at(e, ERR_INPUT, "image-outside", NULL, "%s%s: the image's path must lie below %s", file, where,
+                      images);
     if (!path_join(path, sizeof path, images, rel, &why) || !file_map_open(&m, path, &why))
         return err_at(e, ERR_FILE, "image-missing", NULL, "%s%s: %s", file, where, why.text);
     uint8_t *bytes = arena_take(a, m.bytes ? m.bytes : 1, e);

@@ -210,8 +210,8 @@ static bool line_case(const json_t *o, const line *l, const dataset *d, eval_cas
         !member(o, "image_path", false, &rel, l, d, a, e)) return false;
     if (!found)
         return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL,
-                      c->labels ? "%s%s: \"answer\" is not a list of label numbers" : "%s%s: \"answer\" is none of \"answers\"",
-                      d->name, where);
+                      c->labels ? "%s%s: \"answer\" is not a list of label numbers"
+                                : "%s%s: \"answer\" is none of \"answers\"", d->name, where);
     return case_image(c, d->images, rel, d->name, where, a, e);
 }
 
@@ -232,7 +232,8 @@ static bool jsonl_case(const dataset *d, int64_t i, eval_case *c, arena *a, err 
 bool dataset_open_vqa(dataset **out, const char *path, const char *images, const eval_task *task, err *e)
 {
     if (task && task->kind != EVAL_VQA)
-        return err_set(e, ERR_FILE, "%s: a task of kind %s, %s takes one of kind vqa", task->path, EVAL_KIND_NAME[task->kind], path);
+        return err_set(e, ERR_FILE, "%s: a task of kind %s, %s takes one of kind vqa", task->path,
+                       EVAL_KIND_NAME[task->kind], path);
     dataset *d = new_set(path, images, task ? task : &PLAIN_VQA, e);
     if (!d) return false;
     if (!vqa_open(&d->vqa, d->name, d->images, d->task, e)) {

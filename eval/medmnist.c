@@ -18,8 +18,10 @@ struct medmnist {
 static bool check_task(const eval_task *t, err *e)
 {
     if (t->kind != EVAL_CLOSED)
-        return err_set(e, ERR_FILE, "%s: a task of kind %s, a MedMNIST archive takes closed ones", t->path, EVAL_KIND_NAME[t->kind]);
-    return t->label_to_answer || err_set(e, ERR_FILE, "%s: \"label_to_answer\" is missing, an archive's labels need it", t->path);
+        return err_set(e, ERR_FILE, "%s: a task of kind %s, a MedMNIST archive takes closed ones", t->path,
+                       EVAL_KIND_NAME[t->kind]);
+    return t->label_to_answer
+        || err_set(e, ERR_FILE, "%s: \"label_to_answer\" is missing, an archive's labels need it", t->path);
 }
 
 /* The array SPLIT_WHAT. */

@@ -95,7 +95,8 @@ static bool put_answer(json_t *o, const eval_case *c, const answer *ans, const c
         return put(o, "gold", json_string(c->gold_text)) &&
                put(o, "answer", json_string(ans->task == TASK_OPEN ? ans->open.text : c->answers[ans->answer]));
     return put(o, "gold", names(c, r->gold_set)) && put(o, "answer", names(c, r->said_set)) &&
-           (!c->generated || (put(o, "text", json_string(ans->open.text)) && put(o, "unparsed", json_integer(r->n_unparsed))));
+           (!c->generated || (put(o, "text", json_string(ans->open.text)) &&
+                              put(o, "unparsed", json_integer(r->n_unparsed))));
 }
 
 static bool put_scores(json_t *o, const answer *ans)

@@ -1,11 +1,11 @@
 /* prediction.h - one line of a predictions file: what a case came to, for scripts and for comparing two runs.
  *   {"case": 0, "gold": "Yes", "answer": "No", "probs": [..], "consistent": true, "candidates": [{"id": 5, "heads": ["image"],
  *    "scores": [..], "weight": 0.25, "logp": [..]}]}
- * scores goes with heads; logp and probs go with the case's answers. A decoded answer has log_likelihood and tokens, and each
- * candidate its log_likelihood and whether it agrees. Of labels, gold and answer are lists of names, and probs, also each
- * candidate's, go with the task's labels; a generated list has text and unparsed instead. A case that failed has "error"
- * instead of an answer. Line i is case i, but for a run that was interrupted, which leaves out what was not answered.
- * Numbers have the 9 digits that give back a float exactly. */
+ * scores goes with heads; logp and probs go with the case's answers. A decoded answer has log_likelihood and
+ * tokens, and each candidate its log_likelihood and whether it agrees. Of labels, gold and answer are lists of
+ * names, and probs, also each candidate's, go with the task's labels; a generated list has text and unparsed
+ * instead. A case that failed has "error" instead of an answer. Line i is case i, but for a run that was
+ * interrupted, which leaves out what was not answered. Numbers have the 9 digits that give back a float exactly. */
 #ifndef JOMED_EVAL_PREDICTION_H
 #define JOMED_EVAL_PREDICTION_H
 

@@ -58,7 +58,8 @@ static bool head_alone(case_result *r, head h, const answer *ans, int gold, scor
     return true;
 }
 
-static bool closed_result(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a, err *e)
+static bool closed_result(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a,
+                          err *e)
 {
     pool p;
     r->gold = c->gold;
@@ -112,8 +113,8 @@ static void labels_result(case_result *r, const eval_case *c, const answer *ans)
 
 bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a, err *e)
 {
-    *r = (case_result){.task = ans->task, .type = c->type, .K = ans->K, .consistent = ans->consistent, .n_cached = ans->n_cached,
-                       .flops = ans->flops, .ms = ans->total_ms};
+    *r = (case_result){.task = ans->task, .type = c->type, .K = ans->K, .consistent = ans->consistent,
+                       .n_cached = ans->n_cached, .flops = ans->flops, .ms = ans->total_ms};
     arena_mark start = arena_here(a);
     bool       ok = true;
     if (ans->task == TASK_OPEN) {

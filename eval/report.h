@@ -47,9 +47,9 @@ typedef struct report report;
 bool report_new(report **out, err *e);
 void report_free(report *r); /* NULL is fine */
 
-/* Cases must be added in file order: sums and the order of the labels follow it, so the same results give the same bits.
- * names [n_names]: the closed set, or the labels, which are the same in all cases; none of an open one.
- * prob [n_names]: of each label; NULL: there are none. */
+/* Cases must be added in file order: sums and the order of the labels follow it, so the same results give the
+ * same bits. names [n_names]: the closed set, or the labels, which are the same in all cases; none of an open
+ * one. prob [n_names]: of each label; NULL: there are none. */
 bool report_add(report *r, const case_result *c, const char *const *names, int n_names, const float *prob, err *e);
 bool report_add_failed(report *r, int64_t i, const err *why, err *e);
 void report_set_vision(report *r, vision_cache_stats v); /* of all workers */

@@ -219,8 +219,8 @@ static void put_decoded(maker *m, const report *r, columns *c)
     end(m, top, "decoded");
 }
 
-/* Where there are open questions, or the data set sorts its own: the paper's two columns are exact_match of the closed and
- * token_recall of the open ones. */
+/* Where there are open questions, or the data set sorts its own: the paper's two columns are exact_match of the
+ * closed and token_recall of the open ones. */
 static void put_splits(maker *m, const report *r, columns *c)
 {
     int64_t typed = 0;
@@ -365,7 +365,8 @@ static void put_work(maker *m, const report *r, const report_run *run)
     put(m, "flops", json_integer((json_int_t)flops));
     put(m, "flops_per_case", number(r->n ? (double)flops / (double)r->n : NAN));
     put(m, "cache_hit_rate", number(prefixes ? (double)cached / (double)prefixes : NAN));
-    put(m, "query_pictures", json_pack("{s:I,s:I}", "encoded", (json_int_t)r->vision.encoded, "reused", (json_int_t)r->vision.reused));
+    put(m, "query_pictures", json_pack("{s:I,s:I}", "encoded", (json_int_t)r->vision.encoded, "reused",
+                                       (json_int_t)r->vision.reused));
     put(m, "ms_per_case", json_pack("{s:o,s:o}", "median", number(quantile(ms, r->n, 0.5)),
                                     "p95", number(quantile(ms, r->n, 0.95))));
     put(m, "seconds", number(run->seconds));

@@ -66,9 +66,11 @@ static void heading(text *t, const json_t *s)
     long long closed = count(s, "n"), open = count(s, "n_open"), sets = count(s, "n_multilabel");
     text_printf(t, "%s: %lld cases scored", string(s, "dataset"), closed + open + sets);
     if (*string(s, "task")) text_printf(t, ", task %s", string(s, "task"));
-    if (open) text_printf(t, ", %lld of them over a closed set and %lld decoded", closed, open);
+    if (open && closed) text_printf(t, ", %lld of them over a closed set and %lld decoded", closed, open);
+    else if (open) text_add(t, ", all decoded");
     if (count(s, "n_failed")) text_printf(t, ", %lld FAILED", count(s, "n_failed"));
-    if (json_is_true(json_object_get(s, "interrupted"))) text_printf(t, ", INTERRUPTED: there are %lld", count(s, "n_cases"));
+    if (json_is_true(json_object_get(s, "interrupted")))
+        text_printf(t, ", INTERRUPTED: there are %lld", count(s, "n_cases"));
     text_printf(t, "\nmode %s, k %lld per head, tau %g\n\n", string(s, "mode"), count(s, "k"), number(s, "tau"));
     text_printf(t, "  %-36s             95 %% interval\n", "");
 }
@@ -133,7 +135,8 @@ static void label_rows(text *t, const json_t *s)
     if (json_object_get(sets, "oracle")) row(t, sets, "oracle", "oracle: some candidate has the set right");
     if (json_object_get(sets, "unparsed")) row(t, sets, "unparsed", "lists with an item that is no label");
     if (count(sets, "n_undefined"))
-        text_printf(t, "  %lld labels lack cases with or without them: no AUROC, no average precision\n", count(sets, "n_undefined"));
+        text_printf(t, "  %lld labels lack cases with or without them: no AUROC, no average precision\n",
+                    count(sets, "n_undefined"));
     text_add(t, "\n  cases  said       F1    AUROC       AP  label\n");
     for (size_t l = 0; l < json_array_size(list); l++) {
         static const char *const key[] = {"f1", "auroc", "average_precision"};

@@ -96,8 +96,8 @@ static bool claim(worker *w, int64_t *i)
 
 /* ---- one case ---- */
 
-/* The names that the result's numbers stand for, in one block, and the labels' probabilities: the case's own lie in an
- * arena that is reset before its turn comes. */
+/* The names that the result's numbers stand for, in one block, and the labels' probabilities: the case's own lie
+ * in an arena that is reset before its turn comes. */
 static bool keep_names(outcome *o, const eval_case *c, const answer *ans, err *e)
 {
     const char *const *names = c->labels ? c->labels : c->answers;
@@ -121,8 +121,8 @@ static bool keep_names(outcome *o, const eval_case *c, const answer *ans, err *e
 static diagnose_request request_of(const worker *w, const eval_case *c)
 {
     const run_plan  *p = w->run->p;
-    diagnose_request q = {.image = c->image, .image_bytes = c->image_bytes, .question = c->question, .answers = c->answers,
-                          .n_answers = c->n_answers, .k = p->k, .mode = p->mode, .exclude_self = p->exclude_self,
+    diagnose_request q = {.image = c->image, .image_bytes = c->image_bytes, .question = c->question,
+                          .answers = c->answers, .n_answers = c->n_answers, .k = p->k, .mode = p->mode, .exclude_self = p->exclude_self,
                           .exclude = {.study = c->study, .patient = c->patient}, .vision = w->vision};
     if (c->labels && !c->generated) {
         q.labels = c->labels;
@@ -155,7 +155,8 @@ static bool next_case(worker *w, int64_t *i, eval_case *c, arena *a, bool *read,
     return some;
 }
 
-/* Answer a case. NULL: there is none left; or, with e, no memory even for saying what failed, or the device is lost. */
+/* Answer a case. NULL: there is none left; or, with e, no memory even for saying what failed, or the device is
+ * lost. */
 static outcome *next_outcome(worker *w, int64_t *i, arena *a, err *e)
 {
     eval_case c = {0};

@@ -55,13 +55,16 @@ static bool choice(int *out, const eval_task *t, const char *key, const char *co
 }
 
 /* A list of strings, none empty, no two alike. */
-static bool strings(const char *const **out, int *n, const eval_task *t, const char *key, size_t least, size_t most, err *e)
+static bool strings(const char *const **out, int *n, const eval_task *t, const char *key, size_t least, size_t most,
+                    err *e)
 {
     const json_t *v = json_object_get(t->root, key);
     size_t        count = json_array_size(v); /* 0 of what is no list */
     if (!v) return true;
-    if (count < least) return wrong(t, key, least == 2 ? "must be a list of two answers or more" : "must be a list of labels", e);
-    if (count > most) return err_set(e, ERR_FILE, "%s: \"%s\" has %zu entries, at most %zu are taken", t->path, key, count, most);
+    if (count < least)
+        return wrong(t, key, least == 2 ? "must be a list of two answers or more" : "must be a list of labels", e);
+    if (count > most)
+        return err_set(e, ERR_FILE, "%s: \"%s\" has %zu entries, at most %zu are taken", t->path, key, count, most);
     const char **s = mem_zalloc(count, sizeof *s);
     if (!s) return err_set(e, ERR_MEMORY, "%s: out of memory", t->path);
     *out = s;
@@ -69,9 +72,11 @@ static bool strings(const char *const **out, int *n, const eval_task *t, const c
     for (size_t i = 0; i < count; i++) {
         s[i] = json_string_value(json_array_get(v, i));
         if (!s[i]) return err_set(e, ERR_FILE, "%s: \"%s\"[%zu] must be a string", t->path, key, i);
-        if (s[i][strspn(s[i], " \t\r\n")] == 0) return err_set(e, ERR_FILE, "%s: \"%s\"[%zu] is empty", t->path, key, i);
+        if (s[i][strspn(s[i], " \t\r\n")] == 0)
+            return err_set(e, ERR_FILE, "%s: \"%s\"[%zu] is empty", t->path, key, i);
         for (size_t j = 0; j < i; j++)
-            if (strcmp(s[i], s[j]) == 0) return err_set(e, ERR_FILE, "%s: \"%s\"[%zu] equals [%zu]", t->path, key, i, j);
+            if (strcmp(s[i], s[j]) == 0)
+                return err_set(e, ERR_FILE, "%s: \"%s\"[%zu] equals [%zu]", t->path, key, i, j);
     }
     return true;
 }

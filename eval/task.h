@@ -1,15 +1,16 @@
-/* task.h - what is asked about a data set, from a JSON file such as those in tasks/: the question, its answers or labels, where
- * a legend stands in the prompt, what the reader's pictures go through. docs/TASKS.md explains each key and each file.
+/* task.h - what is asked about a data set, from a JSON file such as those in tasks/: the question, its answers or
+ * labels, where a legend stands in the prompt, what the reader's pictures go through. docs/TASKS.md explains each
+ * key and each file.
  *
- *   kind        question  answers  label_to_answer  labels  answer_form  max_new_tokens  language
- *   closed      needed    needed   may be           -       -            -               -         one of the answers is right
- *   open        may be    -        -                -       -            may be          -         text of the reader's own
- *   multilabel  needed    -        -                needed  may be       may be          -         any of the labels are present
- *   vqa         -         needed   -                -       -            may be          may be    each case brings its question;
- *                                                                                                  closed if that and its answer are
- *   Every kind may have name, note, legend, legend_place, image_policy. Without "kind" it is closed, so that
- *   {"question": "...", "answers": [...], "label_to_answer": [...]} is a task file. A key that is unknown, or does not go with the
- *   kind, is refused by name: a misspelt one must not be a default in silence.
+ *   closed      one of the answers is right        question, answers; may have label_to_answer
+ *   open        text of the reader's own           may have question, max_new_tokens
+ *   multilabel  any of the labels are present      question, labels; may have answer_form, max_new_tokens
+ *   vqa         closed or open by the question,    answers; may have max_new_tokens, language
+ *               which each case brings
+ *
+ * Every kind may have name, note, legend, legend_place, image_policy. Without "kind" it is closed, so that
+ * {"question": "...", "answers": [...], "label_to_answer": [...]} is a task file. A key that is unknown, or does not
+ * go with the kind, is refused by name: a misspelt one must not be a default in silence.
  * Threads  read-only after open. */
 #ifndef JOMED_EVAL_TASK_H
 #define JOMED_EVAL_TASK_H
@@ -52,8 +53,8 @@ typedef struct {
 bool task_open(eval_task **out, const char *path, err *e);
 void task_close(eval_task *t); /* NULL is fine */
 
-/* The question as it goes to the reader: the task's own, else that of the case (which may be NULL only if the task has one), with
- * the legend. *out lives in a, or is borrowed from its argument or from t. */
+/* The question as it goes to the reader: the task's own, else that of the case (which may be NULL only if the
+ * task has one), with the legend. *out lives in a, or is borrowed from its argument or from t. */
 bool task_question(const char **out, const eval_task *t, const char *own, arena *a, err *e);
 
 #endif

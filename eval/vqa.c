@@ -27,13 +27,14 @@ static bool recognise(vqa *v, err *e)
     const json_t *first = json_array_get(v->root, 0);
     bool rad = json_object_get(first, "image_name"), slake = json_object_get(first, "img_name");
     if (rad == slake)
-        return err_set(e, ERR_FILE, "%s[0]: has %s \"image_name\" (VQA-RAD) %s \"img_name\" (SLAKE)", v->path, rad ? "both" : "neither",
-                       rad ? "and" : "nor");
+        return err_set(e, ERR_FILE, "%s[0]: has %s \"image_name\" (VQA-RAD) %s \"img_name\" (SLAKE)", v->path,
+                       rad ? "both" : "neither", rad ? "and" : "nor");
     v->image_key = rad ? "image_name" : "img_name";
     return true;
 }
 
-/* The records that are cases: all, or those in the task's language. A record without a language stays, to be told of. */
+/* The records that are cases: all, or those in the task's language. A record without a language stays, to be
+ * told of. */
 static bool choose(vqa *v, err *e)
 {
     size_t      n = json_array_size(v->root);
@@ -119,7 +120,9 @@ bool vqa_case(const vqa *v, int64_t i, eval_case *c, arena *a, err *e)
     if (!json_is_object(o)) return malformed(v, record, e, "not an object");
     if (!answer_text(v, record, o, &c->gold_text, a, e)) return false;
     if (!question) return malformed(v, record, e, "\"question\" must be a string");
-    if (!name) return err_at(e, ERR_INPUT, "record-malformed", NULL, "%s%s: \"%s\" must be a string", v->path, where, v->image_key);
+    if (!name)
+        return err_at(e, ERR_INPUT, "record-malformed", NULL, "%s%s: \"%s\" must be a string", v->path, where,
+                      v->image_key);
     return answer_type(v, record, o, &c->type, e) && task_question(&c->question, v->task, question, a, e)
         && case_vqa(c, v->task, a, e) && case_image(c, v->images, name, v->path, where, a, e);
 }

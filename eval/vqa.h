@@ -1,8 +1,9 @@
 /* vqa.h - VQA-RAD's and SLAKE's own JSON files as cases; those kinds of dataset.h, which has the contract.
- *   VQA-RAD  [{"image_name": "synpic54610.jpg", "question": "..", "answer": "Yes", "answer_type": "CLOSED", ..}, ..]
- *   SLAKE    [{"img_name": "xmlab1/source.jpg", "question": "..", "answer": "MRI", "answer_type": "OPEN", "q_lang": "en", ..}, ..]
- * The first record tells which it is. Other members are ignored. Quirks of the published files that are taken as meant: an
- * answer that is a number (VQA-RAD has 8), blanks around an answer_type (it has 2).
+ *   VQA-RAD  [{"image_name": "synpic54610.jpg", "question": "..", "answer": "Yes", "answer_type": "CLOSED"}, ..]
+ *   SLAKE    [{"img_name": "xmlab1/source.jpg", "question": "..", "answer": "MRI", "answer_type": "OPEN",
+ *              "q_lang": "en"}, ..]
+ * The first record tells which it is. Other members are ignored. Quirks of the published files that are taken as
+ * meant: an answer that is a number (VQA-RAD has 8), blanks around an answer_type (it has 2).
  * Threads  one thread at a time. */
 #ifndef JOMED_EVAL_VQA_H
 #define JOMED_EVAL_VQA_H

@@ -48,6 +48,10 @@ gives 2 "--max-new-tokens takes" "513 new tokens are taken" ask --max-new-tokens
 gives 2 "--beams takes" "9 beams are taken" ask --beams 9 $picture
 gives 2 "--repetition-penalty takes a number from 1 to 10" "a penalty below 1 is taken" ask --repetition-penalty 0.9 $picture
 gives 1 "beams is 2, the mode reference" "the mode reference takes beams" ask --mode reference --beams 2 $picture
+gives 2 "a question has one or the other" "labels beside answers are taken" ask --answers a,b --labels a $picture
+gives 2 "are for open questions" "an option of open questions is lost on labels" ask --labels a --beams 2 $picture
+gives 1 "labels\[1\] is empty" "an empty label is taken" ask --labels a,,b $picture
+gives 1 "labels\[1\] equals labels\[0\]" "a label is taken twice" ask --labels a --label a $picture
 gives 2 "image file is missing" "a missing image is not named" ask --answers a,b
 gives 2 "--k takes" "k of 0 is taken" ask --answers a,b --k 0 $picture
 gives 2 "--k takes" "k of 51 is taken" ask --answers a,b --k 51 $picture
@@ -88,6 +92,17 @@ ask --beams 2 --json $picture >"$dir/o.json" 2>"$dir/err"
 grep -q '"answer":"3","tokens":1,"ended":true,"log_likelihood":-[0-9.]*,"consistent":' "$dir/o.json"
 ok $? "diagnose --json has no open answer"
 gives 0 "^Answer    3$" "show does not show an open answer" "$jomed" show "$dir/o.json"
+
+# labels: each by itself
+grades="Haemorrhages,Severe diabetic retinopathy,A healthy retina"
+gives 0 "^Present   " "diagnose does not say which labels are present" ask --labels "$grades" $picture
+gives 0 "^  0.[0-9]* .* Severe diabetic retinopathy$" "diagnose does not show how probable a label is" ask --labels "$grades" $picture
+gives 0 "^  0.[0-9]*   [0-9] of 3 .*image 0.9" "diagnose does not show what a pair says of labels" ask --labels "$grades" $picture
+gives 0 '"labels":\[{"label":"a, b","probability":0.[0-9]*}\],"consistent":' "diagnose --json has no labels" ask --label "a, b" --json $picture
+ask --labels "$grades" --json $picture >"$dir/l.json" 2>"$dir/err"
+"$jomed" show --question "what is the severity of diabetic retinopathy?" "$dir/l.json" | still >"$dir/shown"
+ask --labels "$grades" $picture | still >"$dir/asked"
+cmp -s "$dir/shown" "$dir/asked"; ok $? "show and diagnose print different text of labels"
 
 gives 0 '"consistent":false' "diagnose --json has no consistent" ask --answers 0,1,2,3,4 --json $picture
 gives 1 "no-such.png" "one bad image of two is not named" ask --answers 0,1 --json no-such.png $picture
@@ -138,7 +153,7 @@ ok $? "cases that failed are not counted and listed"
 [ "$(wc -l <"$dir/p")" -eq 4 ] && sed -n 3p "$dir/p" | grep -q '^{"case":2,"gold":"Yes","error":{"problem":"image-' && sed -n 4p "$dir/p" | grep -q '^{"case":3,"gold":"a mass","answer":.*"log_likelihood":'
 ok $? "predictions do not have a line for each case"
 tail -n 1 "$dir/mixed.jsonl" >"$dir/open.jsonl"
-gives 0 "1 cases scored, 0 of them over a closed set and 1 decoded" "a set of open questions is not answered" run --jsonl "$dir/open.jsonl" --images $demo/synthetic
+gives 0 "1 cases scored, all decoded" "a set of open questions is not answered" run --jsonl "$dir/open.jsonl" --images $demo/synthetic
 # Ctrl-C: whole lines, a report of what was done, status 1.
 rm -f "$dir/p"
 for i in $(seq 40); do cat $demo/synthetic/breast_val.jsonl; done >"$dir/long.jsonl"
