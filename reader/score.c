@@ -37,7 +37,8 @@ typedef struct {
     int        n_s;
     member    *m;    /* [n] the group under way */
     prefix_kv *z;    /* [n] */
-    int        n, next_s, next_i; /* the first that is in no group yet */
+    int        n, taken;  /* of those taken into the group, the first n are still in it */
+    int        next_s, next_i; /* the first that is in no group yet */
     arena     *a;    /* of the groups */
 } batch;
 
@@ -207,13 +208,17 @@ static bool run_queries(const batch *b, err *e)
 
 static bool go_on(request *s) { return !s->q->go_on || s->q->go_on(s->q->go_on_ctx, &s->e); }
 
-/* Take member i out of the group; the last one takes its place. */
+/* Take member i out of the group; it changes places with the last one. Its prefix stays held until the group is done: another
+ * member may share it, and the cache must not evict it under that one. */
 static void drop(batch *b, int i)
 {
-    prefix_release(b->r, b->k, &b->z[i]);
-    b->n--;
-    b->m[i] = b->m[b->n];
-    b->z[i] = b->z[b->n];
+    int       last = --b->n;
+    member    m = b->m[i];
+    prefix_kv z = b->z[i];
+    b->m[i] = b->m[last];
+    b->z[i] = b->z[last];
+    b->m[last] = m;
+    b->z[last] = z;
 }
 
 /* Out go those whose request has failed or may not go on. */
@@ -228,6 +233,7 @@ static bool add_member(batch *b, request *s, int i)
     prefix_kv *z = &b->z[b->n];
     *z = (prefix_kv){0};
     b->m[b->n++] = (member){s, i};
+    b->taken = b->n;
     return go_on(s) && prefix_find(b->r, s->q, &s->q->z[i], z, b->a, &s->e)
         && prompt_fits(b->r, prefix_tokens(z) + s->n_query + trie_longest(&s->t), &s->e);
 }
@@ -241,7 +247,7 @@ static bool same_branch(const batch *b, const request *s)
 static bool next_group(batch *b)
 {
     int fresh = 0, asked = 0;
-    for (b->n = 0; b->next_s < b->n_s; b->next_s++, b->next_i = 0) {
+    for (b->n = b->taken = 0; b->next_s < b->n_s; b->next_s++, b->next_i = 0) {
         request *s = b->s[b->next_s];
         for (; !s->e.code && b->next_i < s->q->K; b->next_i++) {
             if (b->n && (fresh >= b->k->pass_tokens || asked + s->ask.n_ids > b->k->pass_tokens || !same_branch(b, s))) return true;
@@ -293,7 +299,7 @@ static bool read_group(batch *b)
     if (!run_group(b, &e))
         for (int i = 0; i < b->n; i++)
             if (!b->m[i].s->e.code) b->m[i].s->e = e;
-    while (b->n > 0) drop(b, b->n - 1);
+    for (int i = 0; i < b->taken; i++) prefix_release(b->r, b->k, &b->z[i]);
     b->k->back(b->k, mark);
     arena_back(b->a, am);
     /* Scratch that ran out is whole again; a device that failed is not. */
