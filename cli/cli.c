@@ -107,28 +107,51 @@ static void print_heads(FILE *f, const candidate *c)
         }
 }
 
-/* The distribution over the closed set. */
-static void print_bars(FILE *f, const diagnose_request *q, const answer *ans)
+static void print_bars(FILE *f, const char *heading, const float *prob, const char *const *name, int n)
 {
-    fprintf(f, "\n  p(a|q)\n");
-    for (int a = 0; a < ans->A; a++) {
+    fprintf(f, "\n  %s\n", heading);
+    for (int i = 0; i < n; i++) {
         char bar[31] = "";
-        int  n = (int)lroundf(ans->prob[a] * 30);
-        memset(bar, '#', (size_t)n);
-        bar[n] = 0;
-        fprintf(f, "  %.4f  %-30s  %s\n", ans->prob[a], bar, q->answers[a]);
+        int  width = (int)lroundf(prob[i] * 30);
+        memset(bar, '#', (size_t)width);
+        bar[width] = 0;
+        fprintf(f, "  %.4f  %-30s  %s\n", prob[i], bar, name[i]);
     }
+}
+
+static int count_present(const float *prob, int L)
+{
+    int n = 0;
+    for (int l = 0; l < L; l++) n += label_present(prob[l]);
+    return n;
+}
+
+static void print_present(FILE *f, const diagnose_request *q, const answer *ans)
+{
+    const char *sep = "Present   ";
+    for (int l = 0; l < ans->L; l++)
+        if (label_present(ans->label_prob[l])) {
+            fprintf(f, "%s%s", sep, q->labels[l]);
+            sep = ", ";
+        }
+    fprintf(f, "%s\n", count_present(ans->label_prob, ans->L) ? "" : "Present   none of the labels");
 }
 
 /* What a pair says, in the columns below this heading. */
 static const char *heading(task_kind task)
 {
-    return task == TASK_OPEN ? "  weight  the same    log p   passage  similarity\n" : "  weight  says        p       passage  similarity\n";
+    switch (task) {
+    case TASK_OPEN: return "  weight  the same    log p   passage  similarity\n";
+    case TASK_LABELS: return "  weight  present     passage  similarity\n";
+    case TASK_CLOSED: break;
+    }
+    return "  weight  says        p       passage  similarity\n";
 }
 
 static void print_saying(FILE *f, const diagnose_request *q, const answer *ans, const evidence *z)
 {
     if (ans->task == TASK_OPEN) fprintf(f, "%-10s  %8.3f", z->agrees ? "yes" : "no", z->open_logp);
+    else if (ans->task == TASK_LABELS) fprintf(f, "%2d of %-4d", count_present(z->label_prob, ans->L), ans->L);
     else fprintf(f, "%-10.10s  %.4f", q->answers[z->answer], z->prob[z->answer]);
 }
 
@@ -159,9 +182,12 @@ void cli_print_answer(FILE *f, const diagnose_request *q, const answer *ans)
     if (q->question) fprintf(f, "Question  %s\n", q->question);
     if (ans->task == TASK_OPEN) {
         fprintf(f, "Answer    %s\n", ans->open.text);
+    } else if (ans->task == TASK_LABELS) {
+        print_present(f, q, ans);
+        print_bars(f, "p(label|q)", ans->label_prob, q->labels, ans->L);
     } else {
         fprintf(f, "Answer    %s  (p = %.4f)\n", q->answers[ans->answer], ans->prob[ans->answer]);
-        print_bars(f, q, ans);
+        print_bars(f, "p(a|q)", ans->prob, q->answers, ans->A);
     }
     cli_print_reasons(f, q, ans);
 }

@@ -8,14 +8,16 @@
 #include "diagnose/json.h"
 
 static const char HELP[] =
-    "usage: jomed diagnose --reader DIR --retriever DIR --index DIR --question Q [--answers A,B[,..]] IMAGE...\n\n"
-    "Answer a question about each image (PNG or JPEG), with the retrieved pairs it rests on. Without answers the question\n"
-    "is an open one, and the reader's own words are printed as they come.\n\n"
+    "usage: jomed diagnose --reader DIR --retriever DIR --index DIR --question Q\n"
+    "                      [--answers A,B[,..] | --labels A[,B..]] IMAGE...\n\n"
+    "Answer a question about each image (PNG or JPEG), with the retrieved pairs it rests on. Without answers and\n"
+    "labels the question is an open one, and the reader's own words are printed as they come.\n\n"
     CLI_MODEL_HELP
     CLI_ADAPTER_HELP
     "  --question Q       the question\n"
     "  --answers A,B      the closed set of answers, separated by commas\n"
     "  --answer A         one answer (repeat it; for answers that hold a comma)\n"
+    "  --labels A,B       labels, each present or not by itself; --label A: one label, as --answer\n"
     "  --k N              candidates per head, 1 to 50 (default 2)\n"
     "  --mode MODE        paper (default) or reference (parity with the released code)\n"
     "  --exclude-study S  leave out passages of this study\n"
@@ -31,26 +33,29 @@ enum { MAX_IMAGE_FILE = 64 << 20 };
 typedef struct {
     engine_options    models;
     diagnose_request  q;
-    const char       *answer[MAX_ANSWERS + 1];
+    const char       *answer[MAX_ANSWERS], *label[MAX_LABELS];
     bool              json, help;
     char            **image;
     int               n_images;
 } options;
 
-static bool add_answer(options *o, const char *s, err *e)
+/* A list that options fill. */
+typedef struct { const char **text; int *n, most; const char *flag; } texts;
+
+static bool add(const texts *to, const char *s, err *e)
 {
-    if (o->q.n_answers > MAX_ANSWERS - 1) return err_set(e, ERR_USAGE, "--answers: at most %d are taken", MAX_ANSWERS);
-    o->answer[o->q.n_answers++] = s;
+    if (*to->n == to->most) return err_set(e, ERR_USAGE, "%s: at most %d are taken", to->flag, to->most);
+    to->text[(*to->n)++] = s;
     return true;
 }
 
 /* Cut the list in place: argv's strings are ours to change. An empty piece stays, so that diagnose_check names it. */
-static bool add_answers(options *o, char *list, err *e)
+static bool add_all(const texts *to, char *list, err *e)
 {
     for (char *s = list; s;) {
         char *comma = strchr(s, ',');
         if (comma) *comma = 0;
-        if (!add_answer(o, s, e)) return false;
+        if (!add(to, s, e)) return false;
         s = comma ? comma + 1 : NULL;
     }
     return true;
@@ -69,23 +74,28 @@ static bool one_kind(options *o, err *e)
 {
     const open_options *w = &o->q.open;
     o->q.answers = o->q.n_answers > 0 ? o->answer : NULL;
+    o->q.labels = o->q.n_labels > 0 ? o->label : NULL;
+    if (o->q.answers && o->q.labels) return err_set(e, ERR_USAGE, "--answers and --labels: a question has one or the other");
     if (diagnose_task(&o->q) == TASK_OPEN || !(w->max_new_tokens || w->beams || w->repetition_penalty != 0)) return true;
-    return err_set(e, ERR_USAGE, "--max-new-tokens, --beams and --repetition-penalty are for open questions, which have no answers");
+    return err_set(e, ERR_USAGE, "--max-new-tokens, --beams and --repetition-penalty are for open questions, which have no answers and no labels");
 }
 
 static bool parse(options *o, int argc, char **argv, err *e)
 {
-    enum { QUESTION = 1, ANSWERS, ANSWER, K, MODE, STUDY, PATIENT, SELF, TOKENS, BEAMS, PENALTY, JSON, HELP_ };
+    enum { QUESTION = 1, ANSWERS, ANSWER, LABELS, LABEL, K, MODE, STUDY, PATIENT, SELF, TOKENS, BEAMS, PENALTY, JSON, HELP_ };
     static const struct option known[] = {
         CLI_MODEL_OPTIONS,
         CLI_ADAPTER_OPTIONS,
         {"question", required_argument, NULL, QUESTION}, {"answers", required_argument, NULL, ANSWERS},
-        {"answer", required_argument, NULL, ANSWER},     {"k", required_argument, NULL, K},
+        {"answer", required_argument, NULL, ANSWER},     {"labels", required_argument, NULL, LABELS},
+        {"label", required_argument, NULL, LABEL},       {"k", required_argument, NULL, K},
         {"mode", required_argument, NULL, MODE},         {"exclude-study", required_argument, NULL, STUDY},
         {"exclude-patient", required_argument, NULL, PATIENT}, {"exclude-self", no_argument, NULL, SELF},
         {"max-new-tokens", required_argument, NULL, TOKENS}, {"beams", required_argument, NULL, BEAMS},
         {"repetition-penalty", required_argument, NULL, PENALTY},
         {"json", no_argument, NULL, JSON},               {"help", no_argument, NULL, HELP_}, {0}};
+    const texts answers = {o->answer, &o->q.n_answers, MAX_ANSWERS, "--answers"};
+    const texts labels = {o->label, &o->q.n_labels, MAX_LABELS, "--labels"};
     long n;
     for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         bool taken;
@@ -93,8 +103,10 @@ static bool parse(options *o, int argc, char **argv, err *e)
         if (taken) continue;
         switch (opt) {
         case QUESTION: o->q.question = optarg; break;
-        case ANSWERS: if (!add_answers(o, optarg, e)) return false; break;
-        case ANSWER: if (!add_answer(o, optarg, e)) return false; break;
+        case ANSWERS: if (!add_all(&answers, optarg, e)) return false; break;
+        case ANSWER: if (!add(&answers, optarg, e)) return false; break;
+        case LABELS: if (!add_all(&labels, optarg, e)) return false; break;
+        case LABEL: if (!add(&labels, optarg, e)) return false; break;
         case K: if (!cli_int(&n, "--k", optarg, 1, MAX_K, e)) return false; o->q.k = (int)n; break;
         case MODE: if (!mode_parse(&o->q.mode, optarg)) return err_set(e, ERR_USAGE, "--mode takes paper or reference"); break;
         case STUDY: o->q.exclude.study = optarg; break;

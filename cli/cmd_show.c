@@ -49,6 +49,25 @@ static bool read_distribution(const json_t *o, diagnose_request *q, answer *ans,
     return ans->answer >= 0 || malformed("answer", e);
 }
 
+static bool read_labels(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
+{
+    const json_t *list = json_object_get(o, "labels");
+    size_t        n = json_array_size(list);
+    bool          ok = true;
+    if (n < 1 || n > MAX_LABELS) return malformed("labels", e);
+    ans->task = TASK_LABELS;
+    ans->L = q->n_labels = (int)n;
+    q->labels = names;
+    if (!(ans->label_prob = ARENA_NEW(a, float, n, e))) return false;
+    for (size_t l = 0; l < n; l++) {
+        const json_t *p = json_array_get(list, l);
+        ans->label_prob[l] = number(p, "probability", &ok);
+        names[l] = json_string_value(json_object_get(p, "label"));
+        if (!names[l] || !ok || !(ans->label_prob[l] >= 0 && ans->label_prob[l] <= 1)) return malformed("labels", e);
+    }
+    return true;
+}
+
 static bool read_open(const json_t *o, answer *ans, err *e)
 {
     const json_t *n = json_object_get(o, "tokens");
@@ -62,9 +81,10 @@ static bool read_open(const json_t *o, answer *ans, err *e)
     return (ok && y->text) || malformed("answer, tokens, ended or log_likelihood", e);
 }
 
-/* What the answer is and how sure, by the kind of question: only an open answer counts its tokens. */
+/* What the answer is and how sure, by the kind of question: only an open answer counts its tokens, only one of labels has some. */
 static bool read_answer(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
 {
+    if (json_object_get(o, "labels")) return read_labels(o, q, ans, names, a, e);
     return json_object_get(o, "tokens") ? read_open(o, ans, e) : read_distribution(o, q, ans, names, a, e);
 }
 
@@ -76,6 +96,12 @@ static bool read_saying(const json_t *o, const diagnose_request *q, const answer
         z->agrees = json_is_true(json_object_get(o, "agrees"));
         z->open_logp = number(o, "log_likelihood", &ok);
         return ok || malformed("evidence", e);
+    }
+    if (ans->task == TASK_LABELS) {
+        if (json_array_size(probs) != (size_t)ans->L) return malformed("evidence", e);
+        if (!(z->label_prob = ARENA_NEW(a, float, ans->L, e))) return false;
+        for (int l = 0; l < ans->L; l++) z->label_prob[l] = (float)json_number_value(json_array_get(probs, (size_t)l));
+        return true;
     }
     z->answer = place(q, json_string_value(json_object_get(o, "answer")));
     if (z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers) return malformed("evidence", e);
@@ -114,9 +140,12 @@ static bool read_evidence(const json_t *o, const diagnose_request *q, answer *an
     return true;
 }
 
+enum { MAX_NAMES = 64 };
+_Static_assert(MAX_NAMES >= (int)MAX_ANSWERS && MAX_NAMES >= (int)MAX_LABELS, "room for the answers or the labels");
+
 static bool show(const json_t *o, const char *question, arena *a, err *e)
 {
-    const char      *names[MAX_ANSWERS], *mode = json_string_value(json_object_get(o, "mode"));
+    const char      *names[MAX_NAMES], *mode = json_string_value(json_object_get(o, "mode"));
     diagnose_request q = {.question = question};
     answer           ans = {0};
     bool             ok = true;
