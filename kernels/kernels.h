@@ -80,6 +80,7 @@ struct kernels {
                                 and more rows would gain nothing */
     uint64_t    flops;
     err         failed;
+    kernels    *exact; /* the same device with f32 activations and weights, opened and closed with this table; NULL: this one has them */
 
     /* memory */
     void *(*alloc)(kernels *k, size_t bytes); /* lives until free_; NULL: out of memory (not kept in failed) */
@@ -158,8 +159,13 @@ typedef struct {
 /* Gives *out, ended by out->close(out). ERR_USAGE: no such device. ERR_GPU: it, or its driver, cannot be used. ERR_MEMORY. */
 bool kernels_open(kernels **out, const kernels_options *o, err *e);
 
+/* Where a model runs that must be exact: weights opened there are used there. */
+static inline kernels *kernels_exact(kernels *k) { return k->exact ? k->exact : k; }
 /* For the tables: can t be opened as [rows, cols]? */
 bool weight_check(const tensor *t, int64_t rows, int64_t cols, err *e);
+/* Would kernels_open() take a GPU for it? */
+bool kernels_on_gpu(const char *device);
+
 /* Keep the first failure (for the tables' own use and for model code that finds its own mistake). */
 void kernels_fail(kernels *k, err_code code, const char *text);
 /* (query, key) pairs of one head that are not masked: what attention's flops count. */

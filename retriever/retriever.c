@@ -31,6 +31,23 @@ struct retriever {
     char              hash[SHA256_HEX], query_hash[N_HEADS][SHA256_HEX];
 };
 
+/* The retriever is float32 on every device: two candidates may be 1e-4 apart, and which one is second decides what is read. Where k's
+ * activations are narrower it computes in k's exact table, whose work and failure are k's. */
+static kernels *exact_begin(kernels *k)
+{
+    kernels *x = kernels_exact(k);
+    if (x != k && x->failed.code == ERR_MEMORY) x->failed = (err){0}; /* of another request */
+    return x;
+}
+
+static void exact_end(kernels *k, kernels *x)
+{
+    if (x == k) return;
+    k->flops += x->flops;
+    x->flops = 0;
+    if (x->failed.code != ERR_NONE) kernels_fail(k, x->failed.code, x->failed.text);
+}
+
 static bool open_config(retriever *r, const char *dir, err *e)
 {
     char path[PATH_MAX];
@@ -59,7 +76,7 @@ static bool open_query(retriever *r, head h, const char *dir, kernels *k, err *e
     if (!path_join(path, sizeof path, dir, QUERY_FILE[h], e)) return false;
     if (!file_exists(path)) return true;
     return safetensors_open(&r->query_file[h], path, e) && sha256_file(r->query_hash[h], path, e)
-        && vision_tower_open(&r->query[h], &r->config.vision, r->query_file[h], true, k, e);
+        && vision_tower_open(&r->query[h], &r->config.vision, r->query_file[h], true, kernels_exact(k), e);
 }
 
 bool retriever_open(retriever **out, const char *dir, kernels *k, err *e)
@@ -71,8 +88,8 @@ bool retriever_open(retriever **out, const char *dir, kernels *k, err *e)
         goto done;
     }
     if (!open_config(r, dir, e) || !safetensors_open(&r->file, dir, e) ||
-        !vision_tower_open(&r->vision, &r->config.vision, r->file, false, k, e) ||
-        !text_tower_open(&r->text, &r->config.text, r->file, k, e) || !open_words(r, dir, e) ||
+        !vision_tower_open(&r->vision, &r->config.vision, r->file, false, kernels_exact(k), e) ||
+        !text_tower_open(&r->text, &r->config.text, r->file, kernels_exact(k), e) || !open_words(r, dir, e) ||
         !open_query(r, HEAD_IMAGE, dir, k, e) || !open_query(r, HEAD_TEXT, dir, k, e) || !sha256_model(r->hash, dir, e))
         goto done;
     *out = r;
@@ -116,7 +133,10 @@ static bool normalise(float *z, int E, err *e)
 
 static bool embed_pixels(const vision_tower *v, kernels *k, const float *px, int E, float *z, arena *a, err *e)
 {
-    return vision_tower_embed(v, k, px, z, NULL, a, e) && normalise(z, E, e);
+    kernels *x = exact_begin(k);
+    bool     ok = vision_tower_embed(v, x, px, z, NULL, a, e) && normalise(z, E, e);
+    exact_end(k, x);
+    return ok;
 }
 
 bool retriever_embed_image(const retriever *r, kernels *k, const image *img, float *z, arena *a, err *e)
@@ -131,11 +151,13 @@ bool retriever_embed_image(const retriever *r, kernels *k, const image *img, flo
 bool retriever_embed_text(const retriever *r, kernels *k, const char *caption, int max_tokens, float *z, arena *a, err *e)
 {
     const arena_mark here = arena_here(a);
+    kernels         *x = exact_begin(k);
     int32_t         *ids;
     int              n;
     if (max_tokens <= 0) max_tokens = RETRIEVER_TEXT_TOKENS;
     bool ok = wordpiece_encode(r->words, caption, strlen(caption), true, max_tokens, &ids, &n, a, e)
-           && text_tower_embed(r->text, k, ids, n, z, NULL, a, e) && normalise(z, retriever_dim(r), e);
+           && text_tower_embed(r->text, x, ids, n, z, NULL, a, e) && normalise(z, retriever_dim(r), e);
+    exact_end(k, x);
     arena_back(a, here);
     return ok;
 }

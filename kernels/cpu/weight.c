@@ -12,14 +12,7 @@ bool cpu_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int64
 {
     (void)k;
     size_t size = dtype_bytes(t->type);
-    if (t->type != DTYPE_F32 && t->type != DTYPE_F16 && t->type != DTYPE_BF16)
-        return err_set(e, ERR_FILE, "%s: %s is %s, not F32, F16 or BF16", t->file, t->name, dtype_name(t->type));
-    if (rows < 0 || cols < 0 || (cols > 0 && rows > INT64_MAX / cols) || t->count != rows * cols)
-        return err_set(e, ERR_FILE, "%s: %s has %lld elements, not %lld x %lld", t->file, t->name, (long long)t->count,
-                       (long long)rows, (long long)cols);
-    if (rows > INT32_MAX || cols > INT32_MAX)
-        return err_set(e, ERR_FILE, "%s: %s is larger than 2^31 - 1 on a side", t->file, t->name);
-
+    if (!weight_check(t, rows, cols, e)) return false;
     bool widen = rows == 1 || t->type == DTYPE_F16;
     *w = (weight){.data = t->data, .type = widen ? DTYPE_F32 : t->type, .rows = rows, .cols = cols};
     if (!widen && (uintptr_t)t->data % size == 0) return true;

@@ -11,7 +11,8 @@ extern "C" {
 }
 
 enum { MIN_CAPABILITY = 80, GPU_PASS_TOKENS = 4096 };
-static const size_t SCRATCH_BYTES = (size_t)2 << 30, STAGING_BYTES = (size_t)8 << 20, SCRATCH_ALIGN = 256;
+/* EXACT_BYTES: scratch of the f32 table beside a bf16 one, in which the retriever runs: a picture or a caption at a time. */
+static const size_t SCRATCH_BYTES = (size_t)2 << 30, EXACT_BYTES = (size_t)256 << 20, STAGING_BYTES = (size_t)4 << 20, SCRATCH_ALIGN = 256;
 
 /* --------------------------------------------------------------------------------------------------------------- failures */
 bool cu_ok(kernels *k, cudaError_t status, const char *what)
@@ -225,6 +226,7 @@ static void gpu_close(kernels *k)
 {
     cuda *g = (cuda *)k;
     if (!g) return;
+    gpu_close(k->exact);
     (void)cudaSetDevice(g->device);
     if (g->stream) (void)cudaStreamSynchronize(g->stream);
     for (int i = 0; i < 2; i++)
@@ -275,7 +277,8 @@ static bool take_memory(cuda *g, err *e)
            cu_ok(k, cudaEventCreateWithFlags(&g->staging.done[1], cudaEventDisableTiming), "event");
 }
 
-bool cuda_open(kernels **out, const kernels_options *o, int device, err *e)
+/* One table: of one element type. */
+static bool open_table(kernels **out, const kernels_options *o, int device, err *e)
 {
     bool           ok = false;
     cudaDeviceProp prop;
@@ -298,4 +301,19 @@ done:
     if (!ok && e->code == ERR_NONE) err_at(e, g->k.failed.code, NULL, "device", "%s", g->k.failed.text);
     gpu_close(g ? &g->k : NULL);
     return ok;
+}
+
+bool cuda_open(kernels **out, const kernels_options *o, int device, err *e)
+{
+    kernels        *k = NULL;
+    kernels_options exact = *o;
+    if (!open_table(&k, o, device, e)) return false;
+    exact.products = PRECISION_F32;
+    exact.scratch_bytes = o->scratch_bytes && o->scratch_bytes < EXACT_BYTES ? o->scratch_bytes : EXACT_BYTES;
+    if (o->products != PRECISION_F32 && !open_table(&k->exact, &exact, device, e)) {
+        gpu_close(k);
+        return false;
+    }
+    *out = k;
+    return true;
 }

@@ -10,14 +10,19 @@
 #ifndef JOMED_KERNELS_CUDA_CUDA_H
 #define JOMED_KERNELS_CUDA_CUDA_H
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 #include "kernels/kernels.h"
 
-/* GPUs that these kernels can run on (compute capability 8.0 or later). 0 without a driver; false: there is a driver but it cannot be
- * used, e says why. */
-bool cuda_devices(int *n, err *e);
+/* The first GPU that these kernels can run on (compute capability 8.0 or later); -1: there is none, or no driver. False: there is a
+ * driver but it cannot be used, and e says why. */
+bool cuda_find(int *device, err *e);
 /* As kernels_open, on device number `device`. ERR_USAGE: no such device. ERR_GPU, ERR_MEMORY: it cannot be used, and why. */
 bool cuda_open(kernels **out, const kernels_options *o, int device, err *e);
 #ifdef __cplusplus
@@ -45,12 +50,24 @@ struct cuda {
 };
 
 /* Operations begin with this: nothing more is done after a failure. */
-static inline cuda *cuda_of(kernels *k) { return k->failed.code == ERR_NONE ? (cuda *)k : NULL; }
+cuda *cuda_of(kernels *k);
 
 /* True for cudaSuccess; else keeps ERR_GPU (ERR_MEMORY when that is what it was) with what and CUDA's own text. */
 bool cu_ok(kernels *k, cudaError_t status, const char *what);
-/* After a LAUNCH: was it taken? */
+/* After a LAUNCH: was it taken? What goes wrong while it runs shows later. */
 static inline bool cu_launched(kernels *k, const char *what) { return cu_ok(k, cudaGetLastError(), what); }
+
+/* unit(v), as every product and gate on the device computes it: a few units in the last place from the formula. */
+static __device__ __forceinline__ float unit_of(float v, unit u)
+{
+    switch (u) {
+    case UNIT_GELU: return 0.5f * v * (1.0f + erff(v * 0.70710678118654752f));
+    case UNIT_QUICK_GELU: return v / (1.0f + expf(-1.702f * v));
+    case UNIT_SILU: return v / (1.0f + expf(-v));
+    case UNIT_NONE: break;
+    }
+    return v;
+}
 
 /* bytes of scratch, aligned to 256, given back by k.back(). NULL: spent (kept). */
 void *cuda_take(cuda *g, size_t bytes);
@@ -58,9 +75,9 @@ void *cuda_take(cuda *g, size_t bytes);
 const void *cuda_stage(cuda *g, const void *host, size_t bytes);
 /* bytes from the device to the host; waits. */
 bool cuda_fetch(cuda *g, void *host, const void *device, size_t bytes);
-/* The same, activations widened to f32 and f32 rounded to activations. */
-void cuda_put(kernels *k, act *dst, const float *src, size_t n);
-void cuda_get(kernels *k, float *dst, const act *src, size_t n);
+/* Room of at most half_bytes in the pinned half whose turn it is, to be filled and sent. NULL: a failure (kept). */
+uint8_t *cuda_room(cuda *g, size_t bytes);
+bool     cuda_send(cuda *g, void *device, const void *pinned, size_t bytes);
 
 /* Elements between the rows of a weight: bf16 rows begin at 16 bytes, as cp.async and ldmatrix want. */
 static inline int cuda_pitch(const weight *w)
@@ -74,6 +91,7 @@ static inline int  blocks_of(int64_t n, int per) { return (int)((n + per - 1) / 
 bool cuda_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
 void cuda_weight_close(kernels *k, weight *w);
 /* linear.cu */
+bool cuda_linear_open(cuda *g); /* lets its kernels have the shared memory they want */
 void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
                  const act *residual);
 void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
@@ -87,17 +105,23 @@ void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, con
 void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
 void cuda_add(kernels *k, act *y, const act *x, size_t n);
 void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D);
-/* Device memory: n f32 to activations and back; rows of activations that cp.async cannot read (ldx % 8 != 0, or x not
- * aligned to 16) to rows `pitch` apart. */
-void cuda_round(cuda *g, act *dst, const float *src, size_t n);
-void cuda_widen(cuda *g, float *dst, const act *src, size_t n);
+/* On the device: n f32 to bf16 and back; rows that cp.async cannot read (ld % 8 != 0, or src not aligned to 16) to rows
+ * `pitch` apart. */
+void cuda_round(cuda *g, bf16 *dst, const float *src, size_t n);
+void cuda_widen(cuda *g, float *dst, const bf16 *src, size_t n);
 void cuda_pack_rows(cuda *g, bf16 *dst, int pitch, const bf16 *src, int ld, int T, int D);
 /* attend.cu */
+bool cuda_attend_open(cuda *g);
 void cuda_attend(kernels *k, const attend_args *a, int n);
 /* score.cu */
+bool cuda_score_open(cuda *g);
 void cuda_logits(kernels *k, float *out, const act *x, int R, const weight *w);
 void cuda_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                 const int32_t *token, int n);
+/* search.cu */
+bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, int dim, err *e);
+void cuda_vectors_close(kernels *k, vector_set *v);
+void cuda_search(kernels *k, const vector_set *v, const float *z, int64_t n, float *score, int64_t *id);
 
 #endif
 #endif

@@ -4,19 +4,23 @@
  * instructions that C++ has no name for; with JOMED_SIMT defined tests/simt/simt.h gives all of it in plain C++, so that
  * g++ compiles the very same kernels and the tests run them on a CPU.
  *
- *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)   kernel<<<grid, block, shared_bytes, stream>>>(args...); a
- *                                  template with a comma in its arguments goes through a function pointer first
+ *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)   kernel<<<grid, block, shared_bytes, stream>>>(args...); a template
+ *                                  with a comma in its arguments goes in parentheses
  *   DYNAMIC_SHARED(type, name)     type *name = the block's dynamic shared memory, aligned to 128
  *   cp_async_16(shared, global, bytes_valid)   16 bytes, both 16-aligned; those from bytes_valid (0..16) on are zeros. Seen by
  *                                  the issuing thread after cp_async_wait, by the others after a barrier behind that
  *   cp_async_commit(), cp_async_wait<N>()      close a group; wait until at most N groups are under way
  *   ldmatrix_x4, _x4_trans, _x2, _x2_trans     8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8
- *   mma_m16n8k16_bf16, _f16(d, a, b, c)        d = a b + c: a [16,16] row-major, b [16,8] by columns, c and d f32 */
+ *   mma_m16n8k16_bf16, _f16(d, a, b, c)        d = a b + c: a [16,16] row-major, b [16,8] by columns, c and d f32
+ *
+ * nvcc may not contract a * b + c into a multiply-add by itself (--fmad=false): it would do so in one instance of a template and not
+ * in another, and a row's bits would depend on which one served it. Where one is wanted, fmaf() is written. */
 #ifndef JOMED_KERNELS_CUDA_DEVICE_CUH
 #define JOMED_KERNELS_CUDA_DEVICE_CUH
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef JOMED_SIMT
 #include "tests/simt/simt.h"
@@ -96,26 +100,51 @@ static __device__ __forceinline__ float warp_max(float v)
     return v;
 }
 
-/* Eight neighbouring elements, as f32: one 16-byte access (two of f32) where whole and aligned, else those below n one by one, the
- * others 0. Which it was shows in no sum, since the same lane gets the same elements. */
-template <class E> struct eight { alignas(16) E at[8]; };
+/* Two bf16 in a register, lo in the lower half: an operand of mma, or neighbours in memory. */
+static __device__ __forceinline__ uint32_t pack_two(float lo, float hi)
+{
+    __nv_bfloat162 two = __floats2bfloat162_rn(lo, hi);
+    uint32_t       bits;
+    memcpy(&bits, &two, sizeof bits);
+    return bits;
+}
 
-template <class E> static __device__ __forceinline__ void load_8(float v[8], const E *p, int n, bool aligned)
+/* Eight neighbouring elements, as f32: 16-byte accesses where all eight are there and aligned, else those below n one by one, the
+ * others 0. Which it was shows in no sum, since the same thread gets the same elements. */
+static __device__ __forceinline__ void load_8(float v[8], const float *p, int n, bool aligned)
 {
     if (aligned && n >= 8) {
-        eight<E> e = *reinterpret_cast<const eight<E> *>(p);
-        for (int i = 0; i < 8; i++) v[i] = widen(e.at[i]);
+        float4 a = *reinterpret_cast<const float4 *>(p), b = *reinterpret_cast<const float4 *>(p + 4);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    } else
+        for (int i = 0; i < 8; i++) v[i] = i < n ? p[i] : 0.0f;
+}
+static __device__ __forceinline__ void load_8(float v[8], const bf16 *p, int n, bool aligned)
+{
+    if (aligned && n >= 8) {
+        uint4    a = *reinterpret_cast<const uint4 *>(p);
+        uint32_t two[4] = {a.x, a.y, a.z, a.w};
+        for (int i = 0; i < 4; i++) {
+            v[2 * i] = __uint_as_float(two[i] << 16);
+            v[2 * i + 1] = __uint_as_float(two[i] & 0xffff0000u);
+        }
     } else
         for (int i = 0; i < 8; i++) v[i] = i < n ? widen(p[i]) : 0.0f;
 }
-template <class E> static __device__ __forceinline__ void store_8(E *p, const float v[8], int n, bool aligned)
+static __device__ __forceinline__ void store_8(float *p, const float v[8], int n, bool aligned)
 {
     if (aligned && n >= 8) {
-        eight<E> e;
-        for (int i = 0; i < 8; i++) e.at[i] = narrow<E>(v[i]);
-        *reinterpret_cast<eight<E> *>(p) = e;
+        *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
+        *reinterpret_cast<float4 *>(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
     } else
-        for (int i = 0; i < 8 && i < n; i++) p[i] = narrow<E>(v[i]);
+        for (int i = 0; i < 8 && i < n; i++) p[i] = v[i];
+}
+static __device__ __forceinline__ void store_8(bf16 *p, const float v[8], int n, bool aligned)
+{
+    if (aligned && n >= 8)
+        *reinterpret_cast<uint4 *>(p) = make_uint4(pack_two(v[0], v[1]), pack_two(v[2], v[3]), pack_two(v[4], v[5]), pack_two(v[6], v[7]));
+    else
+        for (int i = 0; i < 8 && i < n; i++) p[i] = narrow<bf16>(v[i]);
 }
 
 #endif

@@ -5,14 +5,35 @@
 
 #include "tests/kernels/kern.h"
 
+/* A table of its own; skips where there is no GPU. */
 static inline kernels *gpu_open(precision p)
 {
     kernels *k = NULL;
     err      e = {0};
-    if (kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = p, .scratch_bytes = (size_t)64 << 20}, &e)) return k;
+    if (kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = p, .scratch_bytes = (size_t)16 << 20}, &e)) return k;
     if (e.code == ERR_USAGE) SKIP("%s", e.text);
     fail_msg("%s", e.text);
     return NULL;
+}
+
+/* The table of that precision which all cases share: opening is the longest part of a small case. Closed by gpu_close_all, a group's
+ * teardown. */
+static kernels *gpu_tables[2];
+static inline kernels *gpu_table(precision p)
+{
+    kernels **k = &gpu_tables[p == PRECISION_BF16];
+    if (!*k) *k = gpu_open(p);
+    kern_ok(*k);
+    (*k)->flops = 0;
+    return *k;
+}
+
+static inline int gpu_close_all(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        if (gpu_tables[i]) gpu_tables[i]->close(gpu_tables[i]);
+    return 0;
 }
 
 static inline bool gpu_rounds(const kernels *k) { return k->act_bytes == 2; }

@@ -6,15 +6,13 @@
 static void devices_are_named(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16);
+    kernels *k = gpu_table(PRECISION_BF16);
     assert_int_equal(strncmp(k->name, "cuda:0 ", 7), 0);
     assert_non_null(strstr(k->name, ", bf16"));
     assert_int_equal(k->act_bytes, 2);
-    k->close(k);
-    k = gpu_open(PRECISION_F32);
+    k = gpu_table(PRECISION_F32);
     assert_non_null(strstr(k->name, ", f32"));
     assert_int_equal(k->act_bytes, 4);
-    k->close(k);
     err e = {0};
     k = NULL;
     OK(kernels_open(&k, &(kernels_options){.scratch_bytes = 1 << 20}, &e), e); /* auto takes it */
@@ -31,10 +29,9 @@ static void devices_are_named(void **state)
 static void too_large_a_workspace_says_how_much(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16); /* or skip */
-    k->close(k);
-    err e;
-    k = NULL;
+    (void)gpu_table(PRECISION_BF16); /* or skip */
+    kernels *k = NULL;
+    err      e;
     FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0", .scratch_bytes = (size_t)1 << 50}, &e), e, ERR_MEMORY,
           "the workspace needs 1073741824 MiB, ");
     assert_non_null(strstr(e.text, " MiB are free"));
@@ -44,23 +41,47 @@ static void too_large_a_workspace_says_how_much(void **state)
 static void open_survives_a_failed_allocation(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16);
-    k->close(k);
-    k = NULL;
-    err e;
-    mem_fail_after(0);
-    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0", .scratch_bytes = 4096}, &e), e, ERR_MEMORY, "out of memory");
-    mem_fail_after(-1);
-    assert_null(k);
+    (void)gpu_table(PRECISION_BF16); /* or skip */
+    kernels *k = NULL;
+    for (long n = 0;; n++) {
+        err e = {0};
+        mem_fail_after(n);
+        bool ok = kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e);
+        mem_fail_after(-1);
+        if (ok) {
+            assert_int_equal(n, 2); /* the table and its exact twin */
+            k->close(k);
+            return;
+        }
+        assert_int_equal(e.code, ERR_MEMORY);
+        assert_null(k);
+    }
+}
+
+/* A bf16 table has an f32 one beside it for models that must be exact; an f32 table is its own. */
+static void exact_table_is_f32(void **state)
+{
+    (void)state;
+    kernels *k = gpu_table(PRECISION_BF16), *x = kernels_exact(k);
+    float    v[3] = {1.00001f, -2.3f, 0.1f}, got[3];
+    assert_ptr_not_equal(x, k);
+    assert_int_equal(x->act_bytes, 4);
+    act *d = x->alloc(x, sizeof v);
+    x->put(x, d, v, 3);
+    x->get(x, got, d, 3);
+    kern_ok(x);
+    assert_memory_equal(v, got, sizeof v);
+    x->free_(x, d);
+    k = gpu_table(PRECISION_F32);
+    assert_ptr_equal(kernels_exact(k), k);
 }
 
 static void scratch_is_a_stack_with_an_end(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16);
-    k->close(k);
-    err e = {0};
-    k = NULL;
+    (void)gpu_table(PRECISION_BF16); /* or skip */
+    kernels *k = NULL;
+    err      e = {0};
     OK(kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e), e);
     size_t mark = k->mark(k);
     char  *a = k->take(k, 100), *b = k->take(k, 1);
@@ -84,7 +105,7 @@ static void long_transfers_arrive_whole(void **state)
     (void)state;
     enum { N = (int)(20 << 20) / 4 + 3 };
     for (int p = 0; p < 2; p++) {
-        kernels *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+        kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
         float   *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
         act     *d = k->alloc(k, (size_t)N * (size_t)k->act_bytes), *copy = k->alloc(k, (size_t)N * (size_t)k->act_bytes);
         assert_true(x && y && d && copy);
@@ -101,7 +122,6 @@ static void long_transfers_arrive_whole(void **state)
         kern_ok(k);
         k->free_(k, d), k->free_(k, copy);
         free(x), free(y);
-        k->close(k);
     }
 }
 
@@ -109,7 +129,7 @@ static void long_transfers_arrive_whole(void **state)
 static void put_rounds_as_the_host_does(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16);
+    kernels *k = gpu_table(PRECISION_BF16);
     float    x[] = {1.00390625f, 1.01171875f, -0.0f, 3.4e38f, INFINITY, -INFINITY, NAN, 1e-40f, 0x1p-133f, 65504, 0.1f}, y[11];
     act     *d = k->alloc(k, sizeof x);
     k->put(k, d, x, 11);
@@ -119,7 +139,6 @@ static void put_rounds_as_the_host_does(void **state)
         if (i == 6) assert_true(isnan(y[i]));
         else if (y[i] != bf16_to_f32(bf16_from_f32(x[i]))) fail_msg("%g became %g", (double)x[i], (double)y[i]);
     k->free_(k, d);
-    k->close(k);
 }
 
 /* A matrix becomes the table's element type, a vector f32; read back through gather, a row being a row. */
@@ -131,7 +150,7 @@ static void weights_arrive_as_the_table_multiplies_them(void **state)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int type = DTYPE_F32; type <= DTYPE_BF16; type++) {
                 int      rows = shapes[s][0], cols = shapes[s][1], n = rows * cols;
-                kernels *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+                kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
                 float   *f = random_floats((size_t)n, 5, true), *want = malloc((size_t)n * sizeof *want), *got = malloc((size_t)n * sizeof *got);
                 uint8_t *file = malloc((size_t)n * 4 + 1);
                 for (int i = 0; i < n; i++) { /* at an odd address, as in a file with an odd header */
@@ -161,14 +180,13 @@ static void weights_arrive_as_the_table_multiplies_them(void **state)
                 assert_null(w.owned);
                 k->free_(k, y);
                 free(f), free(want), free(got), free(file), free(id);
-                k->close(k);
             }
 }
 
 static void wrong_weights_are_named(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16);
+    kernels *k = gpu_table(PRECISION_BF16);
     uint16_t v[6] = {0};
     weight   w;
     err      e;
@@ -177,13 +195,12 @@ static void wrong_weights_are_named(void **state)
     t.type = DTYPE_I64;
     FAILS(k->weight_open(k, &w, &t, 2, 3, &e), e, ERR_FILE, "block.weight is I64");
     kern_ok(k); /* the device is as well as before */
-    k->close(k);
 }
 
 static void nothing_is_done_after_a_failure(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_F32);
+    kernels *k = gpu_table(PRECISION_F32);
     float    x[4] = {5, 6, 7, 8}, y[4] = {1, 2, 3, 4};
     act     *d = gpu_acts(k, x, 4);
     weight   w = gpu_vector(k, x, 2), other;
@@ -216,17 +233,17 @@ static void nothing_is_done_after_a_failure(void **state)
     assert_memory_equal(x, y, sizeof x); /* and nothing was */
     k->weight_close(k, &w);
     k->free_(k, d);
-    k->close(k);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices_are_named),              cmocka_unit_test(too_large_a_workspace_says_how_much),
-        cmocka_unit_test(open_survives_a_failed_allocation), cmocka_unit_test(scratch_is_a_stack_with_an_end),
+        cmocka_unit_test(open_survives_a_failed_allocation), cmocka_unit_test(exact_table_is_f32),
+        cmocka_unit_test(scratch_is_a_stack_with_an_end),
         cmocka_unit_test(long_transfers_arrive_whole),    cmocka_unit_test(put_rounds_as_the_host_does),
         cmocka_unit_test(weights_arrive_as_the_table_multiplies_them), cmocka_unit_test(wrong_weights_are_named),
         cmocka_unit_test(nothing_is_done_after_a_failure),
     };
-    return cmocka_run_group_tests_name("cuda table", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("cuda table", tests, NULL, gpu_close_all);
 }

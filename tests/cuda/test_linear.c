@@ -9,7 +9,7 @@ typedef struct { int T, N, K; dtype type; unit u; bool bias, residual, in_place;
 
 static void compare(precision p, const linear_case *c)
 {
-    kernels    *k = gpu_open(p);
+    kernels    *k = gpu_table(p);
     int         T = c->T, N = c->N, K = c->K, ldx = K + c->pad, ldy = N + c->pad;
     size_t      n = (size_t)T * (size_t)N, ny = (size_t)T * (size_t)ldy;
     float      *x = random_floats((size_t)T * ldx, 1, true), *bias = random_floats((size_t)N, 2, false);
@@ -41,7 +41,6 @@ static void compare(precision p, const linear_case *c)
     k->free_(k, dx), k->free_(k, dres), k->free_(k, dy);
     k->weight_close(k, &dw), k->weight_close(k, &db);
     random_weight_free(&w);
-    k->close(k);
 }
 
 /* Tiles are 16 x 32 up to 16 rows, 64 x 32 up to 64, 64 x 64 and 128 x 128 above; 64, 128 and 256 deep. */
@@ -82,7 +81,7 @@ static void row_bits_do_not_depend_on_batch(void **state)
     static const int Ts[] = {1, 2, 15, 16, 17, 63, 64, 65, 128, 129, 1600};
     enum { MOST = 1600, N = 1411, K = 90 };
     for (int p = 0; p < 2; p++) {
-        kernels    *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+        kernels    *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
         int         n = p ? N : 70, most = p ? MOST : 129;
         float      *x = random_floats((size_t)most * K, 71, true), *bias = random_floats((size_t)n, 73, false);
         float      *all = malloc((size_t)most * n * sizeof *all), *some = malloc((size_t)most * n * sizeof *some);
@@ -104,7 +103,6 @@ static void row_bits_do_not_depend_on_batch(void **state)
         k->weight_close(k, &dw), k->weight_close(k, &db);
         free(x), free(bias), free(all), free(some);
         random_weight_free(&w);
-        k->close(k);
     }
 }
 
@@ -114,7 +112,7 @@ typedef struct { int T, N, K, R; unit u; bool residual; } low_rank_case;
  * 1.13. Then: a row alone has the bits that it has in the batch. */
 static void compare_low_rank(precision p, const low_rank_case *c)
 {
-    kernels    *k = gpu_open(p);
+    kernels    *k = gpu_table(p);
     int         T = c->T, N = c->N, K = c->K, R = c->R;
     size_t      n = (size_t)T * (size_t)N, m = (size_t)T * (size_t)R;
     float      *x = random_floats((size_t)T * K, 61, true), *bias = random_floats((size_t)N, 62, false);
@@ -158,7 +156,6 @@ static void compare_low_rank(precision p, const low_rank_case *c)
     k->free_(k, dx), k->free_(k, dres), k->free_(k, dy);
     k->weight_close(k, &dw), k->weight_close(k, &da), k->weight_close(k, &db), k->weight_close(k, &dbias);
     random_weight_free(&w), random_weight_free(&a), random_weight_free(&b);
-    k->close(k);
 }
 
 static void low_rank_branch_matches_reference(void **state)
@@ -182,7 +179,7 @@ static void windows_of_rows_need_no_alignment(void **state)
     (void)state;
     enum { T = 70, N = 40, K = 64, LD = 3 * K };
     for (int p = 0; p < 2; p++) {
-        kernels    *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+        kernels    *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
         float      *x = random_floats((size_t)T * LD, 81, true), *y = malloc((size_t)T * LD * sizeof *y);
         test_weight w = random_weight(N, K, DTYPE_BF16, 82);
         act        *at, *dx = gpu_acts_off(k, x, (size_t)T * LD, &at), *dy = k->alloc(k, (size_t)T * LD * (size_t)k->act_bytes);
@@ -200,7 +197,6 @@ static void windows_of_rows_need_no_alignment(void **state)
         k->weight_close(k, &dw);
         free(x), free(y), free(want), free(size);
         random_weight_free(&w);
-        k->close(k);
     }
 }
 
@@ -211,5 +207,5 @@ int main(void)
         cmocka_unit_test(row_bits_do_not_depend_on_batch),   cmocka_unit_test(low_rank_branch_matches_reference),
         cmocka_unit_test(windows_of_rows_need_no_alignment),
     };
-    return cmocka_run_group_tests_name("cuda linear", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("cuda linear", tests, NULL, gpu_close_all);
 }

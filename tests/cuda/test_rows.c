@@ -7,7 +7,7 @@ enum { OUTLIERS = 1, CONSTANT = 2 };
 /* As tests/kernels/test_rows.c: D roundings of the sums relative to |x| * rstd, then the result's own rounding. */
 static void check_norms(precision p, int T, int D, int kind, bool off)
 {
-    kernels *k = gpu_open(p);
+    kernels *k = gpu_table(p);
     size_t   n = (size_t)T * D;
     float   *x = random_floats(n, 21, kind == OUTLIERS), *gain = random_floats((size_t)D, 22, false),
           *bias = random_floats((size_t)D, 23, false), *y = malloc((n + 1) * sizeof *y), *one = malloc(((size_t)D + 1) * sizeof *one);
@@ -48,7 +48,6 @@ static void check_norms(precision p, int T, int D, int kind, bool off)
     k->free_(k, dx), k->free_(k, in);
     k->weight_close(k, &g), k->weight_close(k, &b);
     free(x), free(gain), free(bias), free(y), free(one), free(want), free(bound);
-    k->close(k);
 }
 
 static void norms_match_reference(void **state)
@@ -68,7 +67,7 @@ static void norms_match_reference(void **state)
 static void layernorm_without_bias(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_F32);
+    kernels *k = gpu_table(PRECISION_F32);
     float    x[6] = {1, 2, 3, -1, 0, 1}, gain[3] = {1, 2, 3}, y[6];
     double   want[6], bound[6];
     weight   g = gpu_vector(k, gain, 3);
@@ -81,7 +80,6 @@ static void layernorm_without_bias(void **state)
     within(y, want, bound, 6, "layernorm without bias");
     k->free_(k, dx);
     k->weight_close(k, &g);
-    k->close(k);
 }
 
 static void glu_matches_reference(void **state)
@@ -93,7 +91,7 @@ static void glu_matches_reference(void **state)
             for (int u = UNIT_NONE; u <= UNIT_SILU; u++) {
                 int      F = widths[w], T = 3, ld = 2 * F + (int)(w % 2);
                 size_t   n = (size_t)T * ld, m = (size_t)T * F;
-                kernels *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+                kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
                 float   *x = random_floats(n, 31, true), *y = malloc(m * sizeof *y);
                 double  *want = malloc(m * sizeof *want), *bound = malloc(m * sizeof *bound);
                 act     *dx = gpu_acts(k, x, n), *dy = k->alloc(k, m * (size_t)k->act_bytes);
@@ -107,7 +105,6 @@ static void glu_matches_reference(void **state)
                 within(y, want, bound, m, k->name);
                 k->free_(k, dx), k->free_(k, dy);
                 free(x), free(y), free(want), free(bound);
-                k->close(k);
             }
 }
 
@@ -116,7 +113,7 @@ static void glu_in_place(void **state)
 {
     (void)state;
     enum { T = 3, F = 40 };
-    kernels *k = gpu_open(PRECISION_BF16);
+    kernels *k = gpu_table(PRECISION_BF16);
     float   *x = random_floats(2 * T * F, 32, false), y[T * F];
     double   want[T * F], bound[T * F];
     act     *dx = gpu_acts(k, x, 2 * T * F);
@@ -128,7 +125,6 @@ static void glu_in_place(void **state)
     within(y, want, bound, T * F, "glu in place");
     k->free_(k, dx);
     free(x);
-    k->close(k);
 }
 
 static void rope_matches_reference(void **state)
@@ -141,7 +137,7 @@ static void rope_matches_reference(void **state)
             for (int inter = 0; inter < 2; inter++) {
                 int      H = sizes[z].heads, dim = sizes[z].dim, half = sizes[z].half, T = 5, ld = H * dim + sizes[z].pad;
                 size_t   n = (size_t)T * ld, m = (size_t)T * half;
-                kernels *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+                kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
                 float   *x = random_floats(n, 41, true), *y = malloc(n * sizeof *y), *angle = random_floats(m, 42, false);
                 float   *c = malloc(m * sizeof *c), *sn = malloc(m * sizeof *sn);
                 double  *want = malloc(n * sizeof *want), *bound = malloc(n * sizeof *bound);
@@ -163,7 +159,6 @@ static void rope_matches_reference(void **state)
                 k->back(k, mark);
                 k->free_(k, dx);
                 free(x), free(y), free(angle), free(c), free(sn), free(want), free(bound);
-                k->close(k);
             }
 }
 
@@ -176,7 +171,7 @@ static void gather_add_mean(void **state)
         for (int type = 0; type < 2; type++)
             for (int i = 0; i < 3; i++) {
                 int         D = widths[i];
-                kernels    *k = gpu_open(p ? PRECISION_BF16 : PRECISION_F32);
+                kernels    *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
                 test_weight w = random_weight(V, D, (dtype)types[type], 51);
                 weight      dw = gpu_weight(k, &w);
                 int32_t     id[T];
@@ -210,7 +205,6 @@ static void gather_add_mean(void **state)
                 k->free_(k, dy), k->free_(k, dm);
                 k->weight_close(k, &dw);
                 random_weight_free(&w);
-                k->close(k);
             }
 }
 
@@ -221,7 +215,7 @@ static void add_of_any_length(void **state)
     static const size_t lengths[] = {0, 1, 7, 8, 9, 2047, 2048, 2049, 5000};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         size_t   n = lengths[i];
-        kernels *k = gpu_open(i % 2 ? PRECISION_F32 : PRECISION_BF16);
+        kernels *k = gpu_table(i % 2 ? PRECISION_F32 : PRECISION_BF16);
         float   *a = random_floats(n + 1, 91, false), *b = random_floats(n + 1, 92, false), *y = malloc((n + 1) * sizeof *y);
         act     *da = gpu_acts(k, a, n + 1), *db = gpu_acts(k, b, n + 1);
         k->add(k, da, db, n);
@@ -231,7 +225,6 @@ static void add_of_any_length(void **state)
         assert_float_equal(y[n], a[n], 0);
         k->free_(k, da), k->free_(k, db);
         free(a), free(b), free(y);
-        k->close(k);
     }
 }
 
@@ -239,7 +232,7 @@ static void add_of_any_length(void **state)
 static void mean_of_no_rows(void **state)
 {
     (void)state;
-    kernels *k = gpu_open(PRECISION_BF16);
+    kernels *k = gpu_table(PRECISION_BF16);
     float    x[3] = {1, 2, 3};
     act     *d = gpu_acts(k, x, 3);
     k->mean_rows(k, d, d, 0, 3);
@@ -247,7 +240,6 @@ static void mean_of_no_rows(void **state)
     kern_ok(k);
     assert_true(x[0] == 0 && x[1] == 0 && x[2] == 0);
     k->free_(k, d);
-    k->close(k);
 }
 
 int main(void)
@@ -257,5 +249,5 @@ int main(void)
         cmocka_unit_test(glu_in_place),           cmocka_unit_test(rope_matches_reference), cmocka_unit_test(gather_add_mean),
         cmocka_unit_test(add_of_any_length),      cmocka_unit_test(mean_of_no_rows),
     };
-    return cmocka_run_group_tests_name("cuda rows", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("cuda rows", tests, NULL, gpu_close_all);
 }

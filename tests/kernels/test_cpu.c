@@ -10,14 +10,16 @@ static void unknown_device_is_named(void **state)
     (void)state;
     kernels *k = NULL;
     err      e;
-    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0"}, &e), e, ERR_USAGE, "auto and cpu");
+    FAILS(kernels_open(&k, &(kernels_options){.device = "gpu"}, &e), e, ERR_USAGE, "auto, cpu and cuda:N");
+    assert_string_equal(e.field, "device");
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:1023"}, &e), e, ERR_USAGE, "cuda:1023"); /* no CUDA, no GPU, or fewer */
     assert_string_equal(e.field, "device");
     FAILS(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = -1}, &e), e, ERR_USAGE, "threads: -1");
-    FAILS(kernels_open(&k, &(kernels_options){.threads = 257}, &e), e, ERR_USAGE, "0..256");
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 257}, &e), e, ERR_USAGE, "0..256");
     assert_null(k);
     e = (err){0};
-    OK(kernels_open(&k, &(kernels_options){0}, &e), e); /* NULL is auto, 0 threads is one a core */
-    assert_non_null(strstr(k->name, "cpu "));
+    OK(kernels_open(&k, &(kernels_options){.scratch_bytes = 1 << 20}, &e), e); /* NULL is auto, 0 threads is one a core */
+    assert_true(strstr(k->name, "cpu ") || strstr(k->name, "cuda:"));
     k->close(k);
 }
 
@@ -45,7 +47,7 @@ static void scratch_is_a_stack_with_an_end(void **state)
     (void)state;
     kernels *k = NULL;
     err      e = {0};
-    OK(kernels_open(&k, &(kernels_options){.threads = 1, .scratch_bytes = 4096}, &e), e);
+    OK(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 1, .scratch_bytes = 4096}, &e), e);
     size_t mark = k->mark(k);
     float *a = k->take(k, 100), *b = k->take(k, 1);
     assert_non_null(a);
@@ -56,7 +58,7 @@ static void scratch_is_a_stack_with_an_end(void **state)
     assert_null(k->take(k, 1025));
     FAILS(k->sync(k, &e), e, ERR_MEMORY, "scratch");
     k->close(k);
-    OK(kernels_open(&k, &(kernels_options){.threads = 1, .scratch_bytes = 4096}, ((e = (err){0}), &e)), e);
+    OK(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 1, .scratch_bytes = 4096}, ((e = (err){0}), &e)), e);
     assert_null(k->take(k, SIZE_MAX / 4 + 1)); /* the product would wrap */
     k->close(k);
 }
