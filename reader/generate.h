@@ -1,4 +1,5 @@
-/* generate.h - greedy decoding of one prompt on the same decoder that scores answers. Internal to reader/. */
+/* generate.h - greedy decoding of one prompt on the decoder alone, step by step: the plain twin of open_answer.c for tests, and
+ * what a step costs for bench/. Internal to reader/. */
 #ifndef JOMED_READER_GENERATE_H
 #define JOMED_READER_GENERATE_H
 

@@ -141,14 +141,16 @@ def text_of(c, tokens):
 
 
 def run(c, name, runs):
-    rows, alone = [], Case.__new__(Case)
-    alone.__dict__.update(c.__dict__, candidates=c.candidates[:1], w=np.ones(1))
-    for mode, beams, penalty, most in runs:
+    rows, ends = [], c.ends
+    for mode, beams, penalty, most, *own_ends in runs:
+        c.ends = own_ends or ends
+        alone = Case.__new__(Case)
+        alone.__dict__.update(c.__dict__, candidates=c.candidates[:1], w=np.ones(1))
         y, ended, tops = reference(c, penalty, most) if mode == "reference" else synchronised(c, beams, penalty, most)
         if mode == "paper":
             mine = synchronised(alone, beams, penalty, most)[0]["tokens"]
             assert mine == library(alone, beams, penalty, most), (name, mine, library(alone, beams, penalty, most))
-        rows.append(dict(mode=mode, beams=beams, repetition_penalty=penalty, max_new_tokens=most, tokens=y["tokens"],
+        rows.append(dict(mode=mode, ends=c.ends, beams=beams, repetition_penalty=penalty, max_new_tokens=most, tokens=y["tokens"],
                          text=text_of(c, y["tokens"]), ended=ended, logp=round(float(y["logp"]), 7),
                          each=[round(float(x), 7) for x in y["each"]], agrees=[bool(a) for a in y["agrees"]], top=tops))
     return dict(checkpoint=name, folder=c.folder, query=c.query, question=c.question,
@@ -157,6 +159,10 @@ def run(c, name, runs):
 
 
 RUNS = [("paper", 1, 1.0, 12), ("paper", 3, 1.0, 8), ("paper", 1, 1.3, 12), ("reference", 1, 1.0, 8)]
+# The tiny readers never end by themselves: a token that they do emit as the end token makes an answer end on its way. pixtral-tiny:
+# the second candidate goes on with 616 and is padded, the third ends with 495 where the mixture does with 477.
+ENDING = {"qwen2vl-tiny": [("paper", 3, 1.0, 8, 545), ("reference", 1, 1.0, 8, 81, 349)],
+          "pixtral-tiny": [("paper", 1, 1.0, 8, 477, 495), ("paper", 3, 1.0, 8, 477, 495), ("reference", 1, 1.0, 8, 616, 495)]}
 
 
 def demo_case(model, task, question, split, i):
@@ -180,10 +186,11 @@ def main():
     cases = []
     for name, family in (("qwen2vl-tiny", Qwen2VL), ("pixtral-tiny", Pixtral)):
         c = Case(family("tests/fixtures/" + name), "tests/fixtures/" + name, FIXTURE, "gray_64x48.png", "What is there?", drawn, weights, heads)
-        cases.append(run(c, name, RUNS))
+        cases.append(run(c, name, RUNS + ENDING[name]))
     demo = Qwen2VL("models/demo/reader")
     cases.append(run(demo_case(demo, "breast", None, "test", 7), "demo", RUNS))
-    cases.append(run(demo_case(demo, "retina", "Describe the image.", "val", 2), "demo", RUNS))
+    cases.append(run(demo_case(demo, "retina", None, "test", 26), "demo", RUNS))
+    cases.append(run(demo_case(demo, "pneumonia", None, "test", 46), "demo", RUNS))
     with open(GOLDEN, "w", encoding="utf-8", newline="\n") as f:
         json.dump(cases, f, ensure_ascii=False, indent=1)
         f.write("\n")
