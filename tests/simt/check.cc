@@ -186,7 +186,7 @@ void access_by(const thread *t, const void *p, size_t bytes, access_kind kind, c
     if (a >= stacks_begin && a < stacks_end) {
         if (a - (uintptr_t)stack_base(t->stack) < STACK_BYTES) return;
     } else if (a >= device_begin && a < device_end) {
-        if (memory_holds(p, bytes)) return;
+        if (memory_touch_quickly(a, bytes) || memory_touch(p, bytes)) return;
     } else if (a >= dynamic.begin && a < dynamic.end) {
         if (a + bytes <= dynamic.begin + running.dynamic_bytes) return watch(&dynamic, t, a, bytes, kind, pc);
     } else if (a >= fixed.begin && a < fixed.end) {

@@ -100,11 +100,19 @@ bool is_shared(const void *p, size_t bytes);
 /* memory.cc: device memory. */
 enum { PAGE = 4096 };
 extern uintptr_t device_begin, device_end; /* addresses that cudaMalloc may give */
+extern uint16_t *held; /* of each page: how many bytes belong to a block | FRESH while they are not filled */
+enum { FRESH = 0x8000 };
 void  memory_open();
 void *memory_take(size_t bytes);           /* NULL: more than the device has */
 bool  memory_give(void *p);                /* false: not the start of a block */
 bool  memory_holds(const void *p, size_t bytes); /* wholly inside one block */
+bool  memory_touch(const void *p, size_t bytes); /* the same, before it is read or written */
 void  memory_describe(const void *p, char *text, size_t text_bytes);
+static inline bool memory_touch_quickly(uintptr_t a, size_t bytes) /* inside a page touched before, as nearly always */
+{
+    size_t end = a % PAGE + bytes;
+    return end <= PAGE && end <= held[(a - device_begin) / PAGE] && !(held[(a - device_begin) / PAGE] & FRESH);
+}
 struct memory_access { memory_access(); ~memory_access(); }; /* while one lives, the host can reach device memory */
 
 } // namespace simt

@@ -1,8 +1,9 @@
 /* memory.cc - device memory: addresses are never given twice, so a pointer that outlived its block is always found.
  *
  * The device is a range of addresses. A block begins on a page and is followed by at least one page that belongs to none. For
- * each page `held` says how many of its bytes, from the first on, belong to a block: one look answers whether an access is inside.
- * The whole range is out of the host's reach but while a kernel or a copy runs. */
+ * each page `held` says how many of its bytes, from the first on, belong to a block: one look answers whether an access is inside;
+ * and whether it is still to be filled with 0xff, which happens when it is first touched: a workspace is large and mostly idle.
+ * The whole range is out of the host's reach but while kernels and copies run. */
 #include "tests/simt/inner.h"
 
 #include <stdio.h>
@@ -22,7 +23,7 @@ static const size_t ADDRESSES = (size_t)256 << 30;
 
 uintptr_t device_begin, device_end;
 static uintptr_t                   top; /* the next block's address */
-static uint16_t                   *held;
+uint16_t                          *held;
 static std::map<uintptr_t, size_t> blocks; /* bytes of each */
 static size_t                      used, capacity = (size_t)16 << 30;
 static int                         n_open;
@@ -40,6 +41,12 @@ void memory_open()
 }
 
 static uint16_t *held_at(uintptr_t a) { return &held[(a - device_begin) / PAGE]; }
+
+static void fill(uintptr_t page)
+{
+    memset((void *)page, 0xff, PAGE);
+    *held_at(page) &= (uint16_t)~FRESH;
+}
 
 static void protect(int what)
 {
@@ -60,15 +67,15 @@ void *memory_take(size_t bytes)
     if (bytes > capacity - used || span > device_end - top) return NULL;
     uintptr_t at = top;
     top += span;
-    for (size_t done = 0; done < bytes; done += PAGE) *held_at(at + done) = (uint16_t)std::min(bytes - done, (size_t)PAGE);
+    for (size_t done = 0; done < bytes; done += PAGE) *held_at(at + done) = (uint16_t)(std::min(bytes - done, (size_t)PAGE) | FRESH);
     blocks[at] = bytes;
     used += bytes;
-    if (mprotect((void *)at, span, PROT_READ | PROT_WRITE) != 0) { perror("simt: mprotect"); exit(1); }
-    memset((void *)at, 0xff, bytes);
-#ifdef __SANITIZE_ADDRESS__
+    if (n_open > 0 && mprotect((void *)at, span, PROT_READ | PROT_WRITE) != 0) { perror("simt: mprotect"); exit(1); }
+#ifdef __SANITIZE_ADDRESS__ /* no hooks tell what is touched first */
+    memory_access open;
+    for (size_t done = 0; done < bytes; done += PAGE) fill(at + done);
     ASAN_POISON_MEMORY_REGION((uint8_t *)at + bytes, span - bytes);
 #endif
-    if (n_open == 0 && mprotect((void *)at, span, PROT_NONE) != 0) { perror("simt: mprotect"); exit(1); }
     return (void *)at;
 }
 
@@ -93,8 +100,16 @@ bool memory_holds(const void *p, size_t bytes)
     if (a < device_begin || a >= device_end || bytes > device_end - a) return false;
     for (uintptr_t end = a + bytes; a < end; a = (a / PAGE + 1) * PAGE) {
         uintptr_t last = end - 1 < a / PAGE * PAGE + PAGE - 1 ? end - 1 : a / PAGE * PAGE + PAGE - 1;
-        if (last % PAGE >= *held_at(a)) return false;
+        if (last % PAGE >= (*held_at(a) & ~FRESH)) return false;
     }
+    return true;
+}
+
+bool memory_touch(const void *p, size_t bytes)
+{
+    if (!memory_holds(p, bytes)) return false;
+    for (uintptr_t a = (uintptr_t)p / PAGE * PAGE; a < (uintptr_t)p + bytes; a += PAGE)
+        if (*held_at(a) & FRESH) fill(a);
     return true;
 }
 

@@ -271,11 +271,10 @@ static cudaError_t copy_check(const copy *c, cudaMemcpyKind kind)
 }
 static void copy_do(const copy *c)
 {
-    if (on_device(c->dst) && !memory_holds(c->dst, span(c->dst_pitch, c)))
-        report(NULL, NULL, "a copy's turn came after its device memory %p was freed", (void *)c->dst);
-    if (on_device(c->src) && !memory_holds(c->src, span(c->src_pitch, c)))
-        report(NULL, NULL, "a copy's turn came after its device memory %p was freed", (const void *)c->src);
     memory_access open;
+    if ((on_device(c->dst) && !memory_touch(c->dst, span(c->dst_pitch, c)))
+        || (on_device(c->src) && !memory_touch(c->src, span(c->src_pitch, c))))
+        report(NULL, NULL, "a copy's turn came after its device memory was freed");
     for (size_t i = 0; i < c->height; i++) memmove(c->dst + i * c->dst_pitch, c->src + i * c->src_pitch, c->width);
 }
 
@@ -338,8 +337,8 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
     if (bytes == 0) return cudaSuccess;
     if (!memory_holds(p, bytes)) return fail(cudaErrorInvalidValue);
     return submit(s, [p, value, bytes] {
-        if (!memory_holds(p, bytes)) report(NULL, NULL, "cudaMemsetAsync's turn came after its device memory %p was freed", p);
         memory_access open;
+        if (!memory_touch(p, bytes)) report(NULL, NULL, "cudaMemsetAsync's turn came after its device memory was freed");
         memset(p, value, bytes);
     });
 }

@@ -38,6 +38,8 @@ static bool run_one(simt_stream *s)
 }
 void simt::drain(cudaStream_t s)
 {
+    if (s && s->queue.empty()) return;
+    memory_access open; /* once for all of it */
     if (s) while (run_one(s)) {}
     else
         for (simt_stream *other : streams)
@@ -45,6 +47,7 @@ void simt::drain(cudaStream_t s)
 }
 void simt::drain_all()
 {
+    memory_access open;
     for (simt_stream *s : streams) while (run_one(s)) {}
 }
 bool simt::capturing()
