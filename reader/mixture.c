@@ -3,14 +3,15 @@
 #include <math.h>
 #include <string.h>
 
-void penalise(float *logit, const int32_t *ids, int n, double penalty, int *stamp, int now)
+void id_set_add(uint64_t *set, const int32_t *ids, int n)
 {
-    for (int i = 0; i < n; i++) {
-        int32_t v = ids[i];
-        if (stamp[v] == now) continue;
-        stamp[v] = now;
-        logit[v] = logit[v] < 0 ? logit[v] * (float)penalty : logit[v] / (float)penalty;
-    }
+    for (int i = 0; i < n; i++) set[ids[i] / 64] |= UINT64_C(1) << ids[i] % 64;
+}
+
+void penalise(float *logit, const uint64_t *set, int V, double penalty)
+{
+    for (int v = 0; v < V; v++)
+        if (set[v / 64] >> v % 64 & 1) logit[v] = logit[v] < 0 ? logit[v] * (float)penalty : logit[v] / (float)penalty;
 }
 
 /* part[v] = exp(logit[v] - largest); *sum theirs, which is no finite number if any logit is none. */

@@ -10,10 +10,13 @@
 /* A row's log p(v) is logit[v] - lse; likeliest is the first of its largest. */
 typedef struct { double lse; int32_t likeliest; } row_facts;
 
-/* Divide the logit of each id by the penalty where it is above 0, multiply it where it is below [Keskar et al. 2019,
- * arXiv:1909.05858, section 4.1, as transformers' RepetitionPenaltyLogitsProcessor]: once however often the id occurs, which
- * stamp [V] sees to: what is marked with `now` is done. */
-void penalise(float *logit, const int32_t *ids, int n, double penalty, int *stamp, int now);
+/* A set of ids below V, a bit each, in id_set_words(V) words; zeros are the empty set. */
+static inline size_t id_set_words(int V) { return ((size_t)V + 63) / 64; }
+void id_set_add(uint64_t *set, const int32_t *ids, int n);
+
+/* Divide the logit of each id of the set by the penalty where it is above 0, multiply it where it is below [Keskar et al. 2019,
+ * arXiv:1909.05858, section 4.1, as transformers' RepetitionPenaltyLogitsProcessor]. */
+void penalise(float *logit, const uint64_t *set, int V, double penalty);
 
 /* p[v] = sum_k w[k] softmax(row k)[v]. Row k, [V], is at logit + k * stride, its facts go to facts[k]; part [V] is scratch.
  * false: a logit is not a finite number. */

@@ -33,7 +33,7 @@ typedef struct {
     prefix_kv             *before;  /* [K] */
     kv                    *own;     /* [K] query part, then emitted tokens */
     int                   *after;   /* [K] position of the first emitted token */
-    prompt                *pair;    /* [K] ids of each prefix; NULL: no penalty needs them */
+    uint64_t              *told;    /* [K] sets of the ids of each prompt, for a penalty; NULL: there is none */
     /* a step */
     act                   *x;       /* [K * B, D] rows whose logits come next: K branches of each beam under way */
     decoder_pass          *pass;    /* [K] */
@@ -42,7 +42,7 @@ typedef struct {
     float                 *logit;   /* [K * B, V] */
     double                *p, *part; /* [V] */
     row_facts             *facts;   /* [B * K] */
-    int                   *stamp, now; /* [V] of penalise() */
+    uint64_t              *repeated; /* set of ids that a row is penalised for */
     /* what came of it */
     detokeniser            words;
     int32_t               *token;   /* [n_token] emitted */
@@ -51,6 +51,8 @@ typedef struct {
 } decoding;
 
 /* ---- what is read before the first token ---- */
+
+static bool go_on(const decoding *s, err *e) { return !s->q.go_on || s->q.go_on(s->q.go_on_ctx, e); }
 
 static bool sensible(const reader_query *q, const reader_decoding *d, err *e)
 {
@@ -96,20 +98,26 @@ static bool take_memory(decoding *s, err *e)
     s->logit = s->token ? ARENA_NEW(s->a, float, rows * V, e) : NULL;
     s->p = s->logit ? ARENA_NEW(s->a, double, V, e) : NULL;
     s->part = s->p ? ARENA_NEW(s->a, double, V, e) : NULL;
-    s->stamp = s->part ? ARENA_NEW(s->a, int, V, e) : NULL;
-    if (!s->stamp) return false;
+    s->repeated = s->part ? ARENA_NEW(s->a, uint64_t, id_set_words(s->V), e) : NULL;
+    if (!s->repeated) return false;
     if (s->B > 1 && !(s->visible = ARENA_NEW(s->a, uint8_t, nodes * nodes, e))) return false;
     return detokenise_begin(&s->words, s->r->tokens, 8 * (size_t)s->d->max_new_tokens, s->a, e);
 }
 
-/* A cached prefix keeps no ids, and a penalty needs them: so each pair is rendered once more. */
-static bool render_pairs(decoding *s, err *e)
+/* The ids of each prompt. A cached prefix does not keep its own, so each pair is rendered once more. */
+static bool read_prompt_ids(decoding *s, err *e)
 {
+    size_t words = id_set_words(s->V);
     if (s->d->repetition_penalty == 1) return true;
-    if (!(s->pair = ARENA_NEW(s->a, prompt, s->K, e))) return false;
+    if (!(s->told = ARENA_NEW(s->a, uint64_t, (size_t)s->K * words, e))) return false;
     for (int k = 0; k < s->K; k++) {
-        picture pic;
-        if (!prefix_render(s->r, &s->q, &s->q.z[k], &pic, &s->pair[k], s->a, e)) return false;
+        arena_mark am = arena_here(s->a);
+        picture    pic;
+        prompt     pair;
+        if (!go_on(s, e) || !prefix_render(s->r, &s->q, &s->q.z[k], &pic, &pair, s->a, e)) return false;
+        id_set_add(s->told + (size_t)k * words, pair.ids, pair.n_ids);
+        id_set_add(s->told + (size_t)k * words, s->ask.ids, s->ask.n_ids);
+        arena_back(s->a, am);
     }
     return true;
 }
@@ -119,7 +127,7 @@ static bool take_prefixes(decoding *s, err *e)
 {
     int rest = s->ask.n_ids + s->d->max_new_tokens, room = s->ask.n_ids + s->B * s->d->max_new_tokens;
     if (!prompt_fits(s->r, rest, e)) return false; /* before anything is computed */
-    if (!prefixes_take(s->r, s->k, &s->q, s->before, s->a, e) || !render_pairs(s, e)) return false;
+    if (!prefixes_take(s->r, s->k, &s->q, s->before, s->a, e) || !read_prompt_ids(s, e)) return false;
     for (int k = 0; k < s->K; k++) {
         int n = s->before[k].keys.n;
         if (!prompt_fits(s->r, n + rest, e)) return false;
@@ -154,8 +162,6 @@ static bool read_some(decoding *s, const act *vision, int first, int n, err *e)
     return ok;
 }
 
-static bool go_on(const decoding *s, err *e) { return !s->q.go_on || s->q.go_on(s->q.go_on_ctx, e); }
-
 /* As many branches at a time as fill the device. */
 static bool read_prompts(decoding *s, const act *vision, err *e)
 {
@@ -189,12 +195,11 @@ static bool unsound(err *e)
     return err_set(e, ERR_BUG, "reader: logits that are not finite numbers: are the weights sound?");
 }
 
-/* Over the ids of the branch's own prompt. What was emitted behind it is the caller's to add, before the next row. */
-static void penalise_prompt(decoding *s, int k, float *row)
+/* The set of ids that branch k is penalised for before anything was emitted. */
+static uint64_t *begin_repeated(const decoding *s, int k)
 {
-    s->now++;
-    penalise(row, s->pair[k].ids, s->pair[k].n_ids, s->d->repetition_penalty, s->stamp, s->now);
-    penalise(row, s->ask.ids, s->ask.n_ids, s->d->repetition_penalty, s->stamp, s->now);
+    size_t words = id_set_words(s->V);
+    return memcpy(s->repeated, s->told + (size_t)k * words, words * sizeof *s->repeated);
 }
 
 /* All branches consume n tokens each, ids [K * n], which stand t behind the prompt; in a tree of n_tree nodes, the last n. */
@@ -244,12 +249,11 @@ static bool extend_beams(decoding *s, beam_search *y, err *e)
 {
     int n = y->n;
     if (!read_logits(s, n, e)) return false;
-    for (int k = 0; s->pair && k < s->K; k++)
+    for (int k = 0; s->told && k < s->K; k++)
         for (int b = 0; b < n; b++) {
-            float *row = row_of(s, k, n, b);
-            penalise_prompt(s, k, row);
-            for (int i = y->run[b].node; i >= 0; i = y->parent[i])
-                penalise(row, &y->token[i], 1, s->d->repetition_penalty, s->stamp, s->now);
+            uint64_t *set = begin_repeated(s, k);
+            for (int i = y->run[b].node; i >= 0; i = y->parent[i]) id_set_add(set, &y->token[i], 1);
+            penalise(row_of(s, k, n, b), set, s->V, s->d->repetition_penalty);
         }
     for (int b = 0; b < n; b++) {
         const float *first = row_of(s, 0, n, b);
@@ -327,9 +331,10 @@ static bool unsynchronised(decoding *s, reader_text *out, err *e)
     for (int t = 0; t < most; t++) {
         row_facts pool;
         if (!go_on(s, e) || !read_logits(s, 1, e)) return false;
-        for (int k = 0; s->pair && k < s->K; k++) {
-            penalise_prompt(s, k, row_of(s, k, 1, 0));
-            penalise(row_of(s, k, 1, 0), tail + k * most, t, s->d->repetition_penalty, s->stamp, s->now);
+        for (int k = 0; s->told && k < s->K; k++) {
+            uint64_t *set = begin_repeated(s, k);
+            id_set_add(set, tail + k * most, t);
+            penalise(row_of(s, k, 1, 0), set, s->V, s->d->repetition_penalty);
         }
         if (!pool_logits(s->p, &pool, s->facts, s->logit, (size_t)s->V, s->w, s->K, s->V, s->part))
             return unsound(e);

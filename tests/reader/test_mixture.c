@@ -93,15 +93,21 @@ static void what_is_no_number_is_told(void **state)
 static void a_penalty_takes_each_id_once(void **state)
 {
     (void)state;
-    float         logit[5] = {2, -2, 0, 3, -1};
-    int           stamp[5] = {0};
-    const int32_t prompt[] = {0, 1, 0, 2}, emitted[] = {1, 0};
-    const float   want[5] = {1, -4, 0, 3, -1}, again[5] = {0.5f, -4, 0, 3, -1};
-    penalise(logit, prompt, 4, 2, stamp, 1);
-    penalise(logit, emitted, 2, 2, stamp, 1);
+    enum { MANY = 130 };
+    float         logit[MANY], want[MANY];
+    uint64_t      set[3] = {0};
+    const int32_t prompt[] = {0, 1, 0, 2, 64}, emitted[] = {1, 129, 0};
+    assert_int_equal(id_set_words(MANY), 3);
+    assert_int_equal(id_set_words(128), 2);
+    for (int v = 0; v < MANY; v++) want[v] = logit[v] = v % 2 ? -2 : 2;
+    logit[2] = 0;
+    id_set_add(set, prompt, 5);
+    id_set_add(set, emitted, 3);
+    penalise(logit, set, MANY, 4);
+    want[0] = want[64] = 0.5f;
+    want[1] = want[129] = -8;
+    want[2] = 0;
     assert_memory_equal(logit, want, sizeof want);
-    penalise(logit, prompt, 1, 2, stamp, 2); /* the next row */
-    assert_memory_equal(logit, again, sizeof again);
 }
 
 int main(void)
