@@ -168,6 +168,12 @@ bool kernels_on_gpu(const char *device);
 
 /* Keep the first failure (for the tables' own use and for model code that finds its own mistake). */
 void kernels_fail(kernels *k, err_code code, const char *text);
+
+/* After a request that failed: scratch that ran out is whole again once back() was called; a device that failed stays so. */
+static inline void kernels_recover(kernels *k)
+{
+    if (k->failed.code == ERR_MEMORY) k->failed = (err){0};
+}
 /* (query, key) pairs of one head that are not masked: what attention's flops count. */
 uint64_t attend_pairs(const attend_args *a);
 

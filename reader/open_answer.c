@@ -388,8 +388,7 @@ bool reader_generate(reader *r, kernels *k, const reader_query *q, const reader_
     for (int i = 0; s.before && i < s.K; i++) prefix_release(r, k, &s.before[i]);
     k->back(k, mark);
     if (!ok) {
-        /* Scratch that ran out is whole again; a device that failed is not. */
-        if (k->failed.code == ERR_MEMORY) k->failed = (err){0};
+        kernels_recover(k);
         return false;
     }
     y.text = s.words.text;

@@ -302,8 +302,7 @@ static bool read_group(batch *b)
     for (int i = 0; i < b->taken; i++) prefix_release(b->r, b->k, &b->z[i]);
     b->k->back(b->k, mark);
     arena_back(b->a, am);
-    /* Scratch that ran out is whole again; a device that failed is not. */
-    if (b->k->failed.code == ERR_MEMORY) b->k->failed = (err){0};
+    kernels_recover(b->k);
     return true;
 }
 
@@ -340,7 +339,7 @@ static void encode_queries(batch *b)
         bool     ok = b->n_s == 1 ? query_encode(b->r, b->k, one->q, &one->image, &one->vision, b->a, &e) && b->k->sync(b->k, &e)
                                   : encode_together(b, b->s + i, n, &e);
         for (int j = i; !ok && j < i + n; j++) b->s[j]->e = e;
-        if (b->k->failed.code == ERR_MEMORY) b->k->failed = (err){0};
+        kernels_recover(b->k);
     }
 }
 

@@ -36,7 +36,7 @@ struct retriever {
 static kernels *exact_begin(kernels *k)
 {
     kernels *x = kernels_exact(k);
-    if (x != k && x->failed.code == ERR_MEMORY) x->failed = (err){0}; /* of another request */
+    if (x != k) kernels_recover(x); /* of another request's failure */
     return x;
 }
 
