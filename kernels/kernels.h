@@ -17,6 +17,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "base/arena.h"
 #include "base/err.h"
 #include "base/safetensors.h"
@@ -172,7 +173,7 @@ void kernels_fail(kernels *k, err_code code, const char *text);
 /* After a request that failed: scratch that ran out is whole again once back() was called; a device that failed stays so. */
 static inline void kernels_recover(kernels *k)
 {
-    if (k->failed.code == ERR_MEMORY) k->failed = (err){0};
+    if (k->failed.code == ERR_MEMORY) memset(&k->failed, 0, sizeof k->failed); /* C and C++ alike */
 }
 /* (query, key) pairs of one head that are not masked: what attention's flops count. */
 uint64_t attend_pairs(const attend_args *a);
