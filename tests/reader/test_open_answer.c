@@ -1,6 +1,6 @@
 /* Open answers: PyTorch's tokens and likelihoods, the same bits whatever surrounds a case, text that streams in whole characters,
  * the least arithmetic, and an error instead of an answer when something fails. */
-#include "tests/reader/golden.h"
+#include "tests/reader/copy.h"
 
 #include "base/file.h"
 #include "base/memory.h"
@@ -277,22 +277,29 @@ static void whole_prompt(world *w, prompt *p, int32_t **pos, int *cursor, act **
     }
     *pos = ARENA_NEW(w->a, int32_t, 3 * (size_t)n, &e);
     *cursor = r->f->positions(*pos, p, 0);
-    OK(pictures_encode(r, w->k, 0, pic, 2, vision, w->a, &e), e);
+    OK(pictures_encode(r, w->k, w->q.adapter, pic, 2, vision, w->a, &e), e);
 }
 
+/* Of both families, and of one with an adapter. */
 static void one_candidate_alone_is_plain_greedy_decoding(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         enum { STEPS = 20 };
         err      e = {0};
-        world   *w = open_world(i, CACHE, 1);
+        world   *w = open_world(i % 2, CACHE, 1);
+        if (i == 2) {
+            reader_close(w->r);
+            w->r = open_reader_with(FIXTURE("qwen2vl-tiny"), FIXTURE("qwen2vl-tiny-lora"), false, w->k);
+            w->q.adapter = 1;
+        }
         prompt   p;
         int32_t *pos, ids[STEPS];
         int      cursor, n;
         act     *vision;
         whole_prompt(w, &p, &pos, &cursor, &vision);
-        generate_args g = {.p = &p, .vision = vision, .pos = pos, .cursor = cursor, .max_new = STEPS, .stop = -1};
+        generate_args g = {.p = &p, .vision = vision, .pos = pos, .cursor = cursor, .adapter = w->q.adapter,
+                           .max_new = STEPS, .stop = -1};
         OK(generate_greedy(w->r->m->text, w->k, &g, ids, &n, w->a, &e), e);
         w->q.K = 1;
         reader_decoding d = {.weight = (const float[]){1}, .max_new_tokens = STEPS, .beams = 1, .repetition_penalty = 1};
@@ -418,6 +425,27 @@ static void too_long_an_answer_is_refused_before_any_work(void **state)
     FAILS(reader_generate(w->r, w->k, &w->q, &d, w->a, &y, &e), e, ERR_UNUSABLE, numbers);
     assert_true(w->k->flops > flops); /* only the pair told its length */
     close_world(w);
+}
+
+/* A row of the head that no prompt names: every step has its logit. */
+static void weights_that_are_no_numbers_give_no_answer(void **state)
+{
+    (void)state;
+    err          e;
+    reader_text  y;
+    copy        *broken = copy_of_fixture("qwen2vl-tiny");
+    saved_tensor *head = checkpoint_find(&broken->c, "model.embed_tokens.weight");
+    ((float *)head->data)[head->bytes / sizeof(float) - 1] = NAN;
+    save(broken);
+    world *w = open_world(0, CACHE, 1);
+    reader_close(w->r);
+    w->r = open_reader(broken->m.dir, CACHE, w->k);
+    for (int reference = 0; reference < 2; reference++) {
+        reader_decoding d = {.weight = w->w, .max_new_tokens = 1, .beams = 1, .repetition_penalty = 1, .reference = reference};
+        FAILS(reader_generate(w->r, w->k, &w->q, &d, w->a, &y, &e), e, ERR_BUG, "are the weights sound?");
+    }
+    close_world(w);
+    copy_free(broken);
 }
 
 static void what_makes_no_sense_is_our_own_mistake(void **state)
@@ -561,6 +589,7 @@ int main(void)
         cmocka_unit_test(a_listener_that_leaves_stops_the_work),
         cmocka_unit_test(a_deadline_stops_between_steps),
         cmocka_unit_test(too_long_an_answer_is_refused_before_any_work),
+        cmocka_unit_test(weights_that_are_no_numbers_give_no_answer),
         cmocka_unit_test(what_makes_no_sense_is_our_own_mistake),
         cmocka_unit_test(memory_that_ends_is_an_error_or_harmless),
         cmocka_unit_test(scratch_that_ran_out_serves_the_next_request),
