@@ -97,6 +97,28 @@ void cli_tell_merged(const char *command, const engine *en)
                 (double)a.merged_bytes / 1e6);
 }
 
+int cli_each_image(const char *command, const engine_options *o, char *const *path, int n, cli_image each, void *ctx)
+{
+    err      e = {0};
+    kernels *k = NULL;
+    engine   en = {0};
+    arena   *a = arena_new(0);
+    int      status = EXIT_DONE;
+    if (!a) err_set(&e, ERR_MEMORY, "out of memory");
+    if (!a || !engine_kernels(&k, o, &e) || !engine_open(&en, o, k, &e)) status = cli_fail(command, &e);
+    cli_tell_merged(command, &en);
+    for (int i = 0; en.index && i < n; i++, arena_reset(a)) {
+        e = (err){0};
+        if (each(ctx, &en, k, path[i], a, &e)) continue;
+        cli_item_failed(command, path[i], &e);
+        status = EXIT_FAILED;
+    }
+    engine_close(&en);
+    if (k) k->close(k);
+    arena_free(a);
+    return status;
+}
+
 static void print_heads(FILE *f, const candidate *c)
 {
     const char *sep = "";

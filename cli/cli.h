@@ -59,6 +59,10 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
 bool cli_choose_adapter(engine_options *o, err *e);
 /* Tell on stderr what merging an adapter took. */
 void cli_tell_merged(const char *command, const engine *en);
+/* Open the models and call each for every image file, the arena reset in between: one that fails is told and the others go on.
+ * The exit status. */
+typedef bool (*cli_image)(void *ctx, const engine *en, kernels *k, const char *path, arena *a, err *e);
+int cli_each_image(const char *command, const engine_options *o, char *const *path, int n, cli_image each, void *ctx);
 /* ERR_USAGE naming the flag when a wanted folder was not given. */
 bool cli_need(const char *value, const char *flag, err *e);
 

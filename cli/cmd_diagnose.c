@@ -160,8 +160,9 @@ static bool print_json(const engine *en, const options *o, const answer *ans, co
 }
 
 /* One image, start to end. The arena is reset by the caller. */
-static bool answer_one(const engine *en, kernels *k, options *o, const char *path, arena *a, err *e)
+static bool answer_one(void *ctx, const engine *en, kernels *k, const char *path, arena *a, err *e)
 {
+    options *o = ctx;
     char    *bytes = NULL;
     answer   ans;
     speaking spoken = {o, path, false};
@@ -181,33 +182,11 @@ static bool answer_one(const engine *en, kernels *k, options *o, const char *pat
     return true;
 }
 
-static int run(options *o)
-{
-    err      e = {0};
-    kernels *k = NULL;
-    engine   en = {0};
-    arena   *a = arena_new(0);
-    int      status = EXIT_DONE;
-    if (!a) err_set(&e, ERR_MEMORY, "out of memory");
-    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e)) status = cli_fail("diagnose", &e);
-    cli_tell_merged("diagnose", &en);
-    for (int i = 0; status != EXIT_USAGE && en.index && i < o->n_images; i++, arena_reset(a)) {
-        e = (err){0};
-        if (answer_one(&en, k, o, o->image[i], a, &e)) continue;
-        cli_item_failed("diagnose", o->image[i], &e);
-        status = EXIT_FAILED;
-    }
-    engine_close(&en);
-    if (k) k->close(k);
-    arena_free(a);
-    return status;
-}
-
 int cmd_diagnose(int argc, char **argv)
 {
     err     e = {0};
     options o = {.models.cache_bytes = DEFAULT_CACHE_BYTES, .q.k = 2};
     if (!parse(&o, argc, argv, &e)) return cli_fail("diagnose", &e);
     if (o.help) return fputs(HELP, stdout), EXIT_DONE;
-    return run(&o);
+    return cli_each_image("diagnose", &o.models, o.image, o.n_images, answer_one, &o);
 }

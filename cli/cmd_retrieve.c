@@ -84,8 +84,9 @@ static bool print_json(const engine *en, const char *path, const answer *ans, er
     return true;
 }
 
-static bool retrieve_one(const engine *en, kernels *k, options *o, const char *path, arena *a, err *e)
+static bool retrieve_one(void *ctx, const engine *en, kernels *k, const char *path, arena *a, err *e)
 {
+    options *o = ctx;
     char  *bytes = NULL;
     answer ans;
     if (!file_read(&bytes, &o->q.image_bytes, path, MAX_IMAGE_FILE, e)) return false;
@@ -96,28 +97,6 @@ static bool retrieve_one(const engine *en, kernels *k, options *o, const char *p
     return ok;
 }
 
-static int run(options *o)
-{
-    err      e = {0};
-    kernels *k = NULL;
-    engine   en = {0};
-    arena   *a = arena_new(0);
-    int      status = EXIT_DONE;
-    if (!a) err_set(&e, ERR_MEMORY, "out of memory");
-    if (!a || !engine_kernels(&k, &o->models, &e) || !engine_open(&en, &o->models, k, &e))
-        status = cli_fail("retrieve", &e);
-    for (int i = 0; en.index && i < o->n_images; i++, arena_reset(a)) {
-        e = (err){0};
-        if (retrieve_one(&en, k, o, o->image[i], a, &e)) continue;
-        cli_item_failed("retrieve", o->image[i], &e);
-        status = EXIT_FAILED;
-    }
-    engine_close(&en);
-    if (k) k->close(k);
-    arena_free(a);
-    return status;
-}
-
 int cmd_retrieve(int argc, char **argv)
 {
     err     e = {0};
@@ -125,5 +104,5 @@ int cmd_retrieve(int argc, char **argv)
     if (!parse(&o, argc, argv, &e)) return cli_fail("retrieve", &e);
     if (o.help) return fputs(HELP, stdout), EXIT_DONE;
     o.models.reader = NULL; /* taken, so that the flags of diagnose can be given, and not opened */
-    return run(&o);
+    return cli_each_image("retrieve", &o.models, o.image, o.n_images, retrieve_one, &o);
 }
