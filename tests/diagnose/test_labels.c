@@ -31,7 +31,7 @@ static void labels_that_cannot_be_asked_are_refused_by_name(void **state)
 {
     (void)state;
     static const char *const answers[] = {"Yes", "No"};
-    static char              number[MAX_LABELS + 1][8], longest[MAX_LABEL_BYTES + 2];
+    static char              number[MAX_LABELS + 1][12], longest[MAX_LABEL_BYTES + 2];
     const char              *list[MAX_LABELS + 1] = {"a", "b"};
     err                      e = {0};
     diagnose_request         q = good();

@@ -206,6 +206,28 @@ static void a_label_has_the_same_bits_in_any_company(void **state)
     close_world(two);
 }
 
+/* Read together with a closed question, in the same passes. */
+static void labels_and_other_questions_do_not_show_in_each_other(void **state)
+{
+    (void)state;
+    err           e = {0}, why[2] = {{0}};
+    world        *w = open_world("demo", PRECISION_F32, 0, 1);
+    reader_query  closed = w->q;
+    closed.L = 0;
+    closed.K = 2;
+    closed.answers = (const char *const[]){"Yes", "No", "Perhaps"};
+    closed.A = 3;
+    reader_scores labels = score(w, &w->q), answers = score(w, &closed), got[2];
+    reader_job    job[2] = {{&closed, w->a, &got[0], &why[0]}, {&w->q, w->a, &got[1], &why[1]}};
+    OK(reader_score_many(w->r, w->k, job, 2, &e), e);
+    OK(!why[0].code, why[0]);
+    OK(!why[1].code, why[1]);
+    assert_memory_equal(got[0].logp, answers.logp, 2 * 3 * sizeof(float));
+    assert_memory_equal(got[1].logp, labels.logp, (size_t)(w->q.K * w->q.L * 2) * sizeof(float));
+    assert_memory_equal(got[1].logit, labels.logit, (size_t)(w->q.K * w->q.L * 2) * sizeof(float));
+    close_world(w);
+}
+
 /* Labels that a tokenizer joins with what stands in front of them, that begin or equal one another, that are strange. */
 static void awkward_labels_are_still_their_own_question(void **state)
 {
@@ -418,6 +440,7 @@ int main(void)
         cmocka_unit_test(labels_are_those_of_pytorch),
         cmocka_unit_test(a_label_has_the_bits_of_its_question_alone),
         cmocka_unit_test(a_label_has_the_same_bits_in_any_company),
+        cmocka_unit_test(labels_and_other_questions_do_not_show_in_each_other),
         cmocka_unit_test(awkward_labels_are_still_their_own_question),
         cmocka_unit_test(an_adapter_answers_for_labels_too),
         cmocka_unit_test(answers_that_begin_one_another_are_ended),
