@@ -329,46 +329,55 @@ static void the_work_is_the_minimum(void **state)
     close_world(w);
 }
 
-/* "Question\n" in front of labels: with the tokenizers of both published families every token of it is shared, although "?\n" is
- * one token of Qwen2's. */
+/* With the tokenizer of a published family every token of "QUESTION\n" is shared, although "?\n" is one token of Qwen2's, and
+ * what is left of a label is what it is tokenised to by itself. */
+static void is_shared_whole(const bpe *b, const char *question, const json_t *labels)
+{
+    err     e = {0};
+    arena  *a = arena_new(0);
+    char   *line = arena_printf(a, &e, "%s\n", question);
+    int32_t *shared;
+    int      n;
+    size_t   i;
+    json_t  *label;
+    OK(bpe_encode(b, line, strlen(line), false, false, &shared, &n, a, &e), e);
+    json_array_foreach((json_t *)(uintptr_t)labels, i, label)
+    {
+        const char *name = json_string_value(label), *whole = label_question(question, name, a, &e), *rest = arena_printf(a, &e, "%s?", name);
+        int32_t    *ids, *own;
+        int         n_ids, n_own;
+        OK(bpe_encode(b, whole, strlen(whole), false, false, &ids, &n_ids, a, &e), e);
+        OK(bpe_encode(b, rest, strlen(rest), false, false, &own, &n_own, a, &e), e);
+        if (n_ids != n + n_own || memcmp(ids, shared, (size_t)n * sizeof *ids) != 0 || memcmp(ids + n, own, (size_t)n_own * sizeof *ids) != 0)
+            fail_msg("label '%s' is not tokenised as by itself behind '%s'", name, question);
+    }
+    arena_free(a);
+}
+
 static void the_question_is_shared_whole_with_the_published_tokenizers(void **state)
 {
     (void)state;
-    static const char *const label[] = { /* VinDr-PCXR's and BRSET's, and others of the same kind */
-        "No finding", "Bronchitis", "Brocho-pneumonia", "Other disease", "Bronchiolitis", "Situs inversus", "Pneumonia", "Pleuro-pneumonia",
-        "Diaphragmatic hernia", "Tuberculosis", "Congenital emphysema", "CPAM", "Hyaline membrane disease", "Mediastinal tumor", "Lung tumor",
-        "diabetic retinopathy", "macular edema", "scar", "nevus", "amd", "vascular occlusion", "hypertensive retinopathy", "drusens",
-        "hemorrhage", "retinal detachment", "myopic fundus", "increased cup disc", "other", "0", "14", "(none)"};
-    static const char *const question[] = {"Which of these findings does the chest X-ray of a child show?", "Findings:", "Is this in the picture", "\xe5\x9b\xbe?"};
     static const char *const tokenizer[] = {"fixtures/tokenizers/qwen2/tokenizer.json", "fixtures/tokenizers/tekken/tokenizer.json"};
-    enum { L = sizeof label / sizeof *label };
+    static const char *const task[] = {"tasks/vindr-pcxr.json", "tasks/brset.json"};
     if (!file_exists(shared_path(tokenizer[0]))) SKIP("the published tokenizers are not here");
+    json_t *odd = json_pack("[s,s,s,s,s,s]", "0", "14", "(none)", "T1/T2", "-", "\xe5\x9b\xbe");
     for (int t = 0; t < 2; t++) {
-        err    e = {0};
-        bpe   *b;
-        arena *a = arena_new(0);
+        err  e = {0};
+        bpe *b;
         OK(bpe_open(&b, shared_path(tokenizer[t]), &e), e);
-        for (int i = 0; i < 4; i++) {
-            char     line[200];
-            int32_t *shared;
-            int      n;
-            snprintf(line, sizeof line, "%s\n", question[i]);
-            OK(bpe_encode(b, line, strlen(line), false, false, &shared, &n, a, &e), e);
-            for (int l = 0; l < L; l++) {
-                const char *s = label_question(question[i], label[l], a, &e);
-                int32_t    *ids, *own;
-                int         n_ids, n_own;
-                char        rest[64];
-                snprintf(rest, sizeof rest, "%s?", label[l]);
-                OK(bpe_encode(b, s, strlen(s), false, false, &ids, &n_ids, a, &e), e);
-                OK(bpe_encode(b, rest, strlen(rest), false, false, &own, &n_own, a, &e), e);
-                if (n_ids != n + n_own || memcmp(ids, shared, (size_t)n * sizeof *ids) != 0 || memcmp(ids + n, own, (size_t)n_own * sizeof *ids) != 0)
-                    fail_msg("%s: label '%s' is not tokenised as by itself behind question %d", tokenizer[t], label[l], i);
-            }
+        for (int i = 0; i < 2; i++) {
+            json_t *j;
+            OK(json_open(&j, task[i], &e), e);
+            assert_true(json_array_size(json_object_get(j, "labels")) >= 14);
+            is_shared_whole(b, text_of(j, "question"), json_object_get(j, "labels"));
+            json_decref(j);
         }
+        is_shared_whole(b, "Findings:", odd);
+        is_shared_whole(b, "Is this in the picture", odd);
+        is_shared_whole(b, "\xe5\x9b\xbe?", odd);
         bpe_close(b);
-        arena_free(a);
     }
+    json_decref(odd);
 }
 
 static void what_cannot_be_asked_names_the_field(void **state)
