@@ -118,7 +118,7 @@ static void time_search(passage_index *ix, const char *what, int k, const exclus
         err    e = {0};
         double start = cpu_ms();
         unit(z, dim, &seed);
-        if (!index_search(ix, HEAD_IMAGE, z, k, x, &got, a, &e) || !index_search(ix, HEAD_TEXT, z, k, x, &got, a, &e)) fail(&e);
+        if (!index_search(ix, NULL, HEAD_IMAGE, z, k, x, &got, a, &e) || !index_search(ix, NULL, HEAD_TEXT, z, k, x, &got, a, &e)) fail(&e);
         if (i >= 0) ms[i] = cpu_ms() - start;
         arena_reset(a);
     }

@@ -29,7 +29,8 @@ void cli_item_failed(const char *command, const char *item, const err *e);
 #define CLI_MODEL_OPTIONS \
     {"reader", required_argument, NULL, CLI_READER}, {"retriever", required_argument, NULL, CLI_RETRIEVER}, \
     {"index", required_argument, NULL, CLI_INDEX}, {"device", required_argument, NULL, CLI_DEVICE}, \
-    {"products", required_argument, NULL, CLI_PRODUCTS}, {"threads", required_argument, NULL, CLI_THREADS}, \
+    {"products", required_argument, NULL, CLI_PRODUCTS}, {"search", required_argument, NULL, CLI_SEARCH}, \
+    {"threads", required_argument, NULL, CLI_THREADS}, \
     {"cache-mb", required_argument, NULL, CLI_CACHE}, {"tau", required_argument, NULL, CLI_TAU}, \
     {"image-policy", required_argument, NULL, CLI_POLICY}
 #define CLI_MODEL_HELP \
@@ -38,6 +39,7 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --index DIR        folder made by `jomed index build`\n" \
     "  --device NAME      auto (default) or cpu\n" \
     "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
+    "  --search NAME      what searches the index: auto (default), faiss, faiss-gpu or exact (all vectors on the GPU)\n" \
     "  --threads N        threads (default: one per core; 1 for small models)\n" \
     "  --cache-mb N       memory for cached candidate prefixes (default 256)\n" \
     "  --tau T            temperature of p_R (default 1)\n" \
@@ -51,8 +53,8 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --adapter NAME=DIR  PEFT LoRA adapter of the reader (repeat it for several)\n" \
     "  --use-adapter NAME the one that answers, or none; not needed where there is one\n" \
     "  --lora-merge       add it to the weights instead of running it beside them\n"
-enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_POLICY, CLI_ADAPTER,
-       CLI_USE_ADAPTER, CLI_LORA_MERGE };
+enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_SEARCH, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_POLICY,
+       CLI_ADAPTER, CLI_USE_ADAPTER, CLI_LORA_MERGE };
 /* Take one of those options. *taken tells whether opt was one; false: ERR_USAGE. */
 bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e);
 /* One adapter is meant to be used; of several one must be named. */

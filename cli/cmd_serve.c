@@ -32,6 +32,7 @@ static engine_options models(const config *c)
     o.use_adapter = *c->use_adapter ? c->use_adapter : NULL;
     o.merge_adapter = strcmp(c->lora_merge, "yes") == 0;
     products_parse(&o.products, c->products); /* one of their words: config.c saw to that */
+    search_parse(&o.search, c->search);
     image_policy_parse(&o.policy, c->image_policy);
     return o;
 }
@@ -51,6 +52,7 @@ static void report(const config *c, const engine *en, const kernels *k, int port
         LOG_I("parameters", reader_parameters(en->reader) + retriever_parameters(en->retriever)),
         LOG_S("reader", reader_hash(en->reader)), LOG_S("retriever", retriever_hash(en->retriever)),
         LOG_S("index", index_describe(en->index)->hash), LOG_I("passages", index_describe(en->index)->n_passages),
+        LOG_S("search", index_searcher(en->index)),
         LOG_I("cache_bytes", c->cache_mb << 20), LOG_I("arena_bytes", c->arena_bytes), LOG_D("seconds", seconds));
     for (int i = 1; i <= reader_adapters(en->reader); i++) {
         reader_adapter_info a = reader_describe_adapter(en->reader, i);

@@ -72,7 +72,7 @@ bool engine_open(engine *out, const engine_options *o, kernels *k, err *e)
     if (o->max_pixels > 0) en.limits.max_pixels = o->max_pixels;
     reader_options ro = {.cache_bytes = o->cache_bytes, .adapters = o->adapter, .n_adapters = o->n_adapters, .merge = o->merge_adapter};
     bool ok = retriever_open(&en.retriever, o->retriever, k, e)
-           && (!o->index || index_open(&en.index, o->index, retriever_hash(en.retriever), e))
+           && (!o->index || (index_open(&en.index, o->index, retriever_hash(en.retriever), e) && index_use(en.index, o->search, k, e)))
            && (!o->reader || (reader_open(&en.reader, o->reader, &ro, k, e) && use_adapter(&en, o->use_adapter, e)));
     if (ok && en.index && index_describe(en.index)->dim != retriever_dim(en.retriever))
         ok = err_set(e, ERR_FILE, "%s: its vectors have %d dimensions, the retriever gives %d: build the index anew with this retriever",

@@ -12,6 +12,7 @@ typedef struct {
     const char     *reader, *retriever, *index; /* folders; reader NULL: retrieval only; index NULL: neither half needs it */
     const char     *device;                     /* "auto", "cpu" */
     products_choice products;                   /* AUTO: f32 for a small reader (exact), bf16 for a large one (fast) */
+    search_choice   search;                     /* what finds candidates in the index */
     int             threads;                    /* of one kernels; 0: one per core, one alone for small models */
     size_t          cache_bytes;                /* of candidate prefixes */
     image_policy    policy;                     /* of the pictures that the reader sees; 0: native */

@@ -18,7 +18,9 @@
 
 const char *const HEAD_NAME[N_HEADS] = {"image", "text"};
 
-enum { FETCH_MARGIN = 16 };
+/* More than k are fetched at once: 16 from FAISS, whose own rounding is tiny. On the device, whose rows are rounded to f16, scores
+ * lie 1e-4 apart or less; there more cost nothing but their rescoring. */
+enum { FETCH_MARGIN = 16, DEVICE_MARGIN = 112 };
 
 struct passage_index {
     char      *dir;
@@ -26,6 +28,9 @@ struct passage_index {
     index_info info;
     passages  *db;
     vectors   *head[N_HEADS];
+    bool       on_device; /* then both heads' vectors are */
+    kernels   *uploaded_by;
+    vector_set device[N_HEADS];
 };
 
 /* ---- Opening ---- */
@@ -100,9 +105,19 @@ done:
     return ok;
 }
 
+static void leave_device(passage_index *ix)
+{
+    for (int h = 0; h < N_HEADS; h++)
+        if (ix->head[h]) vectors_from_gpu(ix->head[h]);
+    for (int h = 0; h < N_HEADS && ix->uploaded_by; h++) ix->uploaded_by->vectors_close(ix->uploaded_by, &ix->device[h]);
+    ix->uploaded_by = NULL;
+    ix->on_device = false;
+}
+
 void index_close(passage_index *ix)
 {
     if (!ix) return;
+    leave_device(ix);
     for (int h = 0; h < N_HEADS; h++) vectors_close(ix->head[h]);
     passages_close(ix->db);
     manifest_close(&ix->m);
@@ -111,6 +126,46 @@ void index_close(passage_index *ix)
 }
 
 const index_info *index_describe(const passage_index *ix) { return &ix->info; }
+
+/* ---- What searches ---- */
+
+static const char *const SEARCH_NAME[] = {"auto", "faiss", "faiss-gpu", "exact"};
+
+bool search_parse(search_choice *out, const char *name)
+{
+    for (int i = 0; i < 4; i++)
+        if (strcmp(name, SEARCH_NAME[i]) == 0) return *out = (search_choice)i, true;
+    return false;
+}
+
+static bool upload(passage_index *ix, kernels *k, err *e)
+{
+    ix->uploaded_by = k;
+    for (int h = 0; h < N_HEADS; h++)
+        if (!k->vectors_open(k, &ix->device[h], vectors_row(ix->head[h], 0), ix->m.n_passages, ix->m.dim, e)) return false;
+    ix->on_device = true;
+    return true;
+}
+
+bool index_use(passage_index *ix, search_choice how, kernels *k, err *e)
+{
+    const bool rows = vectors_exact(ix->head[HEAD_IMAGE]) && vectors_exact(ix->head[HEAD_TEXT]);
+    if (how == SEARCH_EXACT && !k->vectors_open)
+        return err_at(e, ERR_USAGE, NULL, "search", "search: exact runs on a GPU, the device is %s; faiss is as exact on a Flat index", k->name);
+    if (how == SEARCH_EXACT && !rows)
+        return err_at(e, ERR_USAGE, NULL, "search", "search: exact needs the vectors themselves, a %s index does not keep them; take faiss, or build it Flat",
+                      ix->m.factory);
+    leave_device(ix);
+    if (how == SEARCH_FAISS_GPU)
+        return vectors_to_gpu(ix->head[HEAD_IMAGE], k->gpu < 0 ? 0 : k->gpu, e) && vectors_to_gpu(ix->head[HEAD_TEXT], k->gpu < 0 ? 0 : k->gpu, e);
+    if (how == SEARCH_FAISS || !k->vectors_open || !rows) return true;
+    return upload(ix, k, e);
+}
+
+const char *index_searcher(const passage_index *ix)
+{
+    return SEARCH_NAME[ix->on_device ? SEARCH_EXACT : vectors_on_gpu(ix->head[HEAD_IMAGE]) ? SEARCH_FAISS_GPU : SEARCH_FAISS];
+}
 
 /* ---- Search ---- */
 
@@ -123,25 +178,41 @@ static int by_score(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* The fetch best of one head, rescored where rows are stored as they were added, sorted by (score, id). *n <= fetch.
- * *floor: no passage that was not fetched scores above it. [Rounding: |fl(x.y) - x.y| <= gamma_d |x||y| with
- * gamma_d about d * 2^-24 for any order of summation: Higham, Accuracy and Stability of Numerical Algorithms, eq. 3.5] */
-static bool fetch_best(const vectors *v, const float *z, int dim, int64_t fetch, scored **out, int64_t *n, float *floor,
-                       arena *a, err *e)
+/* The fetch best of one head by whatever searches it, which may round as slack_of() says. */
+static bool fetch_rough(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, float *score, int64_t *id, err *e)
 {
+    if (!ix->on_device) return vectors_search(ix->head[h], z, fetch, score, id, e);
+    if (!kern) return err_set(e, ERR_BUG, "index: a search on the device needs kernels");
+    kern->search(kern, &ix->device[h], z, fetch, score, id);
+    return kern->sync(kern, e);
+}
+
+/* How far a score of FAISS or of the device may be from the inner product of unit rows with z. [Rounding:
+ * |fl(x.y) - x.y| <= gamma_d |x||y| with gamma_d about d * 2^-24 for any order of summation: Higham, Accuracy and
+ * Stability of Numerical Algorithms, eq. 3.5; on the device rows themselves are off by vector_set.error at most.] */
+static double slack_of(const passage_index *ix, head h, const float *z)
+{
+    double norm = 0;
+    for (int i = 0; i < ix->m.dim; i++) norm += (double)z[i] * z[i];
+    return 1.01 * ((ix->m.dim + 2) * 0x1p-24 + (ix->on_device ? (double)ix->device[h].error : 0)) * sqrt(norm);
+}
+
+/* The fetch best of one head, rescored where rows are stored as they were added, sorted by (score, id). *n <= fetch.
+ * *floor: no passage that was not fetched scores above it. */
+static bool fetch_best(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, scored **out, int64_t *n,
+                       float *floor, arena *a, err *e)
+{
+    const vectors *v = ix->head[h];
     float   *score = ARENA_NEW(a, float, fetch, e);
     int64_t *id = ARENA_NEW(a, int64_t, fetch, e);
     scored  *s = ARENA_NEW(a, scored, fetch, e);
-    if (!score || !id || !s || !vectors_search(v, z, fetch, score, id, e)) return false;
+    if (!score || !id || !s || !fetch_rough(ix, kern, h, z, fetch, score, id, e)) return false;
 
     int64_t m = 0;
-    double  norm = 0;
     while (m < fetch && id[m] >= 0) m++; /* a short list ends in -1 */
-    for (int i = 0; i < dim; i++) norm += (double)z[i] * z[i];
-    double slack = vectors_exact(v) ? 1.01 * (dim + 2) * 0x1p-24 * sqrt(norm) : 0;
     for (int64_t i = 0; i < m; i++)
         s[i] = (scored){vectors_exact(v) ? vectors_score(v, z, id[i]) : score[i], id[i]};
-    *floor = !m ? 0 : vectors_exact(v) ? nextafterf((float)(score[m - 1] + slack), INFINITY) : score[m - 1];
+    *floor = !m ? 0 : vectors_exact(v) ? nextafterf((float)(score[m - 1] + slack_of(ix, h, z)), INFINITY) : score[m - 1];
     qsort(s, (size_t)m, sizeof *s, by_score);
     *out = s;
     *n = m;
@@ -162,12 +233,11 @@ static bool take_allowed(hits *out, int k, const scored *s, int64_t n, key_query
     return true;
 }
 
-bool index_search(passage_index *ix, head h, const float *z, int k, const exclusion *x, hits *out, arena *a, err *e)
+bool index_search(passage_index *ix, kernels *kern, head h, const float *z, int k, const exclusion *x, hits *out, arena *a, err *e)
 {
-    const vectors *v = ix->head[h];
-    int64_t        n = ix->m.n_passages;
-    key_query     *q = NULL;
-    bool           ok = false;
+    int64_t    n = ix->m.n_passages;
+    key_query *q = NULL;
+    bool       ok = false;
     if (k < 1) return err_set(e, ERR_BUG, "index: k is %d", k);
     for (int i = 0; i < ix->m.dim; i++)
         if (!isfinite(z[i])) return err_set(e, ERR_BUG, "index: the query embedding is not finite");
@@ -181,13 +251,13 @@ bool index_search(passage_index *ix, head h, const float *z, int k, const exclus
 
     /* Equal pictures and equal captions are common, so the k-th score may be shared by passages that were not fetched, and
      * exclusion thins the list: fetch twice as many until the rest is surely worse, or there is no rest. */
-    for (int64_t fetch = (int64_t)k + FETCH_MARGIN;; fetch *= 2) {
+    for (int64_t fetch = (int64_t)k + (ix->on_device ? DEVICE_MARGIN : FETCH_MARGIN);; fetch *= 2) {
         arena_mark mark = arena_here(a);
         scored    *s;
         int64_t    m;
         float      floor;
         bool       all = fetch >= n;
-        ok = fetch_best(v, z, ix->m.dim, all ? n : fetch, &s, &m, &floor, a, e) && take_allowed(out, k, s, m, q, e);
+        ok = fetch_best(ix, kern, h, z, all ? n : fetch, &s, &m, &floor, a, e) && take_allowed(out, k, s, m, q, e);
         arena_back(a, mark);
         if (!ok || all || m < fetch || (out->n == k && out->score[k - 1] > floor)) break;
     }

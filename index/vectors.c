@@ -1,4 +1,4 @@
-/* vectors.c - everything that touches FAISS, through its C interface.
+/* vectors.c - everything that touches FAISS but its GPU part, through its C interface.
  * Three traps of that interface:
  *   - FAISS_IO_FLAG_MMAP in its headers is 1, which to the library means "leave out the storage". The value that maps inverted
  *     lists is the C++ header's IO_FLAG_MMAP, spelled out below.
@@ -20,6 +20,7 @@
 #include <faiss/c_api/utils/distances_c.h>
 
 #include "base/memory.h"
+#include "index/vectors_gpu.h"
 
 /* From OpenMP's runtime; <omp.h> belongs to one compiler or the other, the function to both. */
 void omp_set_num_threads(int n);
@@ -34,6 +35,7 @@ struct vectors {
     FaissIndex  *faiss;
     const float *flat; /* [n,dim] where rows are stored as added, else NULL */
     int          dim;
+    vectors_gpu *gpu;  /* a copy of faiss there, or NULL */
 };
 
 static bool faiss_ok(int status, const char *what, const char *where, err_code code, err *e)
@@ -58,6 +60,7 @@ static void settle_faiss(void)
 void vectors_close(vectors *v)
 {
     if (!v) return;
+    vectors_from_gpu(v);
     faiss_Index_free(v->faiss);
     free(v);
 }
@@ -101,8 +104,23 @@ done:
     return ok;
 }
 
+bool vectors_to_gpu(vectors *v, int device, err *e)
+{
+    vectors_from_gpu(v);
+    return vectors_gpu_open(&v->gpu, v->faiss, device, e);
+}
+
+void vectors_from_gpu(vectors *v)
+{
+    vectors_gpu_close(v->gpu);
+    v->gpu = NULL;
+}
+
+bool vectors_on_gpu(const vectors *v) { return v->gpu != NULL; }
+
 bool vectors_search(const vectors *v, const float *z, int64_t k, float *score, int64_t *id, err *e)
 {
+    if (v->gpu && k <= VECTORS_GPU_MOST) return vectors_gpu_search(v->gpu, z, k, score, id, e);
     settle_faiss();
     return faiss_ok(faiss_Index_search(v->faiss, 1, z, k, score, id), "search failed", "index", ERR_BUG, e);
 }

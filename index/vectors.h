@@ -1,5 +1,5 @@
 /* vectors.h - one FAISS index of unit vectors compared by inner product: built from a file of raw rows, opened read-only,
- * searched. The only file that knows FAISS is vectors.c. Passage i is vector i.
+ * searched. The only files that know FAISS are vectors.c and vectors_gpu.c. Passage i is vector i.
  * Threads  vectors_search and vectors_score: any number at once; the rest: one.   Memory  FAISS's own, plus the file's pages. */
 #ifndef JOMED_INDEX_VECTORS_H
 #define JOMED_INDEX_VECTORS_H
@@ -14,6 +14,11 @@ typedef struct vectors vectors;
  * TRAP: FAISS's reader trusts sizes in the file, so the caller compares the file's checksum first. */
 bool vectors_open(vectors **out, const char *path, int dim, int64_t n, err *e);
 void vectors_close(vectors *v); /* NULL is fine */
+
+/* Search on GPU number `device`, through FAISS, from now on. ERR_USAGE: its GPU part is not in this build. ERR_MEMORY, ERR_GPU. */
+bool vectors_to_gpu(vectors *v, int device, err *e);
+void vectors_from_gpu(vectors *v);
+bool vectors_on_gpu(const vectors *v);
 
 /* The best by FAISS's own scores, best first, ids below 0 behind them where it found fewer than k; 1 <= k <= n. */
 bool vectors_search(const vectors *v, const float *z, int64_t k, float *score, int64_t *id, err *e);

@@ -77,7 +77,7 @@ bool retrieve(const retriever *r, kernels *kern, passage_index *ix, const image 
 
     if (!retriever_embed_queries(r, kern, img, z, a, e)) return false;
     for (int h = 0; h < N_HEADS; h++)
-        if (!index_search(ix, (head)h, z[h], k, x, &found[h], a, e)) return false;
+        if (!index_search(ix, kern, (head)h, z[h], k, x, &found[h], a, e)) return false;
     if (!retriever_unite(found, out, K, a, e)) return false;
     if (*K == 0) return err_at(e, ERR_UNUSABLE, "no-candidates", "exclude", "the exclusions leave no passage to retrieve");
     retriever_weigh(*out, *K, tau);

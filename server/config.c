@@ -58,6 +58,7 @@ static const setting SETTINGS[] = {
     TEXT("models", index, "index", "", "folder made by jomed index build"),
     TEXT("models", device, "device", "auto", "auto or cpu"),
     CHOICE("models", products, "products", "auto|f32|bf16", "auto", "arithmetic of matrix products"),
+    CHOICE("models", search, "search", "auto|faiss|faiss-gpu|exact", "auto", "what searches the index; exact: all its vectors on the GPU"),
     CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native", "what the reader's pictures go through first"),
     INT("models", cache_mb, "cache-mb", 0, 1048576, "64", "MiB for the keys and values of retrieved pairs; 0: no cache"),
     TEXT("models", use_adapter, "use-adapter", "", "adapter of requests that name none; empty: the base model alone"),

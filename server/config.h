@@ -38,7 +38,7 @@ typedef struct {
     int64_t deadline_max_ms;     /* the most it may name */
     /* [models] */
     char    reader[PATH_MAX], retriever[PATH_MAX], index[PATH_MAX];
-    char    device[32], products[8], image_policy[12];
+    char    device[32], products[8], search[12], image_policy[12];
     int64_t cache_mb;            /* of candidate prefixes' keys and values */
     double  tau;                 /* temperature of p_R */
     char    use_adapter[MAX_ADAPTER_NAME + 1]; /* of requests that name none; empty: the base model alone */

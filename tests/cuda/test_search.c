@@ -16,7 +16,7 @@ static float *unit_rows(int64_t n, int dim, uint32_t seed)
     return p;
 }
 
-static double product(const float *a, const float *b, int dim)
+static double inner_product(const float *a, const float *b, int dim)
 {
     double s = 0;
     for (int d = 0; d < dim; d++) s += (double)a[d] * b[d];
@@ -29,19 +29,19 @@ static void check_best(kernels *k, const vector_set *v, const float *rows, const
     float   *score = malloc((size_t)want * sizeof *score);
     int64_t *id = malloc((size_t)want * sizeof *id);
     bool    *found = calloc((size_t)v->n, sizeof *found);
-    double   slack = sqrt(product(z, z, v->dim)) * (v->error + 1.01 * (v->dim + 2) * 0x1p-23);
+    double   slack = sqrt(inner_product(z, z, v->dim)) * (v->error + 1.01 * (v->dim + 2) * 0x1p-23);
     k->search(k, v, z, want, score, id);
     kern_ok(k);
     for (int64_t i = 0; i < want; i++) {
         assert_in_range(id[i], 0, v->n - 1);
         assert_false(found[id[i]]);
         found[id[i]] = true;
-        assert_true(fabs(score[i] - product(rows + id[i] * v->dim, z, v->dim)) <= slack);
+        assert_true(fabs(score[i] - inner_product(rows + id[i] * v->dim, z, v->dim)) <= slack);
         if (i > 0 && !(score[i] < score[i - 1] || (score[i] == score[i - 1] && id[i] > id[i - 1])))
             fail_msg("%lld of %lld: not in order of score and id", (long long)i, (long long)want);
     }
     for (int64_t i = 0; i < v->n; i++) {
-        double s = product(rows + i * v->dim, z, v->dim);
+        double s = inner_product(rows + i * v->dim, z, v->dim);
         if (!found[i] && s > score[want - 1] + slack) fail_msg("row %lld of %lld is better and was left out", (long long)i, (long long)v->n);
     }
     /* an equal row with a higher id never without the one with the lower */

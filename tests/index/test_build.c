@@ -139,7 +139,7 @@ static void a_merged_duplicate_keeps_its_keys(void **state)
     /* Passage 0 stands for studies s1 and s2: excluding either must exclude it. */
     static const exclusion x[] = {{.study = "s1"}, {.study = "s2"}, {.patient = "p2"}};
     for (int i = 0; i < 3; i++) {
-        OK(index_search(ix, HEAD_IMAGE, z, 2, &x[i], &got, s->a, &e), e);
+        OK(index_search(ix, NULL, HEAD_IMAGE, z, 2, &x[i], &got, s->a, &e), e);
         assert_int_equal(got.n, 1);
         assert_int_equal(got.id[0], 1);
     }
@@ -424,7 +424,7 @@ static void a_repeated_caption_is_embedded_once_and_right(void **state)
     OK(index_open(&ix, at(s, "index"), FAKE_HASH, &e), e);
     for (int i = 0; i < 3; i++) {
         unit_of(z, text_seed(three_captions(i)));
-        OK(index_search(ix, HEAD_TEXT, z, 31, NULL, &got, s->a, &e), e);
+        OK(index_search(ix, NULL, HEAD_TEXT, z, 31, NULL, &got, s->a, &e), e);
         for (int j = 0; j < 31; j++) {
             assert_int_equal(got.score[j] > 0.9999f, j < 30);
             if (j < 30) assert_string_equal(three_captions((int)got.id[j]), three_captions(i));
@@ -445,7 +445,7 @@ static void captions_share_places_without_mixing(void **state)
     OK(index_open(&ix, at(s, "index"), FAKE_HASH, &e), e);
     for (int i = 0; i < 700; i += 13) {
         unit_of(z, text_seed(own_caption(i)));
-        OK(index_search(ix, HEAD_TEXT, z, 1, NULL, &got, s->a, &e), e);
+        OK(index_search(ix, NULL, HEAD_TEXT, z, 1, NULL, &got, s->a, &e), e);
         assert_int_equal(got.id[0], i);
     }
     index_close(ix);

@@ -44,7 +44,7 @@ static void compare(passage_index *ix, const sample *s, int n, int k, head h, ui
     pair *want = ARENA_NEW(s->a, pair, n, &e);
     unit_of(z, seed);
     sort_all(want, n, h, z, picture, caption);
-    OK(index_search(ix, h, z, k, NULL, &got, s->a, &e), e);
+    OK(index_search(ix, NULL, h, z, k, NULL, &got, s->a, &e), e);
     assert_int_equal(got.n, k < n ? k : n);
     for (int i = 0; i < got.n; i++) {
         assert_int_equal(got.id[i], want[i].id);
@@ -97,7 +97,7 @@ static void other_factories_find_the_same_best(void **state)
         float          z[DIM];
         int64_t        seen[200] = {0};
         unit_of(z, own_picture(123));
-        OK(index_search(ix, HEAD_IMAGE, z, 200, NULL, &got, s->a, &e), e);
+        OK(index_search(ix, NULL, HEAD_IMAGE, z, 200, NULL, &got, s->a, &e), e);
         assert_in_range(got.n, 10, 200); /* IVF visits one list of four: short results end in -1, which must not come through */
         assert_int_equal(got.id[0], 123);
         assert_true(fabs(got.score[0] - 1) < 2e-3); /* SQfp16 keeps 11 bits of each component */
@@ -120,9 +120,9 @@ static void a_query_that_is_not_finite_is_our_mistake(void **state)
     hits           got;
     err            e = {0};
     unit_of(z, 1);
-    FAILS(index_search(ix, HEAD_TEXT, z, 0, NULL, &got, s->a, &e), e, ERR_BUG, "k is 0");
+    FAILS(index_search(ix, NULL, HEAD_TEXT, z, 0, NULL, &got, s->a, &e), e, ERR_BUG, "k is 0");
     z[DIM - 1] = NAN;
-    FAILS(index_search(ix, HEAD_TEXT, z, 2, NULL, &got, s->a, &e), e, ERR_BUG, "not finite");
+    FAILS(index_search(ix, NULL, HEAD_TEXT, z, 2, NULL, &got, s->a, &e), e, ERR_BUG, "not finite");
     index_close(ix);
 }
 
@@ -133,7 +133,7 @@ static int count_hits(passage_index *ix, const sample *s, int k, const exclusion
     float z[DIM];
     err   e = {0};
     unit_of(z, own_picture(10));
-    OK(index_search(ix, HEAD_IMAGE, z, k, x, got, s->a, &e), e);
+    OK(index_search(ix, NULL, HEAD_IMAGE, z, k, x, got, s->a, &e), e);
     return got->n;
 }
 
@@ -217,7 +217,7 @@ static void *search_much(void *arg)
         err   e = {0};
         passage p;
         unit_of(z, 1000 + (uint64_t)i);
-        w->ok = index_search(w->ix, (head)(i & 1), z, 7, i % 3 ? NULL : &(exclusion){.patient = "p3"}, &got, a, &e) && got.n == 7 &&
+        w->ok = index_search(w->ix, NULL, (head)(i & 1), z, 7, i % 3 ? NULL : &(exclusion){.patient = "p3"}, &got, a, &e) && got.n == 7 &&
                 index_passage(w->ix, got.id[0], &p, a, &e);
         for (int j = 0; w->ok && j < got.n; j++) {
             uint32_t bits;
@@ -426,7 +426,7 @@ static bool open_and_search(const char *dir, arena *a, err *e)
     size_t         n;
     media_type     type;
     unit_of(z, 4);
-    bool ok = index_open(&ix, dir, FAKE_HASH, e) && index_search(ix, HEAD_TEXT, z, 20, &(exclusion){.study = "st1"}, &got, a, e) &&
+    bool ok = index_open(&ix, dir, FAKE_HASH, e) && index_search(ix, NULL, HEAD_TEXT, z, 20, &(exclusion){.study = "st1"}, &got, a, e) &&
               index_passage(ix, got.id[0], &p, a, e) && index_passage_image(ix, 0, &bytes, &n, &type, a, e);
     index_close(ix);
     return ok;

@@ -230,7 +230,7 @@ static void candidates_come_in_the_order_of_the_heads_for_every_k(void **state)
         candidate *c;
         hits       found[N_HEADS];
         OK(retrieve(demo, kern, demo_index, &img, k, NULL, 1, &c, &K, mem, &e), e);
-        for (int h = 0; h < N_HEADS; h++) OK(index_search(demo_index, (head)h, z, k, NULL, &found[h], mem, &e), e);
+        for (int h = 0; h < N_HEADS; h++) OK(index_search(demo_index, NULL, (head)h, z, k, NULL, &found[h], mem, &e), e);
         for (int i = 0; i < k; i++, at++) {
             assert_int_equal(c[at].id, found[HEAD_IMAGE].id[i]);
             assert_true(c[at].score[HEAD_IMAGE] == found[HEAD_IMAGE].score[i]);
