@@ -178,8 +178,9 @@ static void lost_memory_changes_an_answer(void **state)
     (void)state;
     world         w = open_world();
     demo_case    *c = demo_case_open(w.d, "breast", "val", 3);
+    c->q.K = 1; /* the tower is the query's; candidates have faults of their own in test_score.c */
     reader_scores want = score(&w, &c->q);
-    size_t        bytes = (size_t)c->q.K * (size_t)c->q.A * sizeof(float);
+    size_t        bytes = (size_t)c->q.A * sizeof(float);
     bool          untouched = false;
     for (long n = 0; !untouched; n++) {
         err           e = {0};
@@ -193,9 +194,11 @@ static void lost_memory_changes_an_answer(void **state)
         untouched = mem_fail_after(-1) <= n;
         if (ok) assert_memory_equal(got.logp, want.logp, bytes);
         else assert_int_equal(e.code, ERR_MEMORY);
-        e = (err){0};
-        OK(reader_score(w.r, w.k, &q, a, &got, &e), e);
-        assert_memory_equal(got.logp, want.logp, bytes);
+        if (!ok) { /* nothing half-made was kept */
+            e = (err){0};
+            OK(reader_score(w.r, w.k, &q, a, &got, &e), e);
+            assert_memory_equal(got.logp, want.logp, bytes);
+        }
         arena_free(a);
         vision_cache_free(v);
         assert_true(n < 3000);
