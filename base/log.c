@@ -11,7 +11,7 @@
 
 /* What may be written. Nothing here can hold an image, a question, a caption, an answer or a patient's key. */
 static const char *const ALLOWED[] = {
-    "request", "route", "method", "status", "problem", "field", "code", "k", "answers", "cached", "body_bytes",
+    "request", "route", "method", "status", "problem", "field", "code", "k", "task", "answers", "labels", "events", "cached", "body_bytes",
     "queue_ms", "decode_ms", "retrieve_ms", "passages_ms", "read_ms", "fuse_ms", "total_ms", "flops", "trace",
     "text", "file", "port", "host", "version", "reader", "retriever", "index", "workers", "threads", "queue",
     "bytes", "scratch_bytes", "cache_bytes", "arena_bytes", "passages", "parameters", "device", "signal", "waiting",

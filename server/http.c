@@ -4,8 +4,9 @@
  *                  before "100 Continue" goes out, so that a client that waits for it never uploads
  *   with data      request_feed
  *   without data   GET: answer. POST: request_finish, then suspend the connection and submit the job
- *   after resume   the job's answer
- *   completed      log, count, free. The only place where an exchange ends.
+ *   after resume   the job's answer; or the first events of a stream, then take_events as more come
+ *   completed      log, count, free: by then nobody else holds the exchange, but for a stream whose worker still runs. Then the
+ *                  worker does it, when it has stopped
  *
  * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit is therefore refused
  * with bytes of our own (response_raw) and the connection is dropped.
@@ -45,7 +46,9 @@ typedef struct {
     route_id               route;
     method_id              method;
     int64_t                id; /* of a passage */
-    bool                   verbose, answered, submitted;
+    bool                   verbose, answered, submitted, streaming;
+    bool                   takes_json, wants_events; /* by its Accept header */
+    atomic_int             holders; /* the connection, and the worker of a stream */
     char                   request_id[REQUEST_ID_BYTES], trace[33];
     request               *body; /* NULL: none is taken */
     err                    failed; /* of the body's fields: kept until all of it has come */
@@ -53,6 +56,7 @@ typedef struct {
     job                    job;
     response               out;
     double                 began;
+    int                    status; /* of the whole, once completed: for log and metrics */
 } exchange;
 
 static const char ACCEPT_POST[] = "application/json, multipart/form-data";
@@ -66,6 +70,15 @@ static void add_header(struct MHD_Response *r, const char *name, const char *val
     if (value) (void)MHD_add_response_header(r, name, value);
 }
 
+static void add_common_headers(exchange *x, struct MHD_Response *r, const response *out)
+{
+    add_header(r, "Content-Type", out->media);
+    add_header(r, "Cache-Control", "no-store");
+    add_header(r, "X-Content-Type-Options", "nosniff");
+    add_header(r, "X-Request-Id", x->request_id);
+    if (out->close || atomic_load(&x->s->draining)) add_header(r, "Connection", "close");
+}
+
 static struct MHD_Response *make_response(exchange *x, response *out)
 {
     struct MHD_Response *r = out->body ? MHD_create_response_from_buffer(out->bytes, out->body, MHD_RESPMEM_MUST_FREE)
@@ -74,23 +87,17 @@ static struct MHD_Response *make_response(exchange *x, response *out)
     out->body = NULL; /* the library's now */
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%d", out->retry_after_s);
-    add_header(r, "Content-Type", out->media);
-    add_header(r, "Cache-Control", "no-store");
-    add_header(r, "X-Content-Type-Options", "nosniff");
-    add_header(r, "X-Request-Id", x->request_id);
+    add_common_headers(x, r, out);
     add_header(r, "Allow", out->allow);
     add_header(r, "Accept-Post", out->accept_post);
     add_header(r, "Accept-Encoding", out->accept_encoding);
     add_header(r, "Retry-After", out->retry_after_s > 0 ? seconds : NULL);
-    if (out->close || atomic_load(&x->s->draining)) add_header(r, "Connection", "close");
     return r;
 }
 
-/* Hand x->out to the library. MHD_NO drops the connection. */
-static enum MHD_Result answer_now(exchange *x)
+/* Hand r, with the status of x->out, to the library; NULL: there was no memory for it. MHD_NO drops the connection. */
+static enum MHD_Result queue_response(exchange *x, struct MHD_Response *r)
 {
-    if (!watch_move(x->watched, clock_ms() + (double)x->s->cfg->write_timeout_ms, false)) return MHD_NO;
-    struct MHD_Response *r = make_response(x, &x->out);
     x->answered = true;
     if (!r) {
         x->out.status = 503;
@@ -99,6 +106,12 @@ static enum MHD_Result answer_now(exchange *x)
     enum MHD_Result sent = MHD_queue_response(x->connection, (unsigned)x->out.status, r);
     MHD_destroy_response(r);
     return sent;
+}
+
+static enum MHD_Result answer_now(exchange *x)
+{
+    if (!watch_move(x->watched, clock_ms() + (double)x->s->cfg->write_timeout_ms, false)) return MHD_NO;
+    return queue_response(x, make_response(x, &x->out));
 }
 
 static void set_problem(exchange *x, const char *slug, const char *detail)
@@ -200,6 +213,7 @@ static exchange *exchange_new(server *s, struct MHD_Connection *c, watched *w)
     x->watched = w;
     x->fd = w->fd;
     x->began = clock_ms();
+    atomic_init(&x->holders, 1);
     atomic_fetch_add(&s->in_flight, 1);
     return x;
 }
@@ -218,6 +232,8 @@ static enum MHD_Result begin(server *s, struct MHD_Connection *c, const char *pa
     name_request(x, &h);
     x->method = method_of(method);
     x->route = route_find(path, &x->id);
+    x->takes_json = accept_admits(h.accept, "application/json");
+    x->wants_events = accept_prefers(h.accept, "text/event-stream", "application/json");
     bool has_body = h.content_length > 0 || h.chunked;
     if (has_body) snprintf(w->request_id, sizeof w->request_id, "%s", x->request_id);
     if (!watch_move(w, has_body ? clock_ms() + (double)s->cfg->read_timeout_ms : 0, has_body)) return MHD_NO;
@@ -268,35 +284,87 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t *n)
     return MHD_YES;
 }
 
+/* ---- streams ---- */
+
+static void sleep_reader(void *owner) { MHD_suspend_connection(((exchange *)owner)->connection); }
+static void wake_reader(void *owner) { MHD_resume_connection(((exchange *)owner)->connection); }
+
+static ssize_t take_events(void *cls, uint64_t pos, char *to, size_t max)
+{
+    exchange *x = cls;
+    (void)pos;
+    ssize_t n = stream_take(x->job.stream, to, max);
+    return n == STREAM_ENDED ? MHD_CONTENT_READER_END_OF_STREAM : n == STREAM_DROPPED ? MHD_CONTENT_READER_END_WITH_ERROR : n;
+}
+
+/* There is an event: send the head, and let the library ask for events as the client takes them. The client has the time of
+ * the work, which ends by its deadline, and that of any answer. */
+static enum MHD_Result begin_stream(exchange *x)
+{
+    enum { BLOCK_BYTES = 4096 };
+    if (!watch_move(x->watched, x->job.q->deadline_at + (double)x->s->cfg->write_timeout_ms, false)) return MHD_NO;
+    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, take_events, x, NULL);
+    x->out = (response){.status = 200, .media = "text/event-stream"};
+    x->streaming = r != NULL;
+    if (r) {
+        add_common_headers(x, r, &x->out);
+        add_header(r, "X-Accel-Buffering", "no"); /* nginx holds an answer back until it has a buffer full of it */
+        metrics_stream(x->s->m, 1);
+    }
+    return queue_response(x, r);
+}
+
 /* ---- the end of the request ---- */
+
+/* What has come is a sound request; how is its answer to be sent? */
+static bool choose_form(exchange *x, err *e)
+{
+    bool open = diagnose_task(request_query(x->body)) == TASK_OPEN;
+    if (x->route == ROUTE_DIAGNOSES && open && request_streams(x->body, x->wants_events)) {
+        stream_reader r = {sleep_reader, wake_reader, x, x->fd};
+        return stream_new(&x->job.stream, &r, e);
+    }
+    return x->takes_json
+        || err_at(e, ERR_INPUT, "not-acceptable", NULL, "only the answer to an open question can be sent as text/event-stream");
+}
 
 static enum MHD_Result submit(exchange *x)
 {
-    err e = {0};
-    if (x->failed.code || !request_finish(x->body, x->route == ROUTE_DIAGNOSES, clock_ms(), &e)) {
-        set_error(x, x->failed.code ? &x->failed : &e);
+    err e = x->failed;
+    if (e.code || !request_finish(x->body, x->route == ROUTE_DIAGNOSES, clock_ms(), &e) || !choose_form(x, &e)) {
+        set_error(x, &e);
         return answer_now(x);
     }
+    stream *events = x->job.stream;
     x->job = (job){.q = request_query(x->body), .retrieve_only = x->route == ROUTE_RETRIEVALS, .request_id = x->request_id,
-                   .fd = x->fd, .owner = x};
+                   .fd = x->fd, .stream = events, .owner = x};
     if (!watch_move(x->watched, 0, false)) return MHD_NO; /* from here on the deadline rules */
     x->submitted = true;
+    if (events) atomic_store(&x->holders, 2);
     MHD_suspend_connection(x->connection);
     if (workers_submit(x->s->pool, &x->job)) return MHD_YES; /* x is the pool's: do not touch it */
     metrics_shed(x->s->m, SHED_QUEUE);
     respond_problem(&x->job.out, "busy", NULL, x->request_id);
-    MHD_resume_connection(x->connection);
+    http_resume(&x->job);
     return MHD_YES;
 }
+
+static void release(exchange *x);
 
 void http_resume(job *j)
 {
     exchange *x = j->owner;
-    MHD_resume_connection(x->connection);
+    if (!j->stream) {
+        MHD_resume_connection(x->connection);
+        return;
+    }
+    stream_close(j->stream, &j->out);
+    release(x);
 }
 
 static enum MHD_Result finish(exchange *x)
 {
+    if (x->job.stream && stream_begun(x->job.stream)) return begin_stream(x);
     if (x->submitted) {
         x->out = x->job.out;
         x->job.out.body = NULL;
@@ -322,33 +390,67 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
 
 /* ---- completed ---- */
 
-static void log_exchange(const exchange *x, int status, double total_ms)
+static int log_job(const job *j, log_field *f, int n)
+{
+    static const char *const key[N_STAGES] = {"decode_ms", "retrieve_ms", "passages_ms", "read_ms", "fuse_ms"};
+    static const char *const task[] = {[TASK_CLOSED] = "closed", [TASK_OPEN] = "open", [TASK_LABELS] = "labels"};
+    if (!j->retrieve_only) f[n++] = LOG_S("task", task[diagnose_task(j->q)]);
+    f[n++] = LOG_I("k", j->q->k);
+    f[n++] = LOG_I("answers", j->q->n_answers);
+    if (j->q->n_labels) f[n++] = LOG_I("labels", j->q->n_labels);
+    if (j->stream) f[n++] = LOG_I("events", j->n_events);
+    f[n++] = LOG_I("cached", j->n_cached);
+    f[n++] = LOG_D("queue_ms", j->queue_ms);
+    for (int s = 0; s < N_STAGES; s++) f[n++] = LOG_D(key[s], j->stage_ms[s]);
+    f[n++] = LOG_I("flops", j->flops);
+    return n;
+}
+
+static void log_exchange(const exchange *x, double total_ms)
 {
     static const char *const method[N_METHODS] = {"GET", "HEAD", "POST", "other"};
-    const job               *j = &x->job;
-    log_field f[24];
-    int       n = 0;
+    /* what ended a stream came after its head had said 200 */
+    const char *problem = x->streaming ? x->job.out.problem : x->out.problem;
+    const err  *why = x->streaming ? &x->job.why : &x->why;
+    log_field   f[28];
+    int         n = 0;
     f[n++] = LOG_S("request", x->request_id);
     if (x->trace[0]) f[n++] = LOG_S("trace", x->trace);
     f[n++] = LOG_S("route", route_label(x->route));
     f[n++] = LOG_S("method", method[x->method]);
-    f[n++] = LOG_I("status", status);
-    if (x->out.problem) f[n++] = LOG_S("problem", x->out.problem);
-    if (x->why.field) f[n++] = LOG_S("field", x->why.field);
-    if (status >= 500 && x->why.text[0]) f[n++] = LOG_S("text", x->why.text);
+    f[n++] = LOG_I("status", x->status);
+    if (problem) f[n++] = LOG_S("problem", problem);
+    if (why->field) f[n++] = LOG_S("field", why->field);
+    if (x->status >= 500 && why->text[0]) f[n++] = LOG_S("text", why->text);
     if (x->body) f[n++] = LOG_I("body_bytes", request_bytes(x->body));
-    if (x->submitted) {
-        static const char *const key[N_STAGES] = {"decode_ms", "retrieve_ms", "passages_ms", "read_ms", "fuse_ms"};
-        f[n++] = LOG_I("k", j->q->k);
-        f[n++] = LOG_I("answers", j->q->n_answers);
-        f[n++] = LOG_I("cached", j->n_cached);
-        f[n++] = LOG_D("queue_ms", j->queue_ms);
-        for (int s = 0; s < N_STAGES; s++) f[n++] = LOG_D(key[s], j->stage_ms[s]);
-        f[n++] = LOG_I("flops", j->flops);
-    }
+    if (x->submitted) n = log_job(&x->job, f, n);
     f[n++] = LOG_D("total_ms", total_ms);
-    bool quiet = x->route < N_ROUTES && ROUTES[x->route].quiet && status == 200;
-    log_line(status >= 500 ? LOG_ERROR : quiet ? LOG_DEBUG : LOG_INFO, "request", f, n);
+    bool quiet = x->route < N_ROUTES && ROUTES[x->route].quiet && x->status == 200;
+    log_line(x->status >= 500 ? LOG_ERROR : quiet ? LOG_DEBUG : LOG_INFO, "request", f, n);
+}
+
+/* The last who holds x ends it: it is logged, counted, and gone. */
+static void release(exchange *x)
+{
+    if (atomic_fetch_sub(&x->holders, 1) > 1) return;
+    server *s = x->s;
+    double  ms = clock_ms() - x->began;
+    log_exchange(x, ms);
+    metrics_request(s->m, x->route, x->method, x->status, ms / 1e3);
+    stream_free(x->job.stream);
+    response_free(&x->out);
+    response_free(&x->job.out);
+    request_free(x->body);
+    free(x);
+    atomic_fetch_sub(&s->in_flight, 1);
+}
+
+static int status_of(const exchange *x, enum MHD_RequestTerminationCode how)
+{
+    if (x->streaming) return how != MHD_REQUEST_TERMINATED_COMPLETED_OK ? STATUS_CLIENT_GONE : x->job.out.status;
+    if (x->answered) return x->out.status;
+    if (watch_gave_up(x->watched)) return 408;
+    return how == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN ? 503 : STATUS_CLIENT_GONE;
 }
 
 static void on_completed(void *cls, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode how)
@@ -357,19 +459,11 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **state, enum
     (void)cls, (void)c;
     if (!x) return;
     *state = NULL;
-    server *s = x->s;
-    double  ms = clock_ms() - x->began;
-    int     status = x->answered ? x->out.status : STATUS_CLIENT_GONE;
-    if (!x->answered && watch_gave_up(x->watched)) status = 408;
-    if (!x->answered && how == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN) status = 503;
-    log_exchange(x, status, ms);
-    metrics_request(s->m, x->route, x->method, status, ms / 1e3);
-    watch_move(x->watched, clock_ms() + (double)s->cfg->idle_timeout_ms, false);
-    response_free(&x->out);
-    response_free(&x->job.out);
-    request_free(x->body);
-    free(x);
-    atomic_fetch_sub(&s->in_flight, 1);
+    x->status = status_of(x, how);
+    if (x->streaming) metrics_stream(x->s->m, -1);
+    watch_move(x->watched, clock_ms() + (double)x->s->cfg->idle_timeout_ms, false);
+    if (x->job.stream) stream_leave(x->job.stream);
+    release(x);
 }
 
 static void on_connection(void *cls, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode what)

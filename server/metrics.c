@@ -21,7 +21,8 @@ static const char *const SHED_NAME[N_SHED] = {"queue_full", "draining", "memory"
 typedef struct { atomic_ulong bucket[N_BOUNDS + 1], sum_us; } histogram;
 
 struct metrics {
-    atomic_ulong requests[N_ROUTES + 1][N_METHODS][N_STATUSES], shed[N_SHED];
+    atomic_ulong requests[N_ROUTES + 1][N_METHODS][N_STATUSES], shed[N_SHED], tokens, streams;
+    atomic_int   open_streams;
     histogram    duration[N_ROUTES + 1], stage[N_STAGES], queue_wait;
     int64_t      started;
 };
@@ -57,6 +58,13 @@ void metrics_request(metrics *m, route_id r, method_id method, int status, doubl
 void metrics_stage(metrics *m, stage s, double seconds) { observe(&m->stage[s], seconds); }
 void metrics_queue_wait(metrics *m, double seconds) { observe(&m->queue_wait, seconds); }
 void metrics_shed(metrics *m, shed_reason why) { count(&m->shed[why], 1); }
+void metrics_token(metrics *m) { count(&m->tokens, 1); }
+
+void metrics_stream(metrics *m, int more)
+{
+    atomic_fetch_add(&m->open_streams, more);
+    if (more > 0) count(&m->streams, 1);
+}
 
 static void header(text *out, const char *name, const char *type, const char *help)
 {
@@ -159,6 +167,9 @@ void metrics_text(const metrics *m, const gauges *g, text *out)
     put_histogram(out, "jomed_queue_wait_seconds", "", &m->queue_wait);
     header(out, "jomed_requests_shed_total", "counter", "Requests given up before they were computed.");
     for (int s = 0; s < N_SHED; s++) text_printf(out, "jomed_requests_shed_total{reason=\"%s\"} %lu\n", SHED_NAME[s], value(&m->shed[s]));
+    counter(out, "jomed_streams_total", "Answers sent as event streams.", (double)value(&m->streams));
+    counter(out, "jomed_stream_token_events_total", "Token events written for streams.", (double)value(&m->tokens));
+    gauge(out, "jomed_streams_open", "Event streams under way.", atomic_load((atomic_int *)&m->open_streams));
     gauge(out, "jomed_queue_depth", "Requests waiting for a worker.", g->queue_depth);
     gauge(out, "jomed_inflight_requests", "Requests between their headers and the end of their answer.", g->in_flight);
     gauge(out, "jomed_request_body_bytes", "Request bodies held in memory.", (double)g->body_bytes);

@@ -18,6 +18,8 @@ void metrics_request(metrics *m, route_id r, method_id method, int status, doubl
 void metrics_stage(metrics *m, stage s, double seconds);
 void metrics_queue_wait(metrics *m, double seconds);
 void metrics_shed(metrics *m, shed_reason why);
+void metrics_token(metrics *m); /* a token event for a stream */
+void metrics_stream(metrics *m, int more); /* 1: one was opened, -1: closed */
 
 /* What is read at the moment of asking. */
 typedef struct {

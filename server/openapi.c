@@ -8,6 +8,9 @@
 /* A 1 x 1 grey PNG: the image of the examples, so that every one of them can be sent as it stands. */
 static const char EXAMPLE_PNG[] = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==";
 
+static const char EVENTS[] = "server-sent events: token, data {\"text\": what was emitted}, any number of times; then one answer, with the JSON "
+                             "object that the request gets without streaming, or one error, with the problem";
+
 /* Put v under key; a NULL anywhere (out of memory) makes *ok false and the document NULL. */
 static void put(json_t *o, const char *key, json_t *v, bool *ok)
 {
@@ -48,10 +51,12 @@ static json_t *field_schema(const field *f, const request_limits *l, bool multip
                       "uniqueItems", 1, "items", text_schema(1, f->item_max));
         break;
     case FIELD_INT: o = json_pack("{s:s, s:I, s:I}", "type", "integer", "minimum", (json_int_t)f->min, "maximum", (json_int_t)max); break;
+    case FIELD_NUMBER: o = json_pack("{s:s, s:I, s:I}", "type", "number", "minimum", (json_int_t)f->min, "maximum", (json_int_t)max); break;
     case FIELD_BOOL: o = json_pack("{s:s}", "type", "boolean"); break;
     case FIELD_CHOICE: o = json_pack("{s:s, s:o}", "type", "string", "enum", choices(f->choices, ok)); break;
     }
-    put(o, "description", json_string(f->help), ok);
+    bool open_only = f->tasks == 1u << TASK_OPEN;
+    put(o, "description", open_only ? json_sprintf("%s (open questions only)", f->help) : json_string(f->help), ok);
     if (f->def) put(o, "default", literal(f->def), ok);
     else if (strcmp(f->name, "deadline_ms") == 0) put(o, "default", json_integer(l->deadline_ms), ok);
     if (f->type == FIELD_TEXT || f->type == FIELD_TEXTS) put(o, "$comment", json_string("lengths count bytes of UTF-8"), ok);
@@ -61,6 +66,14 @@ static json_t *field_schema(const field *f, const request_limits *l, bool multip
 static json_t *object_schema(json_t *properties, json_t *required)
 {
     return json_pack("{s:s, s:b, s:o, s:o}", "type", "object", "additionalProperties", 0, "properties", properties, "required", required);
+}
+
+/* Kinds of question that a route takes. */
+static int tasks_of(const route *r)
+{
+    unsigned seen = 0;
+    for (int i = 0; i < *r->n_fields; i++) seen |= r->fields[i].tasks;
+    return seen ? __builtin_popcount(seen) : 1;
 }
 
 static json_t *body_schema(const route *r, const request_limits *l, bool multipart, bool *ok)
@@ -75,27 +88,42 @@ static json_t *body_schema(const route *r, const request_limits *l, bool multipa
     }
     if (json_object_size(inner) > 0) put(props, "exclude", object_schema(json_incref(inner), json_array()), ok);
     json_decref(inner);
-    return object_schema(props, required);
+    json_t *schema = object_schema(props, required);
+    if (tasks_of(r) > 1) put(schema, "not", json_pack("{s:[s,s]}", "required", "answers", "labels"), ok);
+    return schema;
 }
 
-/* A whole JSON request with every field that has an example. */
-static json_t *body_example(const route *r, bool *ok)
+/* A whole JSON request of one kind of question, with every field that it takes and that has an example. */
+static json_t *example(const route *r, task_kind kind, bool *ok)
 {
     json_t *o = json_object(), *inner = json_object();
     for (int i = 0; i < *r->n_fields; i++) {
         const field *f = &r->fields[i];
         const char  *dot = strchr(f->name, '.');
         json_t      *v = f->type == FIELD_IMAGE ? json_string(EXAMPLE_PNG) : f->example ? literal(f->example) : NULL;
-        put(dot ? inner : o, dot ? dot + 1 : f->name, v, ok);
+        if (f->tasks && !(f->tasks & 1u << kind)) json_decref(v);
+        else put(dot ? inner : o, dot ? dot + 1 : f->name, v, ok);
     }
     put(o, "exclude", inner, ok);
     return o;
 }
 
+static json_t *examples(const route *r, bool *ok)
+{
+    static const struct { const char *name, *summary; task_kind kind; } of[] = {
+        {"closed", "one of a set of answers", TASK_CLOSED}, {"open", "an answer in words", TASK_OPEN}, {"labels", "which labels are present", TASK_LABELS}};
+    json_t *all = json_object();
+    if (tasks_of(r) == 1) put(all, "image", json_pack("{s:o}", "value", example(r, TASK_CLOSED, ok)), ok);
+    else
+        for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+            put(all, of[i].name, json_pack("{s:s, s:o}", "summary", of[i].summary, "value", example(r, of[i].kind, ok)), ok);
+    return all;
+}
+
 static json_t *request_body(const route *r, const request_limits *l, bool *ok)
 {
     return json_pack("{s:b, s:{s:{s:o, s:o}, s:{s:o}}}", "required", 1, "content",
-                     "application/json", "schema", body_schema(r, l, false, ok), "example", body_example(r, ok),
+                     "application/json", "schema", body_schema(r, l, false, ok), "examples", examples(r, ok),
                      "multipart/form-data", "schema", body_schema(r, l, true, ok));
 }
 
@@ -107,7 +135,8 @@ static json_t *success(const route *r, bool *ok)
         size_t n = strcspn(s, ",");
         memcpy(media, s, n);
         media[n] = 0;
-        put(content, media, json_pack("{s:{}}", "schema"), ok);
+        bool events = strcmp(media, "text/event-stream") == 0;
+        put(content, media, events ? json_pack("{s:{s:s, s:s}}", "schema", "type", "string", "description", EVENTS) : json_pack("{s:{}}", "schema"), ok);
         s += n;
     }
     return json_pack("{s:s, s:o}", "description", "done", "content", content);

@@ -11,30 +11,44 @@
 #include "server/multipart.h"
 
 #define Q(member) offsetof(query, member)
-#define IMAGE_FIELD {"image", FIELD_IMAGE, true, Q(q.image), 1, 0, 0, NULL, NULL, NULL, NULL, "PNG or JPEG"}
+#define FOR(task) (1u << (task))
+#define ANY_TASK 0, NULL
+#define OPEN_ONLY FOR(TASK_OPEN), NULL
+#define IMAGE_FIELD {"image", FIELD_IMAGE, true, Q(q.image), 1, 0, 0, NULL, NULL, NULL, NULL, "PNG or JPEG", ANY_TASK}
 #define K_FIELD {"k", FIELD_INT, false, Q(q.k), 1, MAX_K, 0, "k-out-of-range", NULL, "2", "2", \
-                 "candidates taken from each head; a smaller index gives fewer"}
+                 "candidates taken from each head; a smaller index gives fewer", ANY_TASK}
 #define EXCLUDE_FIELDS \
     {"exclude.study", FIELD_TEXT, false, Q(q.exclude.study), 1, MAX_KEY_BYTES, 0, "field-out-of-range", NULL, NULL, "\"1.2.840.1\"", \
-     "leave out passages of this study"}, \
+     "leave out passages of this study", ANY_TASK}, \
     {"exclude.patient", FIELD_TEXT, false, Q(q.exclude.patient), 1, MAX_KEY_BYTES, 0, "field-out-of-range", NULL, NULL, "\"P-17\"", \
-     "leave out passages of this patient"}, \
+     "leave out passages of this patient", ANY_TASK}, \
     {"exclude.self", FIELD_BOOL, false, Q(q.exclude_self), 0, 0, 0, NULL, NULL, "false", "true", \
-     "leave out passages with exactly the query's pixels"}
+     "leave out passages with exactly the query's pixels", ANY_TASK}
 #define DEADLINE_FIELD {"deadline_ms", FIELD_INT, false, Q(deadline_ms), 1, DEADLINE_MS_TOP, 0, "field-out-of-range", NULL, NULL, "5000", \
-                        "answer within this time or not at all; counted from the end of the upload"}
+                        "answer within this time or not at all; counted from the end of the upload", ANY_TASK}
 
 const field DIAGNOSIS_FIELDS[] = {
     IMAGE_FIELD,
     {"question", FIELD_TEXT, true, Q(q.question), 1, MAX_QUESTION_BYTES, 0, "question-too-long", NULL, NULL,
-     "\"Does this image show pneumonia?\"", "asked about the image"},
-    {"answers", FIELD_TEXTS, true, Q(q.answers), 2, MAX_ANSWERS, MAX_ANSWER_BYTES, "answer-too-long", NULL, NULL, "[\"Yes\", \"No\"]",
-     "the closed set of answers, all different"},
+     "\"Does this image show pneumonia?\"", "asked about the image", ANY_TASK},
+    {"answers", FIELD_TEXTS, false, Q(answers), 2, MAX_ANSWERS, MAX_ANSWER_BYTES, "answer-too-long", NULL, NULL, "[\"Yes\", \"No\"]",
+     "the closed set of answers, all different; without answers and labels the question is an open one, answered in words",
+     FOR(TASK_CLOSED), "answers-too-many"},
+    {"labels", FIELD_TEXTS, false, Q(labels), 1, MAX_LABELS, MAX_LABEL_BYTES, "label-too-long", NULL, NULL, "[\"atelectasis\", \"effusion\"]",
+     "each may be present or not: all different", FOR(TASK_LABELS), "labels-too-many"},
     K_FIELD,
     {"mode", FIELD_CHOICE, false, Q(mode), 0, 0, 0, "field-out-of-range", "paper|reference", "\"paper\"", "\"paper\"",
-     "how answers are scored and fused"},
+     "how answers are scored and fused", ANY_TASK},
     {"adapter", FIELD_TEXT, false, Q(q.adapter), 1, MAX_ADAPTER_NAME, 0, "field-out-of-range", NULL, NULL, "\"none\"",
-     "which of the reader's adapters answers (/v1/models lists them); \"none\": the base model alone"},
+     "which of the reader's adapters answers (/v1/models lists them); \"none\": the base model alone", ANY_TASK},
+    {"max_new_tokens", FIELD_INT, false, Q(q.open.max_new_tokens), 1, MAX_NEW_TOKENS, 0, "field-out-of-range", NULL, "64", "32",
+     "an open answer ends after so many tokens", OPEN_ONLY},
+    {"beams", FIELD_INT, false, Q(q.open.beams), 1, MAX_BEAMS, 0, "field-out-of-range", NULL, "1", "1",
+     "of the search for an open answer; 1: greedy", OPEN_ONLY},
+    {"repetition_penalty", FIELD_NUMBER, false, Q(q.open.repetition_penalty), 1, MAX_REPETITION_PENALTY, 0, "field-out-of-range", NULL, "1", "1.1",
+     "divides the logits of tokens that an open answer or its prompt already has; 1: none", OPEN_ONLY},
+    {"stream", FIELD_BOOL, false, Q(stream), 0, 0, 0, NULL, NULL, NULL, "false",
+     "send an open answer as text/event-stream while it is made; without the field the Accept header decides", OPEN_ONLY},
     EXCLUDE_FIELDS,
     DEADLINE_FIELD,
 };
@@ -60,9 +74,6 @@ struct request {
     buffer                value; /* of that part, but for the image */
     bool                  seen[FIELDS_MAX];
     query                 out;
-    const char           *answer[MAX_ANSWERS];
-    int                   n_answers;
-    bool                  answers_were_array;
     arena                *a;     /* texts, and a decoded image */
     char                  unknown[FIELD_NAME_BYTES];
     err                   failed;
@@ -144,28 +155,30 @@ static bool set_text(request *r, const field *f, const char *s, size_t n, err *e
     return copy != NULL;
 }
 
-static bool add_answer(request *r, const field *f, const char *s, size_t n, err *e)
+static text_list *texts_of(request *r, const field *f) { return (text_list *)((char *)&r->out + f->offset); }
+
+static bool add_text(request *r, const field *f, const char *s, size_t n, err *e)
 {
-    int i = r->n_answers;
-    if (i == f->max) return err_at(e, ERR_UNUSABLE, "answers-too-many", f->name, "%s: more than %d given", f->name, (int)f->max);
+    text_list *t = texts_of(r, f);
+    int        i = t->n;
+    if (i == f->max) return err_at(e, ERR_UNUSABLE, f->too_many, f->name, "%s: more than %d given", f->name, (int)f->max);
     if ((int64_t)n > f->item_max)
         return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s[%d] has %zu bytes, at most %lld are taken", f->name, i, n, (long long)f->item_max);
     if (memchr(s, 0, n)) return err_at(e, ERR_UNUSABLE, "field-out-of-range", f->name, "%s[%d] holds a zero byte", f->name, i);
     if (!utf8_valid(s, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", f->name, "%s[%d] is not valid UTF-8", f->name, i);
-    r->answer[i] = arena_strndup(r->a, s, n, e);
-    if (!r->answer[i]) return false;
-    r->out.q.answers = r->answer;
-    r->out.q.n_answers = ++r->n_answers;
+    t->item[i] = arena_strndup(r->a, s, n, e);
+    if (!t->item[i]) return false;
+    t->n++;
     return true;
 }
 
-static bool add_answers(request *r, const field *f, const json_t *list, err *e)
+static bool add_texts(request *r, const field *f, const json_t *list, err *e)
 {
     if (!json_is_array(list)) return wrong_type(f, "an array of strings", e);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *s = json_array_get(list, i);
         if (!json_is_string(s)) return wrong_type(f, "an array of strings", e);
-        if (!add_answer(r, f, json_string_value(s), json_string_length(s), e)) return false;
+        if (!add_text(r, f, json_string_value(s), json_string_length(s), e)) return false;
     }
     return true;
 }
@@ -176,6 +189,14 @@ static bool set_int(request *r, const field *f, int64_t v, err *e)
     if (v < f->min || v > max)
         return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is outside %lld to %lld", f->name, (long long)f->min, (long long)max);
     *(int *)((char *)&r->out + f->offset) = (int)v;
+    return true;
+}
+
+static bool set_number(request *r, const field *f, double v, err *e)
+{
+    if (!(v >= (double)f->min && v <= (double)f->max)) /* also when it is no number */
+        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is outside %lld to %lld", f->name, (long long)f->min, (long long)f->max);
+    *(double *)((char *)&r->out + f->offset) = v;
     return true;
 }
 
@@ -234,8 +255,9 @@ static bool take_json_value(request *r, const field *f, const json_t *v, err *e)
     }
     case FIELD_TEXT:
         return json_is_string(v) ? set_text(r, f, json_string_value(v), json_string_length(v), e) : wrong_type(f, "a string", e);
-    case FIELD_TEXTS: return add_answers(r, f, v, e);
+    case FIELD_TEXTS: return add_texts(r, f, v, e);
     case FIELD_INT: return json_is_integer(v) ? set_int(r, f, json_integer_value(v), e) : wrong_type(f, "a whole number", e);
+    case FIELD_NUMBER: return json_is_number(v) ? set_number(r, f, json_number_value(v), e) : wrong_type(f, "a number", e);
     case FIELD_BOOL:
         if (!json_is_boolean(v)) return wrong_type(f, "true or false", e);
         set_bool(r, f, json_is_true(v));
@@ -316,7 +338,7 @@ static bool part_begin(void *ctx, const char *name, err *e)
     request     *r = ctx;
     const field *f = find_field(r, name);
     if (!f) return refuse_unknown(r, name, e);
-    bool again = f->type == FIELD_TEXTS && r->seen[f - r->fields] && !r->answers_were_array;
+    bool again = f->type == FIELD_TEXTS && r->seen[f - r->fields] && !texts_of(r, f)->was_array;
     if (!again && !see(r, f, e)) return false;
     r->open = f;
     r->value.len = 0;
@@ -343,9 +365,10 @@ static bool part_data(void *ctx, const char *p, size_t n, err *e)
     return buffer_add(r, &r->value, p, n, e);
 }
 
-static bool take_answers_part(request *r, const field *f, const char *s, size_t n, err *e)
+static bool take_texts_part(request *r, const field *f, const char *s, size_t n, err *e)
 {
-    if (*s != '[' || r->n_answers > 0) return add_answer(r, f, s, n, e);
+    text_list *t = texts_of(r, f);
+    if (*s != '[' || t->n > 0) return add_text(r, f, s, n, e);
     json_ran_out();
     json_t *list = json_loadb(s, n, 0, NULL);
     if (json_ran_out()) {
@@ -353,10 +376,19 @@ static bool take_answers_part(request *r, const field *f, const char *s, size_t 
         return err_set(e, ERR_MEMORY, "out of memory while parsing JSON");
     }
     if (!list) return err_at(e, ERR_INPUT, "json-malformed", f->name, "%s begins with [ but is not a JSON array", f->name);
-    r->answers_were_array = true;
-    bool ok = add_answers(r, f, list, e);
+    t->was_array = true;
+    bool ok = add_texts(r, f, list, e);
     json_decref(list);
     return ok;
+}
+
+static bool take_number_part(request *r, const field *f, const char *s, err *e)
+{
+    char  *end;
+    double v = strtod(s, &end);
+    /* strtod takes more than JSON does: blanks, hexadecimal, names of what is no number */
+    if (!(*s == '-' || (*s >= '0' && *s <= '9')) || *end || s[strspn(s, "0123456789.eE+-")]) return wrong_type(f, "a number", e);
+    return set_number(r, f, v, e);
 }
 
 static bool part_end(void *ctx, err *e)
@@ -370,12 +402,13 @@ static bool part_end(void *ctx, err *e)
     size_t      n = r->value.len - 1;
     switch (f->type) {
     case FIELD_TEXT: return set_text(r, f, s, n, e);
-    case FIELD_TEXTS: return take_answers_part(r, f, s, n, e);
+    case FIELD_TEXTS: return take_texts_part(r, f, s, n, e);
     case FIELD_INT: {
         size_t sign = *s == '-';
         if (n == sign || n > 18 || strspn(s + sign, "0123456789") != n - sign) return wrong_type(f, "a whole number", e);
         return set_int(r, f, strtoll(s, NULL, 10), e);
     }
+    case FIELD_NUMBER: return strlen(s) == n ? take_number_part(r, f, s, e) : wrong_type(f, "a number", e);
     case FIELD_BOOL: {
         bool yes = strcmp(s, "true") == 0;
         if (!yes && strcmp(s, "false") != 0) return wrong_type(f, "true or false", e);
@@ -416,12 +449,46 @@ bool request_feed(request *r, const char *p, size_t n, err *e)
     return ok || (*e = r->failed, false);
 }
 
+static const field *given(const request *r, const char *name)
+{
+    const field *f = find_field(r, name);
+    return f && r->seen[f - r->fields] ? f : NULL;
+}
+
+bool request_streams(const request *r, bool otherwise) { return given(r, "stream") ? r->out.stream : otherwise; }
+
 static bool all_there(const request *r, err *e)
 {
     for (int i = 0; i < r->n_fields; i++)
         if (r->fields[i].required && !r->seen[i])
             return err_at(e, ERR_INPUT, "field-missing", r->fields[i].name, "%s is missing", r->fields[i].name);
     return true;
+}
+
+/* What was given must be for one kind of question. */
+static bool agree(request *r, err *e)
+{
+    static const char *const because[] = {[TASK_CLOSED] = "answers", [TASK_LABELS] = "labels"};
+    task_kind                kind = given(r, "answers") ? TASK_CLOSED : given(r, "labels") ? TASK_LABELS : TASK_OPEN;
+    for (int i = 0; i < r->n_fields; i++) {
+        const field *f = &r->fields[i];
+        bool         off = f->type == FIELD_BOOL && !*(bool *)((char *)&r->out + f->offset);
+        if (r->seen[i] && f->tasks && !(f->tasks & FOR(kind)) && !off)
+            return err_at(e, ERR_UNUSABLE, "field-conflict", f->name, "%s is not taken together with %s", f->name, because[kind]);
+    }
+    return true;
+}
+
+/* A list that was given stays one when nothing is in it: it must not turn into a question of another kind. */
+static void fill_query(request *r, double now_ms)
+{
+    query *o = &r->out;
+    o->q.answers = given(r, "answers") ? o->answers.item : NULL;
+    o->q.n_answers = o->answers.n;
+    o->q.labels = given(r, "labels") ? o->labels.item : NULL;
+    o->q.n_labels = o->labels.n;
+    o->q.mode = (score_mode)o->mode;
+    o->q.deadline_at = now_ms + o->deadline_ms;
 }
 
 bool request_finish(request *r, bool diagnosis, double now_ms, err *e)
@@ -433,9 +500,8 @@ bool request_finish(request *r, bool diagnosis, double now_ms, err *e)
         r->out.q.image = (const uint8_t *)r->body.p;
         r->out.q.image_bytes = r->body.len;
     } else if (!finish_json(r, e)) return false;
-    r->out.q.mode = (score_mode)r->out.mode;
-    r->out.q.deadline_at = now_ms + r->out.deadline_ms;
-    if (!all_there(r, e)) return false;
+    fill_query(r, now_ms);
+    if (!all_there(r, e) || !agree(r, e)) return false;
     if (r->out.q.image_bytes == 0) return err_at(e, ERR_INPUT, "field-missing", "image", "image is empty");
     if (diagnosis && !diagnose_check(&r->out.q, e)) return false;
     /* the size that the header claims, before a worker spends anything on it */

@@ -17,6 +17,7 @@ typedef enum {
     FIELD_TEXT,   /* min..max bytes of UTF-8 */
     FIELD_TEXTS,  /* min..max texts of at most item_max bytes; multipart: the field repeated, or once as a JSON array */
     FIELD_INT,    /* min..max */
+    FIELD_NUMBER, /* min..max, not necessarily whole */
     FIELD_BOOL,
     FIELD_CHOICE, /* one of choices */
 } field_type;
@@ -30,10 +31,20 @@ typedef struct {
     const char *problem;                /* slug when a bound is broken */
     const char *choices, *def, *example; /* "paper|reference"; def and example as JSON */
     const char *help;
+    unsigned    tasks;             /* the kinds of question it is for, 1 << task_kind each; 0: all */
+    const char *too_many;           /* FIELD_TEXTS: slug when there are more than max */
 } field;
 
+enum { TEXTS_MAX = (int)MAX_ANSWERS > (int)MAX_LABELS ? (int)MAX_ANSWERS : (int)MAX_LABELS };
+typedef struct { const char *item[TEXTS_MAX]; int n; bool was_array; } text_list;
+
 /* What the table fills in. */
-typedef struct { diagnose_request q; int mode, deadline_ms; } query;
+typedef struct {
+    diagnose_request q;
+    text_list        answers, labels;
+    int              mode, deadline_ms;
+    bool             stream;
+} query;
 
 enum { DEADLINE_MS_TOP = 86400000 };
 extern const field DIAGNOSIS_FIELDS[];
@@ -66,7 +77,10 @@ bool request_feed(request *r, const char *p, size_t n, err *e);
 /* The body is complete: check it all. diagnosis: also what diagnose_check() checks. now_ms starts the deadline. */
 bool request_finish(request *r, bool diagnosis, double now_ms, err *e);
 
-const diagnose_request *request_query(const request *r); /* after request_finish() */
+/* After request_finish(). */
+const diagnose_request *request_query(const request *r);
+/* Shall the answer be sent as it is made? The field says so, or, where it was not given, the caller. */
+bool request_streams(const request *r, bool otherwise);
 size_t request_bytes(const request *r);                  /* received so far */
 /* The name of a field that is not ours, where it is plain enough to send back; NULL otherwise. */
 const char *request_unknown_field(const request *r);

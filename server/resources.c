@@ -65,9 +65,10 @@ static void get_ready(server *s, bool verbose, const char *request_id, response 
 static void get_models(server *s, const char *request_id, response *out)
 {
     json_t *o = models_json(s->en, s->device);
-    json_t *limits = json_pack("{s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "body_bytes", (json_int_t)s->cfg->body_bytes,
+    json_t *limits = json_pack("{s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "body_bytes", (json_int_t)s->cfg->body_bytes,
                                "max_pixels", (json_int_t)s->cfg->max_pixels, "max_side", (json_int_t)s->cfg->max_side, "max_k", MAX_K,
-                               "max_answers", MAX_ANSWERS, "max_answer_bytes", MAX_ANSWER_BYTES, "max_question_bytes", MAX_QUESTION_BYTES,
+                               "max_answers", MAX_ANSWERS, "max_answer_bytes", MAX_ANSWER_BYTES, "max_labels", MAX_LABELS, "max_label_bytes", MAX_LABEL_BYTES,
+                               "max_new_tokens", MAX_NEW_TOKENS, "max_beams", MAX_BEAMS, "max_question_bytes", MAX_QUESTION_BYTES,
                                "max_key_bytes", MAX_KEY_BYTES, "deadline_ms", (json_int_t)s->cfg->deadline_ms,
                                "deadline_max_ms", (json_int_t)s->cfg->deadline_max_ms);
     if (!o || !limits || json_object_set(o, "limits", limits) != 0) {

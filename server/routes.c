@@ -6,8 +6,8 @@
 #include <strings.h>
 
 const route ROUTES[N_ROUTES] = {
-    [ROUTE_DIAGNOSES] = {"/v1/diagnoses", true, false, "application/json", DIAGNOSIS_FIELDS, &N_DIAGNOSIS_FIELDS,
-                         "Answer a closed question about an image, with the retrieved evidence"},
+    [ROUTE_DIAGNOSES] = {"/v1/diagnoses", true, false, "application/json, text/event-stream", DIAGNOSIS_FIELDS, &N_DIAGNOSIS_FIELDS,
+                         "Answer a question about an image, with the retrieved evidence"},
     [ROUTE_RETRIEVALS] = {"/v1/retrievals", true, false, "application/json", RETRIEVAL_FIELDS, &N_RETRIEVAL_FIELDS,
                           "Retrieve candidates for an image, without reading them"},
     [ROUTE_PASSAGE] = {"/v1/passages/{id}", false, false, "application/json", NULL, NULL, "One passage of the index"},
@@ -94,4 +94,9 @@ bool accept_admits(const char *accept, const char *media)
         m += n;
     }
     return false;
+}
+
+bool accept_prefers(const char *accept, const char *media, const char *other)
+{
+    return accept && weight_of(accept, media, strlen(media)) > weight_of(accept, other, strlen(other));
 }

@@ -28,5 +28,7 @@ const char *route_label(route_id r); /* path, or "other" */
 
 /* Does this Accept header (NULL: none) admit one of the types listed in media? [RFC 9110 section 12.5.1] */
 bool accept_admits(const char *accept, const char *media);
+/* Does it ask for media rather than for the other one? */
+bool accept_prefers(const char *accept, const char *media, const char *other);
 
 #endif

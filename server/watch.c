@@ -44,13 +44,18 @@ static void shut(watched *c, bool reading_body)
     shutdown(c->fd, SHUT_RDWR);
 }
 
+bool watch_peer_gone(int fd)
+{
+    struct pollfd f = {.fd = fd, .events = POLLRDHUP};
+    return fd >= 0 && poll(&f, 1, 0) == 1 && (f.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
 /* The other side has ended its half, and all it sent has been read: the rest of its body can never come. The HTTP
  * library misses this end when it comes together with data (it waits for an edge that has passed). */
 static bool has_ended(int fd)
 {
-    struct pollfd f = {.fd = fd, .events = POLLRDHUP};
-    int           unread = 0;
-    return poll(&f, 1, 0) == 1 && (f.revents & (POLLRDHUP | POLLHUP | POLLERR)) && (ioctl(fd, FIONREAD, &unread) != 0 || unread == 0);
+    int unread = 0;
+    return watch_peer_gone(fd) && (ioctl(fd, FIONREAD, &unread) != 0 || unread == 0);
 }
 
 static void look_at_connections(watch *w, int64_t now)

@@ -30,6 +30,10 @@ void     watch_remove(watch *w, watched *c);           /* before fd is closed */
 bool watch_move(watched *c, double until_ms, bool reading_body);
 bool watch_gave_up(const watched *c); /* by its limit; false also where the client went first */
 
+/* The other side has ended its sending half, or all: that is what giving up looks like (a time-out, an interrupted curl), long
+ * before anything can tell it from a client that would still listen. -1 is nobody's, and never gone. */
+bool watch_peer_gone(int fd);
+
 /* Read and throw away what still comes on fd, until it ends or two seconds have passed. fd is duplicated, so the caller
  * may close its own. Past 256 at once this does nothing. */
 void watch_linger(watch *w, int fd);

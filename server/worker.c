@@ -1,7 +1,6 @@
 #include "server/worker.h"
 
 #include <math.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -13,6 +12,7 @@
 #include "base/memory.h"
 #include "base/queue.h"
 #include "diagnose/json.h"
+#include "server/watch.h"
 
 typedef struct {
     pool     *p;
@@ -138,13 +138,7 @@ bool workers_warm_up(pool *p, err *e)
 
 /* ---- jobs ---- */
 
-static bool client_gone(const job *j)
-{
-    /* A client that ended its sending half counts as gone too: that is what giving up looks like (a time-out, an
-     * interrupted curl), long before anything can tell it from a client that would still listen. */
-    struct pollfd f = {.fd = j->fd, .events = POLLRDHUP};
-    return j->fd >= 0 && poll(&f, 1, 0) == 1 && (f.revents & (POLLRDHUP | POLLHUP | POLLERR));
-}
+static bool client_gone(const job *j) { return watch_peer_gone(j->fd); }
 
 static bool late(const job *j, double now) { return j->q->deadline_at > 0 && now > j->q->deadline_at; }
 
@@ -177,15 +171,44 @@ static void record(pool *p, job *j, const answer *a)
     }
 }
 
-static void compute(worker *w, job *j)
+typedef struct { pool *p; job *j; } emitter;
+
+/* The reader has emitted text; false stops its work, since nobody waits for the rest. */
+static bool emit(void *ctx, const char *s, size_t n, err *e)
+{
+    const emitter *to = ctx;
+    if (!stream_token(to->j->stream, s, n, e)) return false;
+    to->j->n_events++;
+    metrics_token(to->p->o.m);
+    return true;
+}
+
+/* The job has an answer, or j->why says why it has none. */
+static void respond(worker *w, job *j, const diagnose_request *q, const answer *a)
 {
     const engine *en = w->p->o.en;
-    answer        a = {0};
-    bool ok = j->retrieve_only ? diagnose_retrieve(en, w->kern, j->q, w->a, &a, &j->why) : diagnose(en, w->kern, j->q, w->a, &a, &j->why);
-    record(w->p, j, &a);
-    if (ok) respond_json(&j->out, 200, j->retrieve_only ? retrieval_json(en, &a, j->request_id) : answer_json(en, j->q, &a, j->request_id), j->request_id);
-    else fail(j, j->request_id);
+    record(w->p, j, a);
     if (j->why.code == ERR_GPU) atomic_store(&w->p->broken, true);
+    if (j->stream && stream_lost(j->stream)) {
+        j->out.status = STATUS_CLIENT_GONE;
+        j->why = (err){0};
+    } else if (j->why.code) fail(j, j->request_id);
+    else respond_json(&j->out, 200, j->retrieve_only ? retrieval_json(en, a, j->request_id) : answer_json(en, q, a, j->request_id), j->request_id);
+}
+
+static void compute(worker *w, job *j)
+{
+    const engine    *en = w->p->o.en;
+    answer           a = {0};
+    emitter          to = {w->p, j};
+    diagnose_request q = *j->q;
+    if (j->stream) {
+        q.open.on_text = emit;
+        q.open.on_text_ctx = &to;
+    }
+    if (j->retrieve_only) diagnose_retrieve(en, w->kern, &q, w->a, &a, &j->why);
+    else diagnose(en, w->kern, &q, w->a, &a, &j->why);
+    respond(w, j, &q, &a);
 }
 
 static void *worker_main(void *arg)

@@ -7,6 +7,7 @@
 #include "diagnose/diagnose.h"
 #include "server/metrics.h"
 #include "server/respond.h"
+#include "server/stream.h"
 
 typedef struct {
     /* in */
@@ -14,12 +15,13 @@ typedef struct {
     bool                    retrieve_only;
     const char             *request_id;
     int                     fd;     /* of the client: asked whether it is still there before work starts; -1: not asked */
+    stream                 *stream; /* takes the answer's text as it is emitted; NULL: nobody waits for it */
     void                   *owner;  /* the HTTP side's */
     /* out */
     response out;
     err      why;                   /* of a failure, for the log */
     double   queued_at, queue_ms, stage_ms[N_STAGES], total_ms;
-    int      n_cached, K;
+    int      n_cached, K, n_events;
     uint64_t flops;
 } job;
 

@@ -67,23 +67,29 @@ static inline bool header_of(const reply *r, const char *name, char *out, size_t
     return false;
 }
 
+/* The body that the head announces. */
+static inline void hear_body(int fd, reply *r, bool head_only)
+{
+    char len[32];
+    r->body_bytes = header_of(r, "Content-Length", len, sizeof len) ? (size_t)atoll(len) : 0;
+    r->body = calloc(1, r->body_bytes + 1);
+    assert_non_null(r->body);
+    for (size_t n = 0; !head_only && n < r->body_bytes;) {
+        ssize_t k = recv(fd, r->body + n, r->body_bytes - n, 0);
+        if (k <= 0) fail_msg("the body of a %d ended after %zu of %zu bytes", r->status, n, r->body_bytes);
+        n += (size_t)k;
+    }
+}
+
 /* One answer; 100 Continue is not one. status 0: the connection ended without any. head_only: it answers a HEAD. */
 static inline reply hear_one(int fd, bool head_only)
 {
     reply r = {0};
-    char  len[32];
     do {
         r.status = 0;
         if (!hear_head(fd, &r)) return r.status = 0, r;
     } while (r.status == 100);
-    r.body_bytes = header_of(&r, "Content-Length", len, sizeof len) ? (size_t)atoll(len) : 0;
-    r.body = calloc(1, r.body_bytes + 1);
-    assert_non_null(r.body);
-    for (size_t n = 0; !head_only && n < r.body_bytes;) {
-        ssize_t k = recv(fd, r.body + n, r.body_bytes - n, 0);
-        if (k <= 0) fail_msg("the body of a %d ended after %zu of %zu bytes", r.status, n, r.body_bytes);
-        n += (size_t)k;
-    }
+    hear_body(fd, &r, head_only);
     return r;
 }
 static inline reply hear(int fd) { return hear_one(fd, false); }

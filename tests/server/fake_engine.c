@@ -6,6 +6,10 @@
 
 #include "diagnose/diagnose.h"
 #include "base/clock.h"
+#include "base/text.h"
+
+#include <limits.h>
+#include <time.h>
 
 static struct {
     pthread_mutex_t lock;
@@ -15,7 +19,13 @@ static struct {
     int             calls;     /* ever, without the warm-up */
     err_code        fail_with; /* ERR_NONE: answer */
     const char     *fail_text;
-} fake = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0, 0, ERR_NONE, ""};
+    /* open questions: texts that are emitted one by one */
+    const char     *text;
+    int             n_texts, allowed; /* how many of them may go out by now */
+    err_code        fail_last;        /* behind the last; ERR_NONE: answer */
+    int             stopped;          /* times that nobody took a text any more */
+} fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .fail_text = "", .text = "w\xc3\xb6rd \"1\"\n",
+          .n_texts = 3, .allowed = INT_MAX};
 
 static inline void fake_set(bool held)
 {
@@ -65,6 +75,81 @@ static inline bool fake_pass(err *e)
     return code == ERR_NONE || err_set(e, code, "%s", why);
 }
 
+/* What an open question is answered with, and how many texts may go out before fake_allow() is asked again. */
+static inline void fake_texts(const char *each, int n, int allowed, err_code fail_last)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.text = each;
+    fake.n_texts = n;
+    fake.allowed = allowed;
+    fake.fail_last = fail_last;
+    fake.stopped = 0;
+    pthread_cond_broadcast(&fake.changed);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+static inline void fake_allow(int allowed)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.allowed = allowed;
+    pthread_cond_broadcast(&fake.changed);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+static inline void fake_wait_stopped(int n)
+{
+    pthread_mutex_lock(&fake.lock);
+    while (fake.stopped != n) pthread_cond_wait(&fake.changed, &fake.lock);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+/* Wait until text i may go out; false: the deadline came first. */
+static inline bool fake_turn(const diagnose_request *q, int i, err *e)
+{
+    bool late = false;
+    pthread_mutex_lock(&fake.lock);
+    while (i >= fake.allowed && !(late = q->deadline_at > 0 && clock_ms() > q->deadline_at)) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        t.tv_nsec += 5000000;
+        if (t.tv_nsec >= 1000000000) t = (struct timespec){t.tv_sec + 1, t.tv_nsec - 1000000000};
+        pthread_cond_timedwait(&fake.changed, &fake.lock, &t);
+    }
+    pthread_mutex_unlock(&fake.lock);
+    return !late || err_at(e, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed before it was answered");
+}
+
+static inline bool fake_open(const diagnose_request *q, answer *out, arena *a, err *e)
+{
+    size_t n = strlen(fake.text);
+    char  *whole = ARENA_NEW(a, char, n * (size_t)fake.n_texts + 1, e);
+    if (!whole) return false;
+    for (int i = 0; i < fake.n_texts; i++) {
+        memcpy(whole + n * (size_t)i, fake.text, n);
+        if (!fake_turn(q, i, e)) return false;
+        if (!q->open.on_text || q->open.on_text(q->open.on_text_ctx, fake.text, n, e)) continue;
+        pthread_mutex_lock(&fake.lock);
+        fake.stopped++;
+        pthread_cond_broadcast(&fake.changed);
+        pthread_mutex_unlock(&fake.lock);
+        return false;
+    }
+    if (fake.fail_last) return err_set(e, fake.fail_last, "%s", fake.fail_text);
+    out->open = (open_answer){.text = whole, .n_tokens = fake.n_texts, .ended = true, .logp = -1};
+    out->open.token = ARENA_NEW(a, int32_t, fake.n_texts + 1, e);
+    return out->open.token != NULL;
+}
+
+static inline bool fake_labels(answer *out, const diagnose_request *q, arena *a, err *e)
+{
+    out->L = q->n_labels;
+    out->label_prob = ARENA_NEW(a, float, out->L, e);
+    out->z[0].label_prob = out->label_prob;
+    out->z[0].logp = ARENA_NEW(a, float, 2 * out->L, e);
+    out->z[0].logit = ARENA_NEW(a, float, 2 * out->L, e);
+    return out->label_prob && out->z[0].logp && out->z[0].logit;
+}
+
 static inline bool fake_evidence(answer *out, arena *a, err *e)
 {
     out->K = 1;
@@ -78,12 +163,15 @@ static inline bool fake_evidence(answer *out, arena *a, err *e)
 bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
 {
     (void)en, (void)kern;
-    *out = (answer){.A = q->n_answers, .consistent = true, .agreement = 1, .flops = 1000};
+    *out = (answer){.task = diagnose_task(q), .A = q->n_answers, .consistent = true, .agreement = 1, .flops = 1000};
     if (q->adapter && !reader_find_adapter(en->reader, q->adapter, &out->adapter, e)) return false;
     bool warm_up = strcmp(q->question, "Is this image normal?") == 0;
     if (!warm_up && !fake_pass(e)) return false;
-    float *p = ARENA_NEW(a, float, (size_t)3 * (size_t)out->A, e);
-    if (!p || !fake_evidence(out, a, e)) return false;
+    if (!fake_evidence(out, a, e)) return false;
+    if (out->task == TASK_OPEN && !fake_open(q, out, a, e)) return false;
+    if (out->task == TASK_LABELS && !fake_labels(out, q, a, e)) return false;
+    float *p = ARENA_NEW(a, float, (size_t)3 * (size_t)out->A + 1, e);
+    if (!p) return false;
     out->prob = p;
     for (int i = 0; i < out->A; i++) p[i] = 1.0f / (float)out->A;
     out->z[0].prob = p;

@@ -41,6 +41,17 @@ static void accept_is_weighed(void **state)
         if (accept_admits(c[i].accept, c[i].media) != c[i].yes) fail_msg("%s for %s", c[i].accept ? c[i].accept : "none", c[i].media);
 }
 
+static void one_of_two_media_types_is_preferred(void **state)
+{
+    (void)state;
+    static const struct { const char *accept; bool events; } c[] = {
+        {NULL, false}, {"", false}, {"*/*", false}, {"text/event-stream", true}, {"TEXT/*", true}, {"application/json, text/event-stream", false},
+        {"text/event-stream, application/json;q=0.9", true}, {"text/event-stream;q=0.9, application/json", false}, {"text/event-stream;q=0, */*", false},
+        {"text/event-stream, */*;q=0.1", true}, {"application/json", false}, {"text/html", false}};
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++)
+        if (accept_prefers(c[i].accept, "text/event-stream", "application/json") != c[i].events) fail_msg("%s", c[i].accept ? c[i].accept : "none");
+}
+
 static void trace_ids_are_taken_only_when_well_formed(void **state)
 {
     (void)state;
@@ -58,11 +69,11 @@ static void trace_ids_are_taken_only_when_well_formed(void **state)
 static void problems_are_json_whatever_their_text(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"plain", "quote \" and \\ back", "line\nbreak\ttab", "caf\xc3\xa9 \xff", ""};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+    static const char *const said[] = {"plain", "quote \" and \\ back", "line\nbreak\ttab", "caf\xc3\xa9 \xff", ""};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
         err      e = {.code = ERR_UNUSABLE, .problem = "image-undecodable", .field = "image"};
         response r = {0};
-        snprintf(e.text, sizeof e.text, "%s", texts[i]);
+        snprintf(e.text, sizeof e.text, "%s", said[i]);
         respond_err(&r, &e, NULL, "the-id");
         json_t *o = json_loadb(r.small, r.bytes, 0, NULL);
         assert_non_null(o);
@@ -204,7 +215,7 @@ static void the_document_has_every_route_and_field_with_its_bounds(void **state)
             const json_t *props = at(json, "properties");
             const json_t *schema = dot ? at(at(at(props, "exclude"), "properties"), dot + 1) : at(props, f->name);
             at(at(form, "properties"), f->name);
-            if (f->type == FIELD_INT) assert_int_equal(json_integer_value(at(schema, "minimum")), f->min);
+            if (f->type == FIELD_INT || f->type == FIELD_NUMBER) assert_int_equal(json_integer_value(at(schema, "minimum")), f->min);
             if (f->type == FIELD_TEXT) assert_int_equal(json_integer_value(at(schema, "maxLength")), f->max);
             if (f->type == FIELD_TEXTS) assert_int_equal(json_integer_value(at(schema, "maxItems")), f->max);
         }
@@ -212,6 +223,13 @@ static void the_document_has_every_route_and_field_with_its_bounds(void **state)
     /* the server's own maximum, not the table's */
     const json_t *props = at(at(at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"), "application/json"), "schema"), "properties");
     assert_int_equal(json_integer_value(at(at(props, "deadline_ms"), "maximum")), S.cfg.deadline_max_ms);
+    /* what excludes what, and both forms of the answer */
+    const json_t *post = at(at(at(doc, "paths"), "/v1/diagnoses"), "post");
+    const json_t *not_both = at(at(at(at(at(at(post, "requestBody"), "content"), "application/json"), "schema"), "not"), "required");
+    assert_string_equal(json_string_value(json_array_get(not_both, 0)), "answers");
+    assert_string_equal(json_string_value(json_array_get(not_both, 1)), "labels");
+    assert_non_null(strstr(json_string_value(at(at(props, "stream"), "description")), "open questions only"));
+    at(at(at(at(post, "responses"), "200"), "content"), "text/event-stream");
     json_decref(doc);
 }
 
@@ -223,14 +241,18 @@ static void every_example_is_accepted(void **state)
     for (int r = 0; r < N_ROUTES; r++) {
         if (!ROUTES[r].post) continue;
         const json_t *op = at(at(at(doc, "paths"), ROUTES[r].path), "post");
-        char         *body = json_dumps(at(at(at(at(op, "requestBody"), "content"), "application/json"), "example"), 0);
-        reply         got = ask_text(S.port, post_json(ROUTES[r].path, "", body));
-        if (got.status != 200) fail_msg("%s: %d %s", ROUTES[r].path, got.status, got.body);
-        free(body);
-        free(got.body);
-        sent++;
+        const char   *name;
+        json_t       *ex;
+        json_object_foreach((json_t *)at(at(at(at(op, "requestBody"), "content"), "application/json"), "examples"), name, ex) {
+            char *body = json_dumps(at(ex, "value"), 0);
+            reply got = ask_text(S.port, post_json(ROUTES[r].path, "", body));
+            if (got.status != 200) fail_msg("%s, %s: %d %s", ROUTES[r].path, name, got.status, got.body);
+            free(body);
+            free(got.body);
+            sent++;
+        }
     }
-    assert_int_equal(sent, 2);
+    assert_int_equal(sent, 4); /* three kinds of question, and a retrieval */
     json_decref(doc);
 }
 
@@ -256,7 +278,7 @@ static void an_adapter_is_chosen_by_name(void **state)
         {"", NULL}, {",\"adapter\":\"none\"", NULL}, {",\"adapter\":\"retina\"", "retina"}};
     json_t *doc = get_json("/openapi.json");
     const json_t *body = at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"), "application/json");
-    const char   *png = json_string_value(at(at(body, "example"), "image"));
+    const char   *png = json_string_value(at(at(at(at(body, "examples"), "closed"), "value"), "image"));
     char          sent[2048];
     for (int i = 0; i < 4; i++) {
         snprintf(sent, sizeof sent, "{\"image\":\"%s\",\"question\":\"q\",\"answers\":[\"a\",\"b\"]%s}", png,
@@ -345,6 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(paths_find_their_routes),
         cmocka_unit_test(accept_is_weighed),
+        cmocka_unit_test(one_of_two_media_types_is_preferred),
         cmocka_unit_test(trace_ids_are_taken_only_when_well_formed),
         cmocka_unit_test(problems_are_json_whatever_their_text),
         cmocka_unit_test(an_unlisted_slug_still_has_the_status_of_its_code),

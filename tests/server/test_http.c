@@ -272,7 +272,7 @@ static void media_types(void **state)
         {"Content-Type: multipart/form-data; boundary=\"\r\nContent-Length: 2\r\n", 400, "multipart-malformed"},
         {"Content-Type: application/json\r\nExpect: 200-ok\r\nContent-Length: 2\r\n", 417, "expectation-failed"},
         {"Content-Type: application/json\r\nAccept: text/html\r\nContent-Length: 2\r\n", 406, "not-acceptable"},
-        {"Content-Type: application/json\r\nAccept: application/json;q=0, */*\r\nContent-Length: 2\r\n", 406, "not-acceptable"},
+        {"Content-Type: application/json\r\nAccept: application/*;q=0, text/*;q=0, */*\r\nContent-Length: 2\r\n", 406, "not-acceptable"},
         {"Content-Type: APPLICATION/JSON; charset=utf-8\r\nAccept: text/html, application/*;q=0.1\r\nContent-Length: 2\r\n", 400, "field-missing"},
         {"Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Length: 2\r\n", 400, "field-missing"},
     };

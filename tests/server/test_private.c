@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "tests/server/events.h"
 #include "tests/server/serving.h"
 
 static serving S;
@@ -39,6 +40,25 @@ static void must_be_silent(int status, text t)
     free(r.body);
 }
 
+/* An open question whose answer is sent as it is made, and how that must end. */
+static void follow_stream(const char *last)
+{
+    text body = {0};
+    text_printf(&body, "{\"image\":\"%s\",\"question\":\"" CANARY "?\",\"stream\":true}", picture64());
+    text t = post_json("/v1/diagnoses", "", body.s);
+    int  fd = dial(S.port);
+    say(fd, t.s, t.len);
+    text_free(&body);
+    text_free(&t);
+    events s = hear_stream(fd);
+    event  ev = hear_event(&s);
+    for (; strcmp(ev.name, "token") == 0; ev = hear_event(&s)) free(ev.data);
+    assert_string_equal(ev.name, last);
+    if (strcmp(last, "error") == 0) assert_null(strstr(ev.data, CANARY));
+    free(ev.data);
+    close(fd);
+}
+
 static void nothing_a_request_held_is_written_anywhere(void **state)
 {
     (void)state;
@@ -59,6 +79,11 @@ static void nothing_a_request_held_is_written_anywhere(void **state)
     must_be_silent(400, post_json("/v1/diagnoses", "", "{\"image\": \"" CANARY "??\"}"));
     must_be_silent(400, post_json("/v1/diagnoses?patient=" CANARY, "", "{}"));
     must_be_silent(404, post_json("/" CANARY, "", "{}"));
+    fake_texts(CANARY " answered", 2, INT_MAX, ERR_NONE);
+    follow_stream("answer");
+    fake_texts(CANARY " answered", 2, INT_MAX, ERR_BUG);
+    follow_stream("error");
+    fake_texts("text", 2, INT_MAX, ERR_NONE);
     fake_fail(ERR_BUG, "a failure");
     must_be_silent(500, canary_multipart(""));
     fake_fail(ERR_NONE, "");
@@ -89,7 +114,7 @@ static void nothing_a_request_held_is_written_anywhere(void **state)
         }
         json_decref(o);
     }
-    assert_int_equal(lines, 11);
+    assert_int_equal(lines, 13);
     free(s);
 }
 
@@ -134,6 +159,55 @@ static void every_failed_allocation_is_an_answer_and_the_server_serves_on(void *
     serving_stop(&S);
 }
 
+/* The same for an answer that is sent as it is made: before its first event a 503, behind it an error event, never half an
+ * event and never an end without a last one. */
+static void every_failed_allocation_of_a_stream_is_told(void **state)
+{
+    (void)state;
+    json_use_our_memory();
+    serving_defaults(&S);
+    S.cfg.workers = 1;
+    S.cfg.http_threads = 1;
+    serving_start(&S);
+    text body = {0};
+    text_printf(&body, "{\"image\":\"%s\",\"question\":\"q\",\"stream\":true}", picture64());
+    text t = post_json("/v1/diagnoses", "", body.s);
+    bool ok = false;
+    int  before = 0, behind = 0;
+    for (long n = 0; !ok && n < 2000; n++) {
+        int   fd = dial(S.port);
+        reply r = {0};
+        char  type[64] = "";
+        mem_fail_after(n);
+        say(fd, t.s, t.len);
+        assert_true(hear_head(fd, &r));
+        header_of(&r, "Content-Type", type, sizeof type);
+        if (strcmp(type, "text/event-stream") == 0) {
+            events s = {.fd = fd, .chunked = true};
+            event  ev = hear_event(&s);
+            for (; strcmp(ev.name, "token") == 0; ev = hear_event(&s)) free(ev.data);
+            if (strcmp(ev.name, "answer") == 0) ok = mem_fail_after(-1) <= n;
+            else if (strcmp(ev.name, "error") == 0 && strstr(ev.data, "out-of-memory")) behind++;
+            else fail_msg("allocation %ld: '%s' %s", n, ev.name, ev.data);
+            free(ev.data);
+            ev = hear_event(&s);
+            assert_true(!ev.name[0] && !s.broken);
+            free(ev.data);
+        } else {
+            hear_body(fd, &r, false);
+            EXPECT(r, 503, "out-of-memory");
+            before++;
+            free(r.body);
+        }
+        mem_fail_after(-1);
+        close(fd);
+    }
+    if (!ok || before == 0 || behind == 0) fail_msg("%d failures before and %d behind the first event", before, behind);
+    text_free(&body);
+    text_free(&t);
+    serving_stop(&S);
+}
+
 static void a_server_that_cannot_get_its_memory_does_not_start(void **state)
 {
     (void)state;
@@ -159,6 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_a_request_held_is_written_anywhere),
         cmocka_unit_test(every_failed_allocation_is_an_answer_and_the_server_serves_on),
+        cmocka_unit_test(every_failed_allocation_of_a_stream_is_told),
         cmocka_unit_test(a_server_that_cannot_get_its_memory_does_not_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -76,7 +76,8 @@ static text expand(const char *s, bool json)
     return t;
 }
 
-#define REST "'image':'@','question':'q','answers':['Yes','No']"
+#define OPEN "'image':'@','question':'q'"
+#define REST OPEN ",'answers':['Yes','No']"
 static void json_bodies(void **state)
 {
     (void)state;
@@ -85,6 +86,24 @@ static void json_bodies(void **state)
         {"{" REST ",'k':1,'mode':'reference','exclude':{'study':'s','patient':'p','self':true},'deadline_ms':5000}", 200, "", ""},
         {" \n{" REST ",'exclude':{}} ", 200, "", ""},
         {"{" REST ",'k':50}", 200, "", ""},
+        /* the three kinds of question, and what belongs to one of them */
+        {"{" OPEN "}", 200, "", ""}, {"{" OPEN ",'labels':['a']}", 200, "", ""}, {"{" OPEN ",'labels':['a','b'],'mode':'reference'}", 200, "", ""},
+        {"{" OPEN ",'max_new_tokens':512,'beams':8,'repetition_penalty':1.5,'stream':true}", 200, "", ""},
+        {"{" OPEN ",'max_new_tokens':1,'beams':1,'repetition_penalty':1,'stream':false}", 200, "", ""},
+        {"{" OPEN ",'repetition_penalty':10}", 200, "", ""}, {"{" REST ",'stream':false}", 200, "", ""},
+        {"{" REST ",'labels':['a']}", 422, "field-conflict", "labels"}, {"{" OPEN ",'labels':[],'answers':['Yes','No']}", 422, "field-conflict", "labels"},
+        {"{" REST ",'max_new_tokens':5}", 422, "field-conflict", "max_new_tokens"}, {"{" REST ",'beams':2}", 422, "field-conflict", "beams"},
+        {"{" REST ",'repetition_penalty':1.5}", 422, "field-conflict", "repetition_penalty"}, {"{" REST ",'stream':true}", 422, "field-conflict", "stream"},
+        {"{" OPEN ",'labels':['a'],'beams':1}", 422, "field-conflict", "beams"}, {"{" OPEN ",'labels':['a'],'stream':true}", 422, "field-conflict", "stream"},
+        {"{" OPEN ",'labels':[]}", 422, "labels-too-few", "labels"}, {"{" OPEN ",'labels':['a',' ']}", 422, "label-empty", "labels"},
+        {"{" OPEN ",'labels':['a','b','a']}", 422, "label-duplicate", "labels"}, {"{" OPEN ",'labels':'a'}", 400, "field-type", "labels"},
+        {"{" OPEN ",'labels':['a',1]}", 400, "field-type", "labels"}, {"{" OPEN ",'labels':['a'],'labels':['b']}", 400, "field-duplicate", "labels"},
+        {"{" OPEN ",'max_new_tokens':0}", 422, "field-out-of-range", "max_new_tokens"}, {"{" OPEN ",'max_new_tokens':513}", 422, "field-out-of-range", "max_new_tokens"},
+        {"{" OPEN ",'max_new_tokens':5.0}", 400, "field-type", "max_new_tokens"}, {"{" OPEN ",'beams':0}", 422, "field-out-of-range", "beams"},
+        {"{" OPEN ",'beams':9}", 422, "field-out-of-range", "beams"}, {"{" OPEN ",'repetition_penalty':0.999}", 422, "field-out-of-range", "repetition_penalty"},
+        {"{" OPEN ",'repetition_penalty':10.01}", 422, "field-out-of-range", "repetition_penalty"},
+        {"{" OPEN ",'repetition_penalty':'1'}", 400, "field-type", "repetition_penalty"}, {"{" OPEN ",'repetition_penalty':true}", 400, "field-type", "repetition_penalty"},
+        {"{" OPEN ",'repetition_penalty':1e400}", 400, "json-malformed", ""}, {"{" OPEN ",'stream':1}", 400, "field-type", "stream"},
         /* not JSON, or not an object */
         {"", 400, "json-malformed", ""}, {"{", 400, "json-malformed", ""}, {"{'image':'@'", 400, "json-malformed", ""},
         {"{" REST "} x", 400, "json-malformed", ""}, {"[]", 400, "json-malformed", ""}, {"'text'", 400, "json-malformed", ""},
@@ -93,7 +112,6 @@ static void json_bodies(void **state)
         {"{'question':'\\u0000'}", 400, "json-malformed", ""}, {"{'question':'\\ud800'}", 400, "json-malformed", ""},
         /* fields */
         {"{}", 400, "field-missing", "image"}, {"{'image':'@'}", 400, "field-missing", "question"},
-        {"{'image':'@','question':'q'}", 400, "field-missing", "answers"},
         {"{'question':'q','answers':['Yes','No']}", 400, "field-missing", "image"},
         {"{" REST ",'K':3}", 400, "field-unknown", "K"}, {"{" REST ",'urgency':1}", 400, "field-unknown", "urgency"},
         {"{" REST ",'odd name \\u0041':1}", 400, "field-unknown", ""}, /* not plain: not sent back */
@@ -167,6 +185,8 @@ static void lengths(void **state)
         {"{'image':'@','question':'q','answers':['%s','No']}", MAX_ANSWER_BYTES, 200, "", ""},
         {"{'image':'@','question':'q','answers':['%s','No']}", MAX_ANSWER_BYTES + 1, 422, "answer-too-long", "answers"},
         {"{'image':'@','question':'q','answers':['%s','No']}", 10000, 422, "answer-too-long", "answers"},
+        {"{" OPEN ",'labels':['%s']}", MAX_LABEL_BYTES, 200, "", ""},
+        {"{" OPEN ",'labels':['%s']}", MAX_LABEL_BYTES + 1, 422, "label-too-long", "labels"},
         {"{" REST ",'exclude':{'patient':'%s'}}", MAX_KEY_BYTES, 200, "", ""},
         {"{" REST ",'exclude':{'patient':'%s'}}", MAX_KEY_BYTES + 1, 422, "field-out-of-range", "exclude.patient"},
         {"{" REST ",'%s':1}", 65, 400, "field-unknown", ""},
@@ -212,6 +232,7 @@ static void as_many_answers_as_the_limit_and_one_more(void **state)
 #define IMG "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"x.png\"\r\nContent-Type: image/png\r\n\r\n@\r\n"
 #define Q P("question") "q\r\n"
 #define A P("answers") "Yes\r\n" P("answers") "No\r\n"
+#define L P("labels") "a\r\n" P("labels") "b\r\n"
 static void multipart_bodies(void **state)
 {
     (void)state;
@@ -222,8 +243,21 @@ static void multipart_bodies(void **state)
         {IMG Q A P("answers") "[one]\r\n--b--", 200, "", ""}, /* an answer may begin with [ behind the first */
         {IMG Q A P("k") "50\r\n" P("mode") "reference\r\n" P("exclude.study") "s\r\n" P("exclude.patient") "p\r\n" P("exclude.self") "true\r\n"
          P("deadline_ms") "1\r\n--b--", 200, "", ""},
+        {IMG Q "--b--", 200, "", ""}, {IMG Q L "--b--", 200, "", ""}, {IMG Q P("labels") "[\"a\", \"b\"]\r\n--b--", 200, "", ""},
+        {IMG Q P("max_new_tokens") "512\r\n" P("beams") "8\r\n" P("repetition_penalty") "1.25e0\r\n" P("stream") "true\r\n--b--", 200, "", ""},
+        {IMG Q A P("stream") "false\r\n--b--", 200, "", ""}, {IMG Q A P("stream") "true\r\n--b--", 422, "field-conflict", "stream"},
+        {IMG Q A L "--b--", 422, "field-conflict", "labels"}, {IMG Q L P("beams") "2\r\n--b--", 422, "field-conflict", "beams"},
+        {IMG Q P("labels") "\r\n--b--", 422, "label-empty", "labels"}, {IMG Q L P("labels") "a\r\n--b--", 422, "label-duplicate", "labels"},
+        {IMG Q P("labels") "[]\r\n--b--", 422, "labels-too-few", "labels"},
+        {IMG Q P("repetition_penalty") "11\r\n--b--", 422, "field-out-of-range", "repetition_penalty"},
+        {IMG Q P("repetition_penalty") "1e999\r\n--b--", 422, "field-out-of-range", "repetition_penalty"},
+        {IMG Q P("repetition_penalty") "nan\r\n--b--", 400, "field-type", "repetition_penalty"},
+        {IMG Q P("repetition_penalty") "0x2\r\n--b--", 400, "field-type", "repetition_penalty"},
+        {IMG Q P("repetition_penalty") "1,5\r\n--b--", 400, "field-type", "repetition_penalty"},
+        {IMG Q P("repetition_penalty") " 1.5\r\n--b--", 400, "field-type", "repetition_penalty"},
+        {IMG Q P("repetition_penalty") "\r\n--b--", 400, "field-type", "repetition_penalty"},
         {"--b--", 400, "field-missing", "image"},
-        {IMG "--b--", 400, "field-missing", "question"}, {IMG Q "--b--", 400, "field-missing", "answers"}, {Q A "--b--", 400, "field-missing", "image"},
+        {IMG "--b--", 400, "field-missing", "question"}, {Q A "--b--", 400, "field-missing", "image"},
         {IMG Q P("answers") "Yes\r\n--b--", 422, "answers-too-few", "answers"},
         {IMG Q P("answers") "[\"Yes\"\r\n--b--", 400, "json-malformed", "answers"},
         {IMG Q P("answers") "[1]\r\n--b--", 400, "field-type", "answers"},
@@ -289,6 +323,35 @@ static void both_ways_give_the_same_request(void **state)
     }
     text_free(&j);
     text_free(&m);
+}
+
+static void both_ways_give_the_same_open_and_label_requests(void **state)
+{
+    (void)state;
+    for (int labels = 0; labels < 2; labels++) {
+        err  e = {0};
+        text body[2] = {expand(labels ? "{" OPEN ",'labels':['a','b']}"
+                                      : "{" OPEN ",'max_new_tokens':7,'beams':3,'repetition_penalty':1.5,'stream':true}", true),
+                        expand(labels ? IMG Q L "--b--"
+                                      : IMG Q P("max_new_tokens") "7\r\n" P("beams") "3\r\n" P("repetition_penalty") "1.5\r\n" P("stream") "true\r\n--b--", false)};
+        for (int i = 0; i < 2; i++) {
+            request *r;
+            OK(read_body(&r, true, i ? "multipart/form-data; boundary=b" : "application/json", body[i].s, body[i].len, &e), e);
+            const diagnose_request *q = request_query(r);
+            assert_int_equal(diagnose_task(q), labels ? TASK_LABELS : TASK_OPEN);
+            assert_null(q->answers);
+            assert_int_equal(q->n_labels, labels ? 2 : 0);
+            assert_int_equal(q->open.max_new_tokens, labels ? 0 : 7);
+            assert_int_equal(q->open.beams, labels ? 0 : 3);
+            assert_true(q->open.repetition_penalty == (labels ? 0 : 1.5));
+            if (labels) assert_string_equal(q->labels[1], "b");
+            else assert_null(q->labels);
+            assert_int_equal(request_streams(r, false), !labels);
+            if (labels) assert_true(request_streams(r, true)); /* not given: the caller's choice */
+            request_free(r);
+            text_free(&body[i]);
+        }
+    }
 }
 
 static void defaults_and_retrievals(void **state)
@@ -380,6 +443,7 @@ int main(void)
         cmocka_unit_test(multipart_bodies),
         cmocka_unit_test(a_zero_byte_in_a_text_is_refused),
         cmocka_unit_test(both_ways_give_the_same_request),
+        cmocka_unit_test(both_ways_give_the_same_open_and_label_requests),
         cmocka_unit_test(defaults_and_retrievals),
         cmocka_unit_test(errors_never_hold_content),
         cmocka_unit_test(the_body_limit_and_the_budget_are_kept),
