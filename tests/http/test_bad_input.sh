@@ -41,7 +41,30 @@ refused 400 field-missing image "an empty file" -F "image=@$corpus/empty" "${fie
 is "$(ask -F "image=@$corpus/one_pixel.jpg" "${fields[@]}" "$url/v1/diagnoses")" 200 "a JPEG of 1 x 1 is diagnosed"
 has "$(cat "$dir/body")" '"probabilities":[{' "a JPEG of 1 x 1 has an answer"
 ! grep -qi '[:,[]-\?\(nan\|inf\)' "$dir/body"; ok $? "a JPEG of 1 x 1 gives numbers"
-is "$(ask -F "image=@$picture" "${fields[@]}" "$url/v1/diagnoses")" 200 "the server answers after all these pictures"
+
+# ---- fields of open and multi-label questions: no request reaches the reader ----
+what=(-F "image=@$picture" -F 'question=What is seen?')
+bad_field() { refused 422 "$1" "$2" "$3" "${what[@]}" "${@:4}" "$url/v1/diagnoses"; } # slug, field, name, fields
+bad_field field-conflict labels "labels beside answers" "${fields[@]:2}" -F labels=a
+bad_field field-conflict max_new_tokens "an open question's option beside answers" "${fields[@]:2}" -F max_new_tokens=5
+bad_field field-conflict beams "an open question's option beside labels" -F labels=a -F beams=2
+bad_field field-conflict stream "a stream of a closed answer" "${fields[@]:2}" -F stream=true
+bad_field field-out-of-range max_new_tokens "no new tokens" -F max_new_tokens=0
+bad_field field-out-of-range max_new_tokens "too many new tokens" -F max_new_tokens=513
+bad_field field-out-of-range beams "too many beams" -F beams=9
+bad_field field-out-of-range repetition_penalty "a penalty below one" -F repetition_penalty=0.5
+bad_field field-out-of-range repetition_penalty "a penalty above ten" -F repetition_penalty=1e1000
+bad_field labels-too-few labels "an empty list of labels" -F 'labels=[]'
+bad_field label-empty labels "an empty label" -F labels=a -F labels=
+bad_field label-duplicate labels "a label twice" -F labels=a -F labels=a
+bad_field label-too-long labels "a long label" -F "labels=$(head -c 201 /dev/zero | tr '\0' x)"
+# shellcheck disable=SC2046
+bad_field labels-too-many labels "65 labels" $(seq -f '-F labels=%g' 65)
+refused 400 field-type repetition_penalty "a penalty in words" "${what[@]}" -F repetition_penalty=much "$url/v1/diagnoses"
+refused 400 field-type stream "a stream in words" "${what[@]}" -F stream=yes "$url/v1/diagnoses"
+refused 400 field-unknown labels "labels of a retrieval" -F "image=@$picture" -F labels=a "$url/v1/retrievals"
+refused 406 not-acceptable '' "only a stream is taken, and there is none" -H 'Accept: text/event-stream' "${what[@]}" "${fields[@]:2}" "$url/v1/diagnoses"
+is "$(ask -F "image=@$picture" "${fields[@]}" "$url/v1/diagnoses")" 200 "the server answers after all these requests"
 peak=$(awk '$1 == "VmHWM:" {print $2}' /proc/$pid/status)
 # 20000 x 20000 x 3 bytes are 1.2 GB: whatever a sanitizer adds, that was never taken
 [ "$peak" -lt 1000000 ]; ok $? "a bomb is refused by its header (peak $peak kB)"
