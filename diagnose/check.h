@@ -1,5 +1,5 @@
-/* check.h - what of a request can be judged without a model. diagnose_check() in diagnose.h does all of it; this is the part
- * that a retrieval needs. Internal to diagnose/. */
+/* check.h - what of a request can be judged without a model. diagnose_check() in diagnose.h does all of it; this
+ * is the part that a retrieval needs. Internal to diagnose/. */
 #ifndef JOMED_DIAGNOSE_CHECK_H
 #define JOMED_DIAGNOSE_CHECK_H
 

@@ -69,7 +69,8 @@ bool labels_conclude(const diagnose_request *q, const reader_scores *s, answer *
     double entropy = 0, agreement = 0;
     for (int l = 0; l < o->L; l++) {
         float x = o->label_prob[l] = fuse_label(q->mode, &p, o, l);
-        if (!isfinite(x)) return err_set(e, ERR_BUG, "the scores are not finite numbers: are the reader's weights sound?");
+        if (!isfinite(x))
+            return err_set(e, ERR_BUG, "the scores are not finite numbers: are the reader's weights sound?");
         entropy += binary_entropy((double)x);
     }
     o->answer = -1;

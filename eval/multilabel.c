@@ -1,5 +1,5 @@
-/* multilabel.c - see multilabel.h. Probabilities are sorted once per label; a resample of the bootstrap is a weight per case
- * (how often it was drawn), so that its curve is one walk down the sorted list. */
+/* multilabel.c - see multilabel.h. Probabilities are sorted once per label; a resample of the bootstrap is a
+ * weight per case (how often it was drawn), so that its curve is one walk down the sorted list. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +70,8 @@ static bool next_threshold(const sample *s, int l, int64_t *at, int64_t *with, i
     const ranked *r = s->rank + (size_t)l * (size_t)s->c->n;
     int64_t       start = *at, n = s->c->n;
     *with = *without = 0;
-    for (; *at < n && r[*at].prob == r[start].prob; ++*at) *(has(s, l, r[*at].i) ? with : without) += s->weight[r[*at].i];
+    for (; *at < n && r[*at].prob == r[start].prob; ++*at)
+        *(has(s, l, r[*at].i) ? with : without) += s->weight[r[*at].i];
     return *at > start;
 }
 
@@ -164,10 +165,13 @@ bool multilabel_score(multilabel_scores *out, const multilabel_cases *c, arena *
         if (!measure_label(&y.label[l], &s, l, a, e)) return false;
         y.n_undefined += y.label[l].n_gold == 0 || y.label[l].n_gold == c->n;
     }
-    mean_of f1 = {&s, f1_of, true}, present = {&s, f1_of, false}, auroc = {&s, auroc_of, false}, ap = {&s, average_precision_of, false};
-    if (!measure(&y.macro_f1, mean_over_labels, &f1, a, e) || !measure(&y.macro_f1_present, mean_over_labels, &present, a, e)) return false;
-    if (s.rank && (!measure(&y.auroc, mean_over_labels, &auroc, a, e)
-                   || !measure(&y.average_precision, mean_over_labels, &ap, a, e))) return false;
+    mean_of f1 = {&s, f1_of, true}, present = {&s, f1_of, false};
+    mean_of auroc = {&s, auroc_of, false}, ap = {&s, average_precision_of, false};
+    bool    ok = measure(&y.macro_f1, mean_over_labels, &f1, a, e)
+              && measure(&y.macro_f1_present, mean_over_labels, &present, a, e)
+              && (!s.rank || (measure(&y.auroc, mean_over_labels, &auroc, a, e)
+                              && measure(&y.average_precision, mean_over_labels, &ap, a, e)));
+    if (!ok) return false;
     *out = y;
     return true;
 }

@@ -33,7 +33,8 @@ static int in_common(const prompt *each, int L)
 }
 
 /* What a label has for itself, then each answer. */
-static bool grow_tree(const reader *r, const reader_query *q, const prompt *each, int common, trie *t, arena *a, err *e)
+static bool grow_tree(const reader *r, const reader_query *q, const prompt *each, int common, trie *t, arena *a,
+                      err *e)
 {
     int             n = q->L * q->A, *n_own;
     const int32_t **own;
@@ -55,7 +56,8 @@ static bool grow_tree(const reader *r, const reader_query *q, const prompt *each
     return trie_build(t, ids, len, read, n, r->m->end_id, a, e);
 }
 
-bool labels_prepare(const reader *r, const reader_query *q, const picture *pic, prompt *ask, trie *t, arena *a, err *e)
+bool labels_prepare(const reader *r, const reader_query *q, const picture *pic, prompt *ask, trie *t, arena *a,
+                    err *e)
 {
     prompt *each = ARENA_NEW(a, prompt, q->L, e);
     if (!each || !render(r, q, pic, each, a, e)) return false;

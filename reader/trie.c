@@ -35,8 +35,9 @@ static int descend(node *n, int *count, int *root, int parent, int32_t token)
     return *list = c;
 }
 
-/* Number the edges to score, then give the inner nodes their rows in the order they were made (parents come first), those
- * that only lead on before the others. *first: the row of [root | inner nodes] that scoring begins with. */
+/* Number the edges to score, then give the inner nodes their rows in the order they were made (parents come
+ * first), those that only lead on before the others. *first: the row of [root | inner nodes] that scoring begins
+ * with. */
 static void number(trie *t, node *n, int count, int *first)
 {
     bool root = false;
@@ -58,11 +59,12 @@ static bool lay_out(trie *t, node *n, int count, bool labels, arena *a, err *e)
 {
     int first;
     number(t, n, count, &first);
+    if (t->n_tree > TRIE_MAX_TREE && labels)
+        return err_at(e, ERR_UNUSABLE, "labels-too-long", "labels", "the labels make %d tokens to compute, at most %d",
+                      t->n_tree, TRIE_MAX_TREE);
     if (t->n_tree > TRIE_MAX_TREE)
-        return labels ? err_at(e, ERR_UNUSABLE, "labels-too-long", "labels", "the labels make %d tokens to compute, at most %d",
-                               t->n_tree, TRIE_MAX_TREE)
-                      : err_at(e, ERR_UNUSABLE, "answers-too-long", "answers",
-                               "the answers share too little: %d tokens to compute, at most %d", t->n_tree, TRIE_MAX_TREE);
+        return err_at(e, ERR_UNUSABLE, "answers-too-long", "answers",
+                      "the answers share too little: %d tokens to compute, at most %d", t->n_tree, TRIE_MAX_TREE);
     size_t N = (size_t)t->n_tree;
     t->node = ARENA_NEW(a, int32_t, N, e);
     t->depth = t->node ? ARENA_NEW(a, int, N, e) : NULL;
@@ -89,7 +91,8 @@ static bool lay_out(trie *t, node *n, int count, bool labels, arena *a, err *e)
     return true;
 }
 
-bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int *read, int A, int32_t end_id, arena *a, err *e)
+bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int *read, int A, int32_t end_id, arena *a,
+                err *e)
 {
     trie t = {.A = A, .end_token = needs_end(ids, len, A)};
     int  total = 0, count = 0, root = -1;
@@ -120,7 +123,8 @@ bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int 
     return true;
 }
 
-bool answers_tokenise(const int32_t ***ids, int **len, const bpe *b, const char *const *answers, int A, arena *a, err *e)
+bool answers_tokenise(const int32_t ***ids, int **len, const bpe *b, const char *const *answers, int A, arena *a,
+                      err *e)
 {
     *ids = ARENA_NEW(a, const int32_t *, A, e);
     *len = *ids ? ARENA_NEW(a, int, A, e) : NULL;

@@ -1,12 +1,13 @@
 /* attend_isa.h - attention of a block of query rows, keys taken ATTEND_KEYS at a time with a running maximum and sum
  *                [Dao et al. 2022, arXiv:2205.14135, algorithm 1].
  *
- * Rows of a block are (query, head) pairs that read the same key/value head, so a packed block of keys serves them all.
- * Keys are numbered through both spans and blocks begin at multiples of ATTEND_KEYS, so where the first span ends does not
- * show in a result. A masked key has weight exactly 0, which changes no sum: a row's bits do not depend on later keys.
+ * Rows of a block are (query, head) pairs that read the same key/value head, so a packed block of keys serves them
+ * all. Keys are numbered through both spans and blocks begin at multiples of ATTEND_KEYS, so where the first span
+ * ends does not show in a result. A masked key has weight exactly 0, which changes no sum: a row's bits do not
+ * depend on later keys.
  *
- * A node of a tree counts only the keys it sees, without gaps: what stands before the tree, then the nodes of its path. It walks
- * the whole blocks before the tree together with the others, and the rest by itself,
+ * A node of a tree counts only the keys it sees, without gaps: what stands before the tree, then the nodes of its
+ * path. It walks the whole blocks before the tree together with the others, and the rest by itself,
  *
  *     all queries     [ block ][ block ][ rest of the keys before the tree | tree ]
  *     node 7          [ block ][ block ][ rest | 2 5 7 ]
@@ -70,8 +71,8 @@ static void pack_values(const attend_block *b, int j0, int n, int padded)
 /* Query i's number among the nodes of the tree; < 0: it stands before the tree, or there is none. */
 static int node_of(const attend_args *a, int i) { return a->mask == ATTEND_TREE ? i - (a->n_q - a->n_tree) : -1; }
 
-/* How many keys, from key 0 on, query i takes from blocks that it shares with others. Never falls with i but from the last
- * query before the tree to the first node. */
+/* How many keys, from key 0 on, query i takes from blocks that it shares with others. Never falls with i but from
+ * the last query before the tree to the first node. */
 static int keys_in_sight(const attend_args *a, int i)
 {
     int all = a->span[0].n + a->span[1].n;
@@ -96,8 +97,8 @@ static void bias_row(const attend_args *a, float *s, int i, int head, int j0, in
     for (int j = 0; j < n; j++) s[j] -= a->alibi[head] * fabsf((float)(i - (j0 + j)));
 }
 
-/* Scores s [n_padded] of one row to weights exp(s - max); behind n they become 0. Updates the row's maximum and sum and returns
- * the factor for what was summed before. */
+/* Scores s [n_padded] of one row to weights exp(s - max); behind n they become 0. Updates the row's maximum and
+ * sum and returns the factor for what was summed before. */
 static float soften_row(float *s, int n, int n_padded, float *max, float *sum)
 {
     vf m = v_all(-INFINITY);
@@ -125,8 +126,8 @@ static float soften_row(float *s, int n, int n_padded, float *max, float *sum)
     return factor;
 }
 
-/* One group of mr <= MR rows against the block of n keys that is packed, which begins at key j0. own: a node's own, of which it
- * sees every one. */
+/* One group of mr <= MR rows against the block of n keys that is packed, which begins at key j0. own: a node's
+ * own, of which it sees every one. */
 static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, bool own, int padded, float *max, float *sum)
 {
     const attend_args *a = b->a;
@@ -163,8 +164,8 @@ static void scale_row(float *y, const float *x, int n, float f)
     for (; i < n; i++) y[i] = x[i] * f;
 }
 
-/* Query i, a node: from where the shared blocks end, its own keys one behind the other. packed: what stands before the tree is
- * packed already, by another node. Returns whether it still is. */
+/* Query i, a node: from where the shared blocks end, its own keys one behind the other. packed: what stands before
+ * the tree is packed already, by another node. Returns whether it still is. */
 static bool attend_node(const attend_block *b, int i, bool packed, int padded, float *max, float *sum)
 {
     const attend_args *a = b->a;
@@ -213,7 +214,8 @@ static void attend_part(const attend_block *b)
         pack_keys(b, j0, n);
         pack_values(b, j0, n, padded);
         for (int k = 0, r = 0; k < n_tiles; k++) {
-            int mr = R / n_tiles + (k < R % n_tiles), seen = most_in_sight(a, b->i0 + r / group, b->i0 + (r + mr - 1) / group) - j0;
+            int mr = R / n_tiles + (k < R % n_tiles);
+            int seen = most_in_sight(a, b->i0 + r / group, b->i0 + (r + mr - 1) / group) - j0;
             if (seen > 0) attend_tile(b, r, mr, j0, seen < n ? seen : n, false, padded, max + r, sum + r);
             r += mr;
         }

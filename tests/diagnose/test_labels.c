@@ -1,5 +1,6 @@
-/* test_labels.c - fails when a multi-label request that cannot be answered is let through or blames the wrong field, when what is
- * concluded from the scores is not the formula, or when a label is not the closed question that it stands for. */
+/* test_labels.c - fails when a multi-label request that cannot be answered is let through or blames the wrong
+ * field, when what is concluded from the scores is not the formula, or when a label is not the closed question
+ * that it stands for. */
 #include "tests/check.h"
 
 #include "base/file.h"
@@ -78,7 +79,8 @@ static void labels_that_cannot_be_asked_are_refused_by_name(void **state)
 
 enum { K = 2, L = 3 };
 
-/* Two candidates, weights 0.75 and 0.25; log-likelihoods of Yes and No chosen so that p_k(label) is a round number. */
+/* Two candidates, weights 0.75 and 0.25; log-likelihoods of Yes and No chosen so that p_k(label) is a round
+ * number. */
 typedef struct { answer ans; evidence z[K]; reader_scores s; float logp[K * L * 2], logit[K * L * 2]; diagnose_request q; } made;
 
 static void make(made *m, const double p[K][L])
@@ -260,8 +262,10 @@ static void the_json_says_what_was_concluded(void **state)
         const json_t *logp = json_object_get(one, "log_likelihoods");
         assert_int_equal(json_array_size(json_object_get(one, "probabilities")), 3);
         assert_int_equal(json_array_size(logp), 3);
-        for (int l = 0; l < 3; l++)
-            assert_float_equal(json_number_value(json_array_get(json_array_get(logp, (size_t)l), 1)), (double)ans.z[i].logp[2 * l + 1], 0);
+        for (int l = 0; l < 3; l++) {
+            double no = json_number_value(json_array_get(json_array_get(logp, (size_t)l), 1));
+            assert_float_equal(no, (double)ans.z[i].logp[2 * l + 1], 0);
+        }
         assert_int_equal(json_array_size(json_object_get(one, "mean_logits")), 3);
         assert_true(json_is_array(json_object_get(one, "present")));
     }

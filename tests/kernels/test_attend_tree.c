@@ -1,5 +1,5 @@
-/* test_attend_tree.c - a node of a tree must have the bits of a causal query behind the keys it sees, whatever other nodes
- * there are: else an answer's likelihood would depend on what else was asked. */
+/* test_attend_tree.c - a node of a tree must have the bits of a causal query behind the keys it sees, whatever
+ * other nodes there are: else an answer's likelihood would depend on what else was asked. */
 #include "tests/kernels/kern.h"
 
 enum { HEADS = 6, KV = 2, DIM = 20, WIDTH = HEADS * DIM, KV_WIDTH = KV * DIM, MOST = 700 };

@@ -1,5 +1,5 @@
-/* Labels of a request: each must come to what it would as a closed question of its own, to the last bit, whatever other labels,
- * candidates and caches there are; and to PyTorch's values (tests/oracle/make_labels.py). */
+/* Labels of a request: each must come to what it would as a closed question of its own, to the last bit, whatever
+ * other labels, candidates and caches there are; and to PyTorch's values (tests/oracle/make_labels.py). */
 #include "tests/reader/golden.h"
 
 #include "base/file.h"
@@ -117,7 +117,8 @@ static void is_that_of_pytorch(const world *w, const char *what, const float *go
     for (int k = 0; k < w->q.K; k++)
         for (int l = 0; l < w->q.L; l++)
             for (int i = 0; i < 2; i++) {
-                double want = json_number_value(json_array_get(json_array_get(json_array_get(all, (size_t)k), (size_t)l), (size_t)i));
+                const json_t *one = json_array_get(json_array_get(all, (size_t)k), (size_t)l);
+                double        want = json_number_value(json_array_get(one, (size_t)i));
                 double x = (double)got[(k * w->q.L + l) * 2 + i];
                 if (!(fabs(x - want) <= tol))
                     fail_msg("%s, candidate %d, label %d, %s: %.7f, PyTorch has %.7f", what, k, l, YES_NO[i], x, want);
@@ -228,11 +229,13 @@ static void labels_and_other_questions_do_not_show_in_each_other(void **state)
     close_world(w);
 }
 
-/* Labels that a tokenizer joins with what stands in front of them, that begin or equal one another, that are strange. */
+/* Labels that a tokenizer joins with what stands in front of them, that begin or equal one another, that are
+ * strange. */
 static void awkward_labels_are_still_their_own_question(void **state)
 {
     (void)state;
-    static const char *const label[] = {"\n", " ", "?", "a", "a?", "a? a", "\xcc\x81", "\xe2\x80\x8b", "e\xcc\x81", "\xc3\xa9", "1", "12", "'s", "<|im_end|>"};
+    static const char *const label[] = {"\n", " ", "?", "a", "a?", "a? a", "\xcc\x81", "\xe2\x80\x8b", "e\xcc\x81", "\xc3\xa9", "1",
+                                        "12", "'s", "<|im_end|>"};
     static const char *const question[] = {"Which?", "Which? ", "Which\n", "Which:\n\n"};
     static const char *const checkpoint[] = {"qwen2vl-tiny", "pixtral-tiny"};
     for (int c = 0; c < 2; c++) {
@@ -277,8 +280,8 @@ static void answers_that_begin_one_another_are_ended(void **state)
     close_world(w);
 }
 
-/* The demonstration reader's cost by hand, from its sizes (fixtures/README.md): the query part once a candidate, each token of a
- * label once, rows of the vocabulary's head only where an answer is scored. */
+/* The demonstration reader's cost by hand, from its sizes (fixtures/README.md): the query part once a candidate,
+ * each token of a label once, rows of the vocabulary's head only where an answer is scored. */
 static uint64_t by_hand(int n_prefix, int n_query, const int *depth, int n_tree, int n_rows)
 {
     const uint64_t P = 64, E = 128, D = 192, KV = 64, F = 512, L = 5, V = 1472;
@@ -329,8 +332,8 @@ static void the_work_is_the_minimum(void **state)
     close_world(w);
 }
 
-/* With the tokenizer of a published family every token of "QUESTION\n" is shared, although "?\n" is one token of Qwen2's, and
- * what is left of a label is what it is tokenised to by itself. */
+/* With the tokenizer of a published family every token of "QUESTION\n" is shared, although "?\n" is one token of
+ * Qwen2's, and what is left of a label is what it is tokenised to by itself. */
 static void is_shared_whole(const bpe *b, const char *question, const json_t *labels)
 {
     err     e = {0};
@@ -343,12 +346,14 @@ static void is_shared_whole(const bpe *b, const char *question, const json_t *la
     OK(bpe_encode(b, line, strlen(line), false, false, &shared, &n, a, &e), e);
     json_array_foreach((json_t *)(uintptr_t)labels, i, label)
     {
-        const char *name = json_string_value(label), *whole = label_question(question, name, a, &e), *rest = arena_printf(a, &e, "%s?", name);
+        const char *name = json_string_value(label), *whole = label_question(question, name, a, &e);
+        const char *rest = arena_printf(a, &e, "%s?", name);
         int32_t    *ids, *own;
         int         n_ids, n_own;
         OK(bpe_encode(b, whole, strlen(whole), false, false, &ids, &n_ids, a, &e), e);
         OK(bpe_encode(b, rest, strlen(rest), false, false, &own, &n_own, a, &e), e);
-        if (n_ids != n + n_own || memcmp(ids, shared, (size_t)n * sizeof *ids) != 0 || memcmp(ids + n, own, (size_t)n_own * sizeof *ids) != 0)
+        if (n_ids != n + n_own || memcmp(ids, shared, (size_t)n * sizeof *ids) != 0
+            || memcmp(ids + n, own, (size_t)n_own * sizeof *ids) != 0)
             fail_msg("label '%s' is not tokenised as by itself behind '%s'", name, question);
     }
     arena_free(a);
@@ -357,7 +362,8 @@ static void is_shared_whole(const bpe *b, const char *question, const json_t *la
 static void the_question_is_shared_whole_with_the_published_tokenizers(void **state)
 {
     (void)state;
-    static const char *const tokenizer[] = {"fixtures/tokenizers/qwen2/tokenizer.json", "fixtures/tokenizers/tekken/tokenizer.json"};
+    static const char *const tokenizer[] = {"fixtures/tokenizers/qwen2/tokenizer.json",
+                                            "fixtures/tokenizers/tekken/tokenizer.json"};
     static const char *const task[] = {"tasks/vindr-pcxr.json", "tasks/brset.json"};
     if (!file_exists(shared_path(tokenizer[0]))) SKIP("the published tokenizers are not here");
     json_t *odd = json_pack("[s,s,s,s,s,s]", "0", "14", "(none)", "T1/T2", "-", "\xe5\x9b\xbe");

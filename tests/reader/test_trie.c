@@ -113,7 +113,8 @@ static void trees_past_the_limit_are_refused_by_name(void **state)
     assert_int_equal(t.n_tree, TRIE_MAX_TREE);
     FAILS(trie_build(&t, ids, (int[]){LONG + 2, LONG + 1}, NULL, 2, END, a, &e), e, ERR_UNUSABLE, "4097 tokens");
     assert_string_equal(e.field, "answers");
-    FAILS(trie_build(&t, ids, (int[]){LONG + 2, LONG + 1}, (int[]){LONG, LONG}, 2, END, a, &e), e, ERR_UNUSABLE, "the labels make 4097 tokens");
+    FAILS(trie_build(&t, ids, (int[]){LONG + 2, LONG + 1}, (int[]){LONG, LONG}, 2, END, a, &e), e, ERR_UNUSABLE,
+          "the labels make 4097 tokens");
     assert_string_equal(e.field, "labels");
     arena_free(a);
 }
@@ -122,7 +123,8 @@ static void trees_past_the_limit_are_refused_by_name(void **state)
 static void text_to_read_is_not_scored_and_comes_before_what_is(void **state)
 {
     (void)state;
-    const int32_t *ids[] = {(int32_t[]){1, 2, 8, 9, 4, 5}, (int32_t[]){1, 2, 8, 9, 6}, (int32_t[]){1, 3, 8, 9, 4, 5}, (int32_t[]){1, 3, 8, 9, 6}};
+    const int32_t *ids[] = {(int32_t[]){1, 2, 8, 9, 4, 5}, (int32_t[]){1, 2, 8, 9, 6}, (int32_t[]){1, 3, 8, 9, 4, 5},
+                            (int32_t[]){1, 3, 8, 9, 6}};
     err    e = {0};
     trie   t;
     arena *a = arena_new(0);
