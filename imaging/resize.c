@@ -32,8 +32,8 @@ static int32_t to_fixed(double w)
     return w < 0 ? (int32_t)(w * one - 0.5) : (int32_t)(w * one + 0.5);
 }
 
-/* The weights of an axis that goes from n_in to n_out samples; all lives in a. Raw weights need a scratch row w. */
-static bool axis_make(resize_axis *x, int n_in, int n_out, arena *a, err *e)
+/* Raw weights need a scratch row w. */
+bool resize_axis_make(resize_axis *x, int n_in, int n_out, arena *a, err *e)
 {
     const double scale = (double)n_in / n_out, filter = scale > 1 ? scale : 1, support = 2 * filter, inverse = 1 / filter;
     const int    most = (int)ceil(support) * 2 + 1;
@@ -141,7 +141,7 @@ static bool horizontal(image *out, const image *in, int first, arena *a, err *e)
     const resize_rows *loops = fastest();
     const size_t       in_bytes = (size_t)in->width * CHANNELS, out_bytes = (size_t)out->width * CHANNELS;
     resize_axis        axis;
-    if (!axis_make(&axis, in->width, out->width, a, e)) return false;
+    if (!resize_axis_make(&axis, in->width, out->width, a, e)) return false;
     /* taps past the last are multiplied by zero, but read: up to stride pixels past the end */
     const size_t from_stride = in_bytes + (size_t)axis.stride * CHANNELS + RESIZE_PAD, to_stride = out_bytes + RESIZE_PAD;
     uint8_t     *from = arena_take_n(a, from_stride, RESIZE_ROWS_AT_ONCE, e), *to = arena_take_n(a, to_stride, RESIZE_ROWS_AT_ONCE, e);
@@ -188,7 +188,7 @@ bool image_resize_bicubic(image *out, const image *in, int width, int height, ar
     if (height == in->height) ok = horizontal(&img, in, 0, a, e);
     else {
         resize_axis axis;
-        ok = axis_make(&axis, in->height, height, a, e);
+        ok = resize_axis_make(&axis, in->height, height, a, e);
         int first = 0;
         if (ok && width != in->width) { /* only the rows that the vertical pass will read */
             first = axis.lo[0];

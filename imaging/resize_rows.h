@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "base/arena.h"
 
 /* One axis: output i is the sum of taps n[i] input samples from lo[i], weights k[i * stride ..]. Weights past n[i] are
  * zero up to stride, a multiple of 4. */
@@ -17,6 +18,9 @@ typedef struct {
     int32_t *k;          /* [n_out, stride] */
     int16_t *high, *low; /* the same, split */
 } resize_axis;
+
+/* The weights of an axis that goes from n_in to n_out samples; all lives in a. */
+bool resize_axis_make(resize_axis *x, int n_in, int n_out, arena *a, err *e);
 
 enum {
     RESIZE_BITS = 22,

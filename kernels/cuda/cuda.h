@@ -25,6 +25,19 @@ extern "C" {
 bool cuda_find(int *device, err *e);
 /* As kernels_open, on device number `device`. ERR_USAGE: no such device. ERR_GPU, ERR_MEMORY: it cannot be used, and why. */
 bool cuda_open(kernels **out, const kernels_options *o, int device, err *e);
+
+/* preprocess.cu: what imaging/ makes of a picture, made on the device. An axis is imaging's resize_axis: output i is the sum of n[i]
+ * samples from lo[i], weights k[i * stride ..] of 22 fractional bits; n_in == n_out: the side stays, nothing else is read. */
+typedef struct { int n_in, n_out, stride; const int32_t *lo, *n, *k; } pixel_axis;
+typedef struct {
+    const uint8_t *rgb;                      /* [H,W,3] on the host, as all here */
+    pixel_axis     x, y;
+    int            left, top, width, height; /* what is kept of the resized picture */
+    const float   *level;                    /* [3,256] normalised value of each level */
+    int            patch, merge, temporal;   /* patch 0: planes [3,height,width]; else patches [P, 3 temporal patch^2], merge
+                                                block by merge block */
+} pixel_plan;
+void cuda_pixels(kernels *k, act *out, const pixel_plan *p);
 #ifdef __cplusplus
 }
 
