@@ -153,7 +153,7 @@ static void each_step_is_right(world *w, const json_t *run)
 {
     const json_t   *tops = json_object_get(run, "top");
     reader_decoding d = decoding_of(w, run);
-    for (int t = 0; t < (int)json_array_size(tops); t++) {
+    for (int t = 0; t < (int)json_array_size(tops); t += LIST_STEP) {
         d.max_new_tokens = t + 1;
         near(generate(w, &w->q, &d).logp, sum_of_best(tops, t + 1), t + 1, "log p so far");
     }
@@ -390,7 +390,7 @@ static void a_deadline_stops_between_steps(void **state)
     reader_text y = generate(w, &w->q, &d);
     int         asked = (1 << 20) - left;
     assert_true(asked >= d.max_new_tokens + 2);
-    for (int n = 0; n < asked; n++) {
+    for (int n = 0; n < asked; n += LIST_STEP / 4 + 1) {
         err e;
         d = decoding_of(w, run);
         left = n;
@@ -498,14 +498,14 @@ static void memory_may_end_anywhere(world *w, const json_t *run)
     size_t high = arena_high_water(a);
     arena_free(a);
     int errors = 0;
-    for (size_t limit = 64; limit < 2 * high; limit += high / 97) {
+    for (size_t limit = 64; limit < 2 * high; limit += high / 97 * LIST_STEP) {
         if (attempt(w, &d, limit, &want, &e)) continue;
         if (e.code != ERR_MEMORY) fail_msg("%zu bytes: %s '%s'", limit, err_code_name(e.code), e.text);
         errors++;
     }
-    assert_true(errors > 90);
+    assert_true(errors > 90 / LIST_STEP);
     int uncached = 0;
-    for (long n = 0; n < 40; n++) {
+    for (long n = 0; n < 40; n += LIST_STEP / 2 + 1) {
         mem_fail_after(n + 1); /* the arena's own comes first */
         reader_cache_stats s;
         bool               ok = attempt(w, &d, 0, &want, &e);
