@@ -51,6 +51,11 @@ for i in 0 1 2 3 4; do
 done >"$dir/p2"
 same "a question alone gives other bits than after another about its picture"
 
+# The other family: its tower gives another number of tokens, and its reader is not the one that the index was shown with.
+"$jomed" eval --reader tests/fixtures/pixtral-tiny --retriever $demo/retriever --index "$index" --vqa "$dir/own.json" --json >"$dir/s" 2>"$dir/err"
+[ $? -eq 0 ] && grep -q '"query_pictures":{"encoded":2,"reused":3}' "$dir/s" && [ "$(number n_open "$dir/s")" = 3 ]
+ok $? "a Pixtral reader does not answer them, each picture's vision tokens once"
+
 # ---- SLAKE's questions, about pictures of ours ----
 if [ -d "$slake" ]; then
     # Two pictures of its first questions; every other one is missing, and is told of.
