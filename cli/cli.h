@@ -37,7 +37,7 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --reader DIR       reader checkpoint (config.json, tokenizer.json, *.safetensors)\n" \
     "  --retriever DIR    jina-clip-v1 checkpoint\n" \
     "  --index DIR        folder made by `jomed index build`\n" \
-    "  --device NAME      auto (default) or cpu\n" \
+    "  --device NAME      auto (default: the first GPU, else the CPU), cpu or cuda:N\n" \
     "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
     "  --search NAME      what searches the index: auto (default), faiss, faiss-gpu or exact (all vectors on the GPU)\n" \
     "  --threads N        threads (default: one per core; 1 for small models)\n" \

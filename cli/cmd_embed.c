@@ -16,7 +16,7 @@ static const char HELP[] =
     "  --retriever DIR    jina-clip-v1 checkpoint\n"
     "  --text T           a text instead of images (repeat it for more)\n"
     "  --max-tokens N     cut texts to N tokens, [CLS] and [SEP] included (default 256, as an index does)\n"
-    "  --device NAME      auto (default) or cpu\n"
+    "  --device NAME      auto (default: the first GPU, else the CPU), cpu or cuda:N\n"
     "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --help             print this\n";
 

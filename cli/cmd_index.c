@@ -38,7 +38,7 @@ static const char BUILD_HELP[] =
     "  --embed-images     keep the images in the index, so that it can be moved or the files deleted;\n"
     "                     otherwise manifest.json (image_roots) names the folders and they must stay\n"
     "  --force            replace an index at --out\n"
-    "  --device NAME      auto (default) or cpu\n"
+    "  --device NAME      auto (default: the first GPU, else the CPU), cpu or cuda:N\n"
     "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --quiet            no progress\n";
 

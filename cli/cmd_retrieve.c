@@ -17,7 +17,7 @@ static const char HELP[] =
     "  --exclude-patient P  leave out passages of this patient\n"
     "  --exclude-self     leave out passages whose image equals the query's\n"
     "  --json             print one JSON object per image\n"
-    "  --device NAME      auto (default) or cpu\n"
+    "  --device NAME      auto (default: the first GPU, else the CPU), cpu or cuda:N\n"
     "  --threads N        threads (default: one per core; 1 for small models)\n"
     "  --help             print this\n";
 

@@ -19,8 +19,12 @@ typedef struct {
     const diagnose_request *q;
     arena                  *a;
     answer                 *out;
+    err                    *e;
+    bool                    ok;    /* it has not failed yet */
     image                   img;
     candidate              *c;
+    reader_query            ask;   /* what the reader is asked */
+    reader_scores           s;
     double                  started, stage_started;
     int                     stage; /* the one that runs; -1: none yet */
 } run;
@@ -60,16 +64,25 @@ static bool decode(run *r, err *e)
     return image_decode(&r->img, r->q->image, r->q->image_bytes, &r->en->limits, r->a, e);
 }
 
+/* What the device has done so far. */
+static uint64_t work(const run *r)
+{
+    return r->kern->flops + (r->kern->exact ? r->kern->exact->flops : 0);
+}
+
 /* Candidates of both heads and p_R. */
 static bool find(run *r, err *e)
 {
+    uint64_t  before = work(r);
     exclusion x = r->q->exclude;
     uint8_t   own[32];
     if (r->q->exclude_self) {
         index_image_hash(own, &r->img);
         x.image_sha256 = own;
     }
-    return retrieve(r->en->retriever, r->kern, r->en->index, &r->img, r->q->k, &x, r->en->tau, &r->c, &r->out->K, r->a, e);
+    bool ok = retrieve(r->en->retriever, r->kern, r->en->index, &r->img, r->q->k, &x, r->en->tau, &r->c, &r->out->K, r->a, e);
+    r->out->flops += work(r) - before;
+    return ok;
 }
 
 static bool load_passages(run *r, err *e)
@@ -101,24 +114,69 @@ static bool load_image(void *ctx, int64_t id, image *out, arena *a, err *e)
 
 static bool go_on(void *ctx, err *e) { return in_time(((const run *)ctx)->q, e); }
 
-static bool read_candidates(run *r, reader_scores *s, err *e)
+/* What the reader is to be asked: the candidates with their captions, and the request's question. */
+static bool ask(run *r, err *e)
 {
     answer         *o = r->out;
     reader_passage *z = ARENA_NEW(r->a, reader_passage, o->K, e);
     if (!z) return false;
     for (int k = 0; k < o->K; k++) z[k] = (reader_passage){o->z[k].c.id, o->z[k].p.caption ? o->z[k].p.caption : ""};
-    reader_query q = {.img = &r->img, .policy = r->en->policy, .vision = r->q->vision, .question = r->q->question,
-                      .answers = r->q->answers, .A = r->q->n_answers, .z = z, .K = o->K, .load = load_image, .load_ctx = r,
-                      .adapter = o->adapter, .go_on = go_on, .go_on_ctx = r};
-    if (o->task == TASK_OPEN) return open_decode(r->en, r->kern, r->q, &q, o, r->a, e);
-    if (o->task == TASK_LABELS) labels_ask(&q, r->q);
-    return reader_score(r->en->reader, r->kern, &q, r->a, s, e);
+    r->ask = (reader_query){.img = &r->img, .policy = r->en->policy, .vision = r->q->vision, .question = r->q->question,
+                            .answers = r->q->answers, .A = r->q->n_answers, .z = z, .K = o->K, .load = load_image, .load_ctx = r,
+                            .adapter = o->adapter, .go_on = go_on, .go_on_ctx = r};
+    if (o->task == TASK_LABELS) labels_ask(&r->ask, r->q);
+    return true;
+}
+
+/* An open answer is decoded by itself. */
+static bool decode_answer(run *r, err *e)
+{
+    uint64_t before = work(r);
+    bool     ok = open_decode(r->en, r->kern, r->q, &r->ask, r->out, r->a, e);
+    r->out->flops += work(r) - before;
+    return ok;
+}
+
+/* All closed ones are scored together, in the same passes. */
+static bool score(const engine *en, kernels *kern, run *r, const int *which, int n, err *e)
+{
+    reader_job *job = ARENA_NEW(r[which[0]].a, reader_job, n, e);
+    if (!job) return false;
+    for (int i = 0; i < n; i++) {
+        run *x = &r[which[i]];
+        job[i] = (reader_job){&x->ask, x->a, &x->s, x->e};
+    }
+    if (!reader_score_many(en->reader, kern, job, n, e)) return false;
+    for (int i = 0; i < n; i++) {
+        run *x = &r[which[i]];
+        x->ok = x->e->code == ERR_NONE;
+        if (x->ok) x->out->flops += x->s.flops;
+    }
+    return true;
+}
+
+/* What each says given each of its candidates. */
+static void read_all(const engine *en, kernels *kern, run *r, int n)
+{
+    int which[MAX_TOGETHER], m = 0;
+    err e = {0};
+    for (int i = 0; i < n; i++) {
+        if (!r[i].ok || !(r[i].ok = ask(&r[i], r[i].e))) continue;
+        if (r[i].out->task == TASK_OPEN) r[i].ok = decode_answer(&r[i], r[i].e);
+        else which[m++] = i;
+    }
+    if (m == 0 || score(en, kern, r, which, m, &e)) return;
+    for (int i = 0; i < m; i++) {
+        r[which[i]].ok = false;
+        *r[which[i]].e = e;
+    }
 }
 
 /* Fuse, and say how far the candidates agree. */
-static bool conclude(run *r, const reader_scores *s, err *e)
+static bool conclude(run *r, err *e)
 {
-    answer *o = r->out;
+    answer              *o = r->out;
+    const reader_scores *s = &r->s;
     if (o->task == TASK_OPEN) return true; /* fused token by token while it was decoded */
     if (o->task == TASK_LABELS) return labels_conclude(r->q, s, o, r->a, e);
     int     A = o->A = r->q->n_answers, K = o->K;
@@ -155,40 +213,54 @@ static bool conclude(run *r, const reader_scores *s, err *e)
     return true;
 }
 
-static run begin(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out)
+static run begin(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
 {
     *out = (answer){.task = diagnose_task(q)};
-    kern->flops = 0;
-    /* Scratch that ran out in an earlier request is whole again; a device that failed stays failed. */
-    if (kern->failed.code == ERR_MEMORY) kern->failed = (err){0};
-    return (run){.en = en, .kern = kern, .q = q, .a = a, .out = out, .started = clock_ms(), .stage = -1};
+    return (run){.en = en, .kern = kern, .q = q, .a = a, .out = out, .e = e, .ok = true, .started = clock_ms(), .stage = -1};
+}
+
+/* A step of each request that has not failed. */
+static void each(run *r, int n, int next, bool (*step)(run *r, err *e))
+{
+    for (int i = 0; i < n; i++)
+        if (r[i].ok) r[i].ok = at(&r[i], next, r[i].e) && (!step || step(&r[i], r[i].e));
+}
+
+static bool check(run *r, err *e) { return diagnose_check(r->q, e) && choose_adapter(r, e); }
+
+void diagnose_many(const engine *en, kernels *kern, const diagnose_job *job, int n)
+{
+    run r[MAX_TOGETHER];
+    kernels_recover(kern);
+    for (int i = 0; i < n; i++) {
+        r[i] = begin(en, kern, job[i].q, job[i].a, job[i].out, job[i].e);
+        r[i].ok = check(&r[i], r[i].e);
+    }
+    each(r, n, STAGE_DECODE, decode);          /* u8 [H,W,3]                        */
+    each(r, n, STAGE_RETRIEVE, find);          /* K candidates, p_R(z_k | q)        */
+    each(r, n, STAGE_PASSAGES, load_passages); /* their captions and origins        */
+    each(r, n, STAGE_READ, NULL);
+    read_all(en, kern, r, n);                  /* f32 [K,A] log p(a | z_k o q)      */
+    each(r, n, STAGE_FUSE, conclude);          /* f32 [A], sums to 1; the agreement */
+    each(r, n, N_STAGES, NULL);
 }
 
 bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
 {
-    run           r = begin(en, kern, q, a, out);
-    reader_scores s;
-
-    bool ok = diagnose_check(q, e) && choose_adapter(&r, e)
-           && at(&r, STAGE_DECODE, e)   && decode(&r, e)              /* u8 [H,W,3]                        */
-           && at(&r, STAGE_RETRIEVE, e) && find(&r, e)                /* K candidates, p_R(z_k | q)        */
-           && at(&r, STAGE_PASSAGES, e) && load_passages(&r, e)       /* their captions and origins        */
-           && at(&r, STAGE_READ, e)     && read_candidates(&r, &s, e) /* f32 [K,A] log p(a | z_k o q)      */
-           && at(&r, STAGE_FUSE, e)     && conclude(&r, &s, e)        /* f32 [A], sums to 1; the agreement */
-           && at(&r, N_STAGES, e);
-    out->flops = kern->flops;
-    return ok;
+    err why = {0};
+    diagnose_many(en, kern, &(diagnose_job){q, a, out, &why}, 1);
+    if (why.code) *e = why;
+    return !why.code;
 }
 
 bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
 {
-    run r = begin(en, kern, q, a, out);
+    kernels_recover(kern);
+    run r = begin(en, kern, q, a, out, e);
 
-    bool ok = check_image(q, e)
-           && at(&r, STAGE_DECODE, e)   && decode(&r, e)
-           && at(&r, STAGE_RETRIEVE, e) && find(&r, e)
-           && at(&r, STAGE_PASSAGES, e) && load_passages(&r, e)
-           && at(&r, N_STAGES, e);
-    out->flops = kern->flops;
-    return ok;
+    return check_image(q, e)
+        && at(&r, STAGE_DECODE, e)   && decode(&r, e)
+        && at(&r, STAGE_RETRIEVE, e) && find(&r, e)
+        && at(&r, STAGE_PASSAGES, e) && load_passages(&r, e)
+        && at(&r, N_STAGES, e);
 }

@@ -47,8 +47,9 @@ static const setting SETTINGS[] = {
     INT("limits", headers, "headers", 8, 1000, "100", "header fields of one request"),
     INT("limits", max_pixels, "max-pixels", 1, 4294967296.0, "67108864", "width times height of a query image"),
     INT("limits", max_side, "max-side", 1, 65535, "32767", "width or height of a query image"),
-    INT("work", workers, "workers", 0, 1024, "0", "requests computed at once; 0: one per core for small models, else one"),
+    INT("work", workers, "workers", 0, 1024, "0", "requests computed at once; 0: one per core for small models, else one; on a GPU two"),
     INT("work", threads, "threads", 0, 1024, "0", "of each worker; 0: cores / workers"),
+    INT("work", batch, "batch", 0, MAX_TOGETHER, "0", "waiting requests that a worker reads in the same passes; 0: 8 on a GPU, 1 on a CPU"),
     INT("work", queue, "queue", 1, 100000, "64", "requests that may wait; more are answered 503 at once"),
     INT("work", arena_bytes, "arena-bytes", 0, 1099511627776.0, "2147483648", "memory of one request inside a worker; 0: no bound"),
     INT("work", deadline_ms, "deadline-ms", 1, 86400e3, "30000", "of a request that names none"),
@@ -56,7 +57,7 @@ static const setting SETTINGS[] = {
     TEXT("models", reader, "reader", "", "folder of the vision-language reader"),
     TEXT("models", retriever, "retriever", "", "folder of the retriever"),
     TEXT("models", index, "index", "", "folder made by jomed index build"),
-    TEXT("models", device, "device", "auto", "auto or cpu"),
+    TEXT("models", device, "device", "auto", "auto (the first GPU, else the CPU), cpu or cuda:N"),
     CHOICE("models", products, "products", "auto|f32|bf16", "auto", "arithmetic of matrix products"),
     CHOICE("models", search, "search", "auto|faiss|faiss-gpu|exact", "auto", "what searches the index; exact: all its vectors on the GPU"),
     CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native", "what the reader's pictures go through first"),
@@ -348,6 +349,13 @@ bool config_check(config *c, int cores, err *e)
             return err_at(e, ERR_USAGE, NULL, FOLDERS[i].key, "%s is not set: give --%s DIR, or %s in [models]", FOLDERS[i].key, FOLDERS[i].key, FOLDERS[i].key);
     if (!adapters_agree(c, e)) return false;
     if (cores < 1) cores = 1;
+    if (kernels_on_gpu(c->device)) {
+        /* Two, so that one decodes pictures and searches while the other's passes run. */
+        if (c->workers == 0) c->workers = 2;
+        if (c->threads == 0) c->threads = 1;
+        if (c->batch == 0) c->batch = 8;
+    }
+    if (c->batch == 0) c->batch = 1;
     /* Small models: a core a request. Large ones: all cores on one request, which is as much work done and each sooner. */
     engine_options o = {.reader = c->reader, .retriever = c->retriever};
     int64_t        each = c->threads > 0 ? c->threads : engine_small(&o) ? 1 : cores;

@@ -32,6 +32,7 @@ typedef struct {
     /* [work] */
     int64_t workers;             /* 0: one per core */
     int64_t threads;             /* of each worker; 0: cores / workers */
+    int64_t batch;               /* of those, read in the same passes; 0: by the device */
     int64_t queue;               /* requests that may wait */
     int64_t arena_bytes;         /* memory of one request in a worker; 0: no bound */
     int64_t deadline_ms;         /* of a request that names none */
@@ -64,8 +65,8 @@ typedef enum { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_HELP } config_acti
 bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e);
 
 /* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the address
- * is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers, threads) for a
- * machine of so many cores. */
+ * is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers, threads, batch) for
+ * the device, and a machine of so many cores. */
 bool config_check(config *c, int cores, err *e);
 /* For --check-config: do the named folders exist? ERR_FILE. What is in them is checked when they are opened. */
 bool config_check_folders(const config *c, err *e);

@@ -47,6 +47,7 @@ static void tick(void *ctx)
 static bool compute_side_open(server *s, kernels *const *kern, err *e)
 {
     workers_options o = {.en = s->en, .kern = kern, .workers = (int)s->cfg->workers, .queue = (int)s->cfg->queue,
+                      .batch = (int)s->cfg->batch,
                       .arena_bytes = (size_t)s->cfg->arena_bytes, .m = s->m, .done = http_resume};
     s->device = kern[0]->name;
     return workers_open(&s->pool, &o, e) && workers_warm_up(s->pool, e) && workers_start(s->pool, e);

@@ -17,10 +17,10 @@
 typedef struct {
     pool     *p;
     kernels  *kern;
-    arena    *a;
+    arena    *a[MAX_TOGETHER]; /* one for each job of a batch */
     pthread_t thread;
     bool      started;
-    atomic_size_t high; /* of a, for others to read */
+    atomic_size_t high; /* of any of them, for others to read */
 } worker;
 
 struct pool {
@@ -43,14 +43,17 @@ bool workers_open(pool **out, const workers_options *o, err *e)
         goto done;
     }
     p->o = *o;
+    if (p->o.batch < 1) p->o.batch = 1;
     p->waiting = queue_new(o->queue);
     p->w = mem_zalloc((size_t)o->workers, sizeof *p->w);
     ok = p->waiting && p->w;
     for (int i = 0; ok && i < o->workers; i++) {
         p->w[i].p = p;
         p->w[i].kern = o->kern[i];
-        p->w[i].a = arena_new(o->arena_bytes);
-        ok = p->w[i].a != NULL;
+        for (int j = 0; ok && j < p->o.batch; j++) {
+            p->w[i].a[j] = arena_new(o->arena_bytes);
+            ok = p->w[i].a[j] != NULL;
+        }
     }
     if (!ok) {
         err_set(e, ERR_MEMORY, "out of memory for the workers");
@@ -69,7 +72,7 @@ void workers_close(pool *p)
     if (p->waiting) queue_close(p->waiting);
     for (int i = 0; p->w && i < p->o.workers; i++) {
         if (p->w[i].started) pthread_join(p->w[i].thread, NULL);
-        arena_free(p->w[i].a);
+        for (int j = 0; j < p->o.batch; j++) arena_free(p->w[i].a[j]);
     }
     queue_free(p->waiting);
     free(p->w);
@@ -114,18 +117,18 @@ static bool warm_up(worker *w, err *e)
     uint8_t                 *png;
     size_t                   n;
     answer                   out;
-    arena_reset(w->a);
-    bool ok = draw(&img, w->a, e) && image_encode_png(&png, &n, &img, w->a, e);
+    arena_reset(w->a[0]);
+    bool ok = draw(&img, w->a[0], e) && image_encode_png(&png, &n, &img, w->a[0], e);
     diagnose_request q = {.question = "Is this image normal?", .answers = answers, .n_answers = 2, .k = 1, .mode = MODE_PAPER};
     if (ok) {
         q.image = png;
         q.image_bytes = n;
-        ok = diagnose(w->p->o.en, w->kern, &q, w->a, &out, e);
+        ok = diagnose(w->p->o.en, w->kern, &q, w->a[0], &out, e);
     }
     double sum = 0;
     for (int i = 0; ok && i < out.A; i++) sum += out.prob[i];
     if (ok && !(fabs(sum - 1) < 1e-4)) ok = err_set(e, ERR_FILE, "warm-up: the answer's probabilities sum to %g, not 1: are the weights sound?", sum);
-    arena_reset(w->a);
+    arena_reset(w->a[0]);
     return ok;
 }
 
@@ -206,31 +209,77 @@ static void compute(worker *w, job *j)
         q.open.on_text = emit;
         q.open.on_text_ctx = &to;
     }
-    if (j->retrieve_only) diagnose_retrieve(en, w->kern, &q, w->a, &a, &j->why);
-    else diagnose(en, w->kern, &q, w->a, &a, &j->why);
+    if (j->retrieve_only) diagnose_retrieve(en, w->kern, &q, w->a[0], &a, &j->why);
+    else diagnose(en, w->kern, &q, w->a[0], &a, &j->why);
     respond(w, j, &q, &a);
+}
+
+/* Closed questions share their passes over the weights; an open one takes a step for each token by itself. */
+static bool can_share(void *item, void *ctx)
+{
+    const job *j = item;
+    (void)ctx;
+    return !j->retrieve_only && diagnose_task(j->q) != TASK_OPEN;
+}
+
+static void compute_together(worker *w, job **j, int n)
+{
+    diagnose_job d[MAX_TOGETHER] = {0};
+    answer       a[MAX_TOGETHER] = {0};
+    for (int i = 0; i < n; i++) d[i] = (diagnose_job){j[i]->q, w->a[i], &a[i], &j[i]->why};
+    diagnose_many(w->p->o.en, w->kern, d, n);
+    for (int i = 0; i < n; i++) respond(w, j[i], j[i]->q, &a[i]);
+}
+
+/* The job's turn has come; false: nobody waits for it any more. */
+static bool take(pool *p, job *j)
+{
+    double now = clock_ms();
+    j->queue_ms = now - j->queued_at;
+    metrics_queue_wait(p->o.m, j->queue_ms / 1e3);
+    if (!late(j, now) && !client_gone(j)) return true;
+    give_up(p, j, now);
+    return false;
+}
+
+/* The first job, and those that wait and can be read with it. */
+static int fill_batch(pool *p, job **j, job *first)
+{
+    int n = take(p, first);
+    j[0] = first;
+    if (n == 0 || !can_share(first, NULL)) return n;
+    for (job *next; n < p->o.batch && (next = queue_take_if(p->waiting, can_share, NULL)) != NULL;)
+        if (take(p, next)) j[n++] = next;
+    return n;
+}
+
+static void finish_batch(worker *w, job **j, int n, double ms)
+{
+    pool  *p = w->p;
+    size_t high = 0;
+    /* one job in eight: quick to follow a change of load, slow enough not to jump with one large image */
+    unsigned long us = (unsigned long)(ms * 1e3 / n), old = atomic_load(&p->recent_us);
+    atomic_store(&p->recent_us, old ? old - old / 8 + us / 8 : us);
+    for (int i = 0; i < n; i++)
+        if (arena_high_water(w->a[i]) > high) high = arena_high_water(w->a[i]);
+    if (high > atomic_load(&w->high)) atomic_store(&w->high, high);
+    atomic_fetch_sub(&p->running, n);
+    for (int i = 0; i < n; i++) p->o.done(j[i]); /* it is the HTTP thread's again: do not touch it */
+    for (int i = 0; i < n; i++) arena_reset(w->a[i]);
 }
 
 static void *worker_main(void *arg)
 {
     worker *w = arg;
     pool   *p = w->p;
-    for (job *j; (j = queue_pop(p->waiting)) != NULL; arena_reset(w->a)) {
-        double now = clock_ms();
-        j->queue_ms = now - j->queued_at;
-        metrics_queue_wait(p->o.m, j->queue_ms / 1e3);
-        if (late(j, now) || client_gone(j)) {
-            give_up(p, j, now);
-            continue;
-        }
-        atomic_fetch_add(&p->running, 1);
-        compute(w, j);
-        /* one job in eight: quick to follow a change of load, slow enough not to jump with one large image */
-        unsigned long us = (unsigned long)((clock_ms() - now) * 1e3), old = atomic_load(&p->recent_us);
-        atomic_store(&p->recent_us, old ? old - old / 8 + us / 8 : us);
-        atomic_store(&w->high, arena_high_water(w->a));
-        atomic_fetch_sub(&p->running, 1);
-        p->o.done(j); /* j is the HTTP thread's again: do not touch it */
+    for (job *first, *j[MAX_TOGETHER]; (first = queue_pop(p->waiting)) != NULL;) {
+        double began = clock_ms();
+        int    n = fill_batch(p, j, first);
+        if (n == 0) continue;
+        atomic_fetch_add(&p->running, n);
+        if (n == 1) compute(w, j[0]);
+        else compute_together(w, j, n);
+        finish_batch(w, j, n, clock_ms() - began);
     }
     return NULL;
 }

@@ -32,6 +32,7 @@ typedef struct {
     const engine   *en;
     kernels *const *kern;    /* one per worker; kept */
     int             workers, queue;
+    int             batch;   /* jobs of those waiting that a worker reads in the same passes, at most MAX_TOGETHER; 0: 1 */
     size_t          arena_bytes;
     metrics        *m;
     void (*done)(job *j);    /* called by a worker, or by the thread in workers_sweep() */

@@ -114,6 +114,39 @@ static void a_queue_that_fills_during_the_upload_refuses_at_its_end(void **state
     end();
 }
 
+/* One worker, busy: what waits is taken in batches, each request with its own outcome; a retrieval has no passes to share. */
+static void waiting_requests_are_read_together(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    serving_defaults(&S);
+    S.cfg.workers = 1;
+    S.cfg.queue = 16;
+    S.cfg.batch = 4;
+    serving_start(&S);
+    fake.together = 0;
+    fake_set(true);
+    int running = send_one("", ""), fd[N];
+    fake_wait_inside(1);
+    text t = {0};
+    text_printf(&t, "{\"image\":\"%s\"}", picture64());
+    text retrieval = post_json("/v1/retrievals", "", t.s);
+    int  apart = dial(S.port);
+    assert_true(say(apart, retrieval.s, retrieval.len));
+    wait_for("jomed_queue_depth", 1);
+    for (int i = 0; i < N; i++) fd[i] = send_one("", i == 2 ? ",\"adapter\":\"unknown\"" : "");
+    wait_for("jomed_queue_depth", N + 1);
+    assert_int_equal(fake.together, 0);
+    fake_set(false);
+    finish_one(running, 200, NULL);
+    finish_one(apart, 200, NULL);
+    for (int i = 0; i < N; i++) finish_one(fd[i], i == 2 ? 422 : 200, i == 2 ? "adapter-unknown" : NULL);
+    assert_int_equal(fake.together, 4);
+    text_free(&t);
+    text_free(&retrieval);
+    end();
+}
+
 static void a_waiting_request_is_answered_at_its_deadline_and_never_computed(void **state)
 {
     (void)state;
@@ -378,6 +411,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_queue_says_no_at_once_and_says_when_to_come_back),
         cmocka_unit_test(a_queue_that_fills_during_the_upload_refuses_at_its_end),
+        cmocka_unit_test(waiting_requests_are_read_together),
         cmocka_unit_test(a_waiting_request_is_answered_at_its_deadline_and_never_computed),
         cmocka_unit_test(a_deadline_beyond_the_servers_is_refused),
         cmocka_unit_test(a_client_that_gives_up_while_waiting_costs_no_work),
