@@ -1,6 +1,7 @@
 /* bench_reader.c - how fast is a reader on this machine: prefill, vision, decode, and one case cold and warm.
  *     bench_reader DIR [--threads N] [--products bf16|f32] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
  *                      [--k 4] [--case-image 224] [--answers 2] [--adapter DIR] [--device cpu]
+ *                      [--pass-tokens N]: what one packed pass takes (default: as the device says)
  * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by the kernels'
  * own count. The first run is not counted. Ends with the peak of resident memory beside the size of the weights. Pictures
  * are grey noise, tokens random: a forward pass takes the same time whatever they say. With an adapter each task is run
@@ -19,7 +20,7 @@ enum { MAX_REPEATS = 100 };
 
 typedef struct {
     const char *dir, *adapter_dir, *device;
-    int         threads, tokens, image_px, decode, repeats, k, case_px, answers;
+    int         threads, tokens, image_px, decode, repeats, k, case_px, answers, pass_tokens;
     precision   products;
 } options;
 
@@ -205,7 +206,8 @@ static bool parse(options *o, int argc, char **argv)
     const struct { const char *name; int *at; int least, most; } number[] = {
         {"--threads", &o->threads, 1, 1024}, {"--tokens", &o->tokens, 2, 32768}, {"--image", &o->image_px, 28, 4096},
         {"--decode", &o->decode, 1, 4096}, {"--repeats", &o->repeats, 1, MAX_REPEATS}, {"--k", &o->k, 0, 64},
-        {"--case-image", &o->case_px, 28, 4096}, {"--answers", &o->answers, 2, 16}};
+        {"--case-image", &o->case_px, 28, 4096}, {"--answers", &o->answers, 2, 16},
+        {"--pass-tokens", &o->pass_tokens, 1, 1 << 20}};
     *o = (options){.dir = argc > 1 ? argv[1] : NULL, .threads = 1, .tokens = 512, .image_px = 448, .decode = 32, .repeats = 5,
                    .k = 4, .case_px = 224, .answers = 2, .products = PRECISION_BF16, .device = "cpu"};
     for (int i = 2; i + 1 < argc; i += 2) {
@@ -236,7 +238,8 @@ int main(int argc, char **argv)
     err   e = {0};
     if (!parse(&b.o, argc, argv)) {
         fprintf(stderr, "usage: bench_reader DIR [--threads N] [--products bf16|f32] [--tokens N] [--image PX] [--decode N]\n"
-                        "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n");
+                        "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
+                        "                    [--pass-tokens N]\n");
         return 2;
     }
     double          start = clock_ms();
@@ -245,6 +248,7 @@ int main(int argc, char **argv)
     reader_options  ro = {.cache_bytes = (size_t)1 << 30, .adapters = &adapter, .n_adapters = b.o.adapter_dir ? 1 : 0};
     b.a = arena_new(0);
     bool ok = b.a && kernels_open(&b.k, &ko, &e) && reader_open(&b.r, b.o.dir, &ro, b.k, &e);
+    if (ok && b.o.pass_tokens) b.k->pass_tokens = b.o.pass_tokens;
     if (ok) {
         printf("%s, %s products, %lld parameters, opened in %.0f ms\n", b.k->name, b.o.products == PRECISION_F32 ? "f32" : "bf16",
                (long long)reader_parameters(b.r), clock_ms() - start);
