@@ -220,7 +220,8 @@ static void attend_part(const attend_block *b)
             r += mr;
         }
     }
-    bool packed = false;
+    /* The last query before the tree, if it is among these, had the keys packed last that nodes go on behind. */
+    bool packed = node_of(a, b->i0) < 0;
     for (int i = b->i0; i < b->i0 + b->n_i; i++)
         if (node_of(a, i) >= 0) packed = attend_node(b, i, packed, padded, max, sum);
     for (int r = 0; r < R; r++) {
