@@ -66,15 +66,21 @@ static thread *take_next(warp *w)
 
 static void thread_main();
 
+static void becomes_self(thread *t)
+{
+    running.self = t;
+    running.stack_at = (uintptr_t)stack_base(t->stack);
+    simt_here.thread = t->at;
+    t->state = RUNS;
+}
+
 static void go(void **from, thread *next, bool leaving)
 {
-    running.self = next;
-    simt_here.thread = next->at;
     if (next->state == NEW) {
         next->stack = stack_take();
         next->sp = fiber_start(next->stack, thread_main);
     }
-    next->state = RUNS;
+    becomes_self(next);
     fiber_switch(from, next->sp, next->stack, leaving);
 }
 
@@ -115,9 +121,7 @@ static void thread_main()
         thread *next = take_next(w);
         if (next && next->state == NEW) {
             next->stack = self->stack;
-            next->state = RUNS;
-            running.self = next;
-            simt_here.thread = next->at;
+            becomes_self(next);
             continue;
         }
         stack_give(self->stack);
@@ -171,7 +175,10 @@ void grid_run(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t 
     int i = 0;
     for (unsigned z = 0; z < dim.z; z++)
         for (unsigned y = 0; y < dim.y; y++)
-            for (unsigned x = 0; x < dim.x; x++) running.threads[i++].at = {x, y, z};
+            for (unsigned x = 0; x < dim.x; x++, i++) {
+                running.threads[i].number = i;
+                running.threads[i].at = {x, y, z};
+            }
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) block_run({x, y, z});

@@ -4,7 +4,7 @@
  * do. An access may go to the thread's own stack, the kernel's parameters, constants and globals of the program, a block of
  * device memory, or shared memory. Anything else is out of bounds; host memory too, which a GPU cannot reach.
  *
- * Shared memory is watched byte by byte: who wrote it last, and two that read it since, of different warps if there are any. Two
+ * Shared memory is watched word by word, and byte by byte in words of which parts were touched: who wrote it last, and two that read it since, of different warps if there are any. Two
  * are enough: a writer is ordered with all of its own warp or not, so if it conflicts with any reader it does so with one of
  * the two (but for readers of one warp that met in a __syncwarp of a partial mask).
  * At a block's start it is 0xff: NaN as a float, -1 as an index. Reading that is no error (padding may be read and thrown away);
@@ -33,7 +33,9 @@ typedef uint64_t stamp;
 enum { ATOMIC_BIT = 1 << 15, FLIGHT_BIT = 1 << 14, WHO = MAX_THREADS - 1 };
 struct cell { stamp wrote, read, read_too; };
 
-struct region { uintptr_t begin, end; cell *cells; size_t dirty_from, dirty_to; };
+/* A cell a byte. In a word that is not split the first one's stands for all four. */
+enum { WORD = 4 };
+struct region { uintptr_t begin, end; cell *cells; bool *split; size_t dirty_from, dirty_to; };
 static region dynamic, fixed; /* shared memory: the launch's, and the static objects */
 
 static void *reserve(size_t bytes)
@@ -46,7 +48,9 @@ static void region_open(region *r, void *p, size_t bytes)
 {
     r->begin = (uintptr_t)p;
     r->end = r->begin + bytes;
-    r->cells = (cell *)reserve(bytes * sizeof(cell) + 1);
+    size_t words = bytes / WORD + 2; /* begin may lie inside of one */
+    r->cells = (cell *)reserve(words * WORD * sizeof(cell));
+    r->split = (bool *)reserve(words);
     r->dirty_to = bytes;
 }
 void checks_open()
@@ -89,15 +93,6 @@ void report(const thread *t, const void *pc, const char *fmt, ...)
 
 static const char *verb(access_kind kind) { return kind == READ ? "reads" : kind == WRITE ? "writes" : "changes atomically"; }
 
-[[noreturn]] static void report_race(const thread *t, const void *pc, const region *r, uintptr_t at, size_t bytes,
-                                     access_kind kind, stamp other, access_kind other_kind)
-{
-    const uint3 *o = &running.threads[other & WHO].at;
-    report(t, pc, "race: %s %zu bytes of %s shared memory at offset %zu; thread (%u, %u, %u) %s byte %zu with no barrier between",
-           verb(kind), bytes, r == &dynamic ? "dynamic" : "static", (size_t)(at - r->begin), o->x, o->y, o->z, verb(other_kind),
-           (size_t)(at - r->begin));
-}
-
 /* ------------------------------------------------------------------------------------------------------------- races */
 static uint64_t clock_of(const thread *t) { return t->clock > running.synced ? t->clock : running.synced + 1; }
 
@@ -110,51 +105,77 @@ static inline bool ordered(const thread *t, stamp s)
            || (other / LANES == self / LANES && running.warps[self / LANES].seen[self % LANES][other % LANES] >= clock);
 }
 
+struct touch { const thread *t; const void *pc; const region *r; uintptr_t a; size_t bytes; access_kind kind; stamp now; };
+
+[[noreturn]] static void report_race(const touch *x, stamp other, access_kind other_kind)
+{
+    const uint3 *o = &running.threads[other & WHO].at;
+    report(x->t, x->pc, "race: %s %zu bytes of %s shared memory at offset %zu; thread (%u, %u, %u) %s them with no barrier between",
+           verb(x->kind), x->bytes, x->r == &dynamic ? "dynamic" : "static", (size_t)(x->a - x->r->begin), o->x, o->y, o->z,
+           verb(other_kind));
+}
+
+[[noreturn]] static void report_flight(const touch *x, stamp s)
+{
+    const uint3 *o = &running.threads[s & WHO].at;
+    report(x->t, x->pc, "%s %zu bytes of shared memory at offset %zu, for which thread (%u, %u, %u) has not waited since its cp.async",
+           verb(x->kind), x->bytes, (size_t)(x->a - x->r->begin), o->x, o->y, o->z);
+}
+
+static inline void watch_cell(cell *c, const touch *x)
+{
+    stamp now = x->now;
+    if (x->kind == READ && c->read == now) return; /* a write would have cleared it */
+    if (c->wrote & FLIGHT_BIT && c->wrote >> 16 > running.started) report_flight(x, c->wrote);
+    if (c->wrote != now && !ordered(x->t, c->wrote) && !(x->kind == ATOMIC && c->wrote & ATOMIC_BIT))
+        report_race(x, c->wrote, c->wrote & ATOMIC_BIT ? ATOMIC : WRITE);
+    if (x->kind == READ) {
+        bool same_thread = (c->read & WHO) == (now & WHO), same_warp = (c->read & WHO) / LANES == (now & WHO) / LANES;
+        bool keep = same_thread
+                    || (same_warp && c->read_too >> 16 > running.synced && (c->read_too & WHO) / LANES != (now & WHO) / LANES);
+        if (!keep) c->read_too = c->read;
+        c->read = now;
+    } else {
+        if (!ordered(x->t, c->read)) report_race(x, c->read, READ);
+        if (!ordered(x->t, c->read_too)) report_race(x, c->read_too, READ);
+        c->wrote = now;
+        c->read = c->read_too = 0;
+    }
+}
+
+static size_t word_of(const region *r, uintptr_t a) { return a / WORD - r->begin / WORD; }
+
 static void watch(region *r, const thread *t, uintptr_t a, size_t bytes, access_kind kind, const void *pc)
 {
     size_t from = a - r->begin, to = from + bytes;
-    stamp  now = clock_of(t) << 16 | (kind == ATOMIC ? (stamp)ATOMIC_BIT : 0) | (stamp)number_of(t);
+    touch  x = {t, pc, r, a, bytes, kind, clock_of(t) << 16 | (kind == ATOMIC ? (stamp)ATOMIC_BIT : 0) | (stamp)number_of(t)};
     if (kind != READ) {
         if (from < r->dirty_from) r->dirty_from = from;
         if (to > r->dirty_to) r->dirty_to = to;
     }
-    for (cell *c = r->cells + from, *end = r->cells + to; c < end; c++, a++) {
-        if (c->wrote & FLIGHT_BIT && c->wrote >> 16 > running.started)
-            report(t, pc, "%s %zu bytes of shared memory at offset %zu, for which thread (%u, %u, %u) has not waited since its cp.async",
-                   verb(kind), bytes, from, running.threads[c->wrote & WHO].at.x, running.threads[c->wrote & WHO].at.y,
-                   running.threads[c->wrote & WHO].at.z);
-        if (c->wrote != now && !ordered(t, c->wrote) && !(kind == ATOMIC && c->wrote & ATOMIC_BIT))
-            report_race(t, pc, r, a, bytes, kind, c->wrote, c->wrote & ATOMIC_BIT ? ATOMIC : WRITE);
-        if (kind == READ) {
-            if (c->read == now) continue;
-            bool same_thread = (c->read & WHO) == (now & WHO), same_warp = (c->read & WHO) / LANES == (now & WHO) / LANES;
-            bool keep = same_thread
-                        || (same_warp && c->read_too >> 16 > running.synced && (c->read_too & WHO) / LANES != (now & WHO) / LANES);
-            if (!keep) c->read_too = c->read;
-            c->read = now;
-        } else {
-            if (!ordered(t, c->read)) report_race(t, pc, r, a, bytes, kind, c->read, READ);
-            if (!ordered(t, c->read_too)) report_race(t, pc, r, a, bytes, kind, c->read_too, READ);
-            c->wrote = now;
-            c->read = c->read_too = 0;
+    for (uintptr_t at = a, end = a + bytes; at < end;) {
+        size_t word = word_of(r, at), in_word = at % WORD, n = end - at < WORD - in_word ? end - at : WORD - in_word;
+        cell  *c = &r->cells[word * WORD];
+        if (n == WORD && !r->split[word]) watch_cell(c, &x);
+        else {
+            if (!r->split[word]) c[1] = c[2] = c[3] = c[0];
+            r->split[word] = n < WORD || kind == READ; /* a write of all four makes them one again */
+            for (size_t i = in_word; i < in_word + n; i++) watch_cell(&c[i], &x);
         }
+        at += n;
     }
 }
 
-static cell *cells_at(const void *p)
+/* What access_by() has just seen written: whole words. */
+static void mark(void *dst, size_t bytes, stamp s)
 {
-    uintptr_t a = (uintptr_t)p;
+    uintptr_t a = (uintptr_t)dst;
     region   *r = a - dynamic.begin < DYNAMIC_MAX ? &dynamic : &fixed;
-    return r->cells + (a - r->begin);
+    for (size_t i = 0; i < bytes; i += WORD) r->cells[word_of(r, a + i) * WORD].wrote = s;
 }
-void flight_begin(const thread *, void *dst, size_t bytes)
-{
-    for (cell *c = cells_at(dst), *end = c + bytes; c < end; c++) c->wrote |= FLIGHT_BIT;
-}
-void flight_end(const thread *t, void *dst, size_t bytes)
-{
-    for (cell *c = cells_at(dst), *end = c + bytes; c < end; c++) c->wrote = clock_of(t) << 16 | (stamp)number_of(t);
-}
+static stamp stamp_of(const thread *t) { return clock_of(t) << 16 | (stamp)number_of(t); }
+void flight_begin(const thread *t, void *dst, size_t bytes) { mark(dst, bytes, stamp_of(t) | FLIGHT_BIT); }
+void flight_end(const thread *t, void *dst, size_t bytes) { mark(dst, bytes, stamp_of(t)); }
 
 /* ------------------------------------------------------------------------------------------------------------ bounds */
 bool is_shared(const void *p, size_t bytes)
@@ -223,8 +244,12 @@ void shared_begin(size_t dynamic_bytes)
 /* Launchers are compiled with the kernels and come here too: they run on the host and may not touch the device. */
 static inline void seen(const void *p, size_t bytes, access_kind kind, const void *pc)
 {
-    if (__builtin_expect(in_kernel, 1)) access_by(running.self, p, bytes, kind, pc);
-    else if ((uintptr_t)p >= device_begin && (uintptr_t)p < device_end)
+    uintptr_t a = (uintptr_t)p;
+    if (__builtin_expect(in_kernel, 1)) {
+        if (a - running.stack_at < STACK_BYTES) return; /* the two most frequent, inline */
+        if (a - device_begin < device_end - device_begin && memory_touch_quickly(a, bytes)) return;
+        access_by(running.self, p, bytes, kind, pc);
+    } else if (a - device_begin < device_end - device_begin)
         report(NULL, pc, "%s %zu bytes of device memory", verb(kind), bytes);
 }
 

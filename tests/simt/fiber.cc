@@ -20,9 +20,6 @@ namespace simt {
 uintptr_t stacks_begin, stacks_end;
 static int free_stacks[MAX_THREADS], n_free; /* last given, first taken: it is in the cache */
 
-/* Each stack lies above a page that cannot be touched. */
-enum { SPAN = STACK_BYTES + PAGE };
-
 void fibers_open()
 {
     size_t bytes = (size_t)SPAN * MAX_THREADS;
@@ -36,9 +33,8 @@ void fibers_open()
     }
 }
 
-int      stack_take() { return free_stacks[--n_free]; }
-void     stack_give(int stack) { free_stacks[n_free++] = stack; }
-uint8_t *stack_base(int stack) { return (uint8_t *)stacks_begin + (size_t)stack * SPAN + PAGE; }
+int  stack_take() { return free_stacks[--n_free]; }
+void stack_give(int stack) { free_stacks[n_free++] = stack; }
 
 #if defined(__x86_64__) && !defined(SIMT_UCONTEXT)
 extern "C" void simt_switch(void **from, void *to);

@@ -19,7 +19,7 @@
 namespace simt {
 
 enum { MAX_THREADS = 1024, LANES = 32, MAX_WARPS = MAX_THREADS / LANES };
-enum { STACK_BYTES = 256 << 10, DYNAMIC_MAX = 227 << 10, DYNAMIC_DEFAULT = 48 << 10 };
+enum { PAGE = 4096, STACK_BYTES = 256 << 10, DYNAMIC_MAX = 227 << 10, DYNAMIC_DEFAULT = 48 << 10 };
 
 /* A warp function: all lanes of the mask bring their data, the last one does the work for all. */
 struct warp_function {
@@ -32,7 +32,8 @@ struct copy_in_flight { uint8_t *dst; const uint8_t *src; int bytes_valid, group
 enum thread_state : uint8_t { NEW, RUNS, AT_WARP, AT_BARRIER, LEFT };
 struct thread {
     void                       *sp;
-    int                         stack; /* -1: none yet */
+    int                         stack; /* once it has begun */
+    int                         number;
     thread_state                state;
     uint3                       at;
     const warp_function        *function; /* AT_WARP: which, with whom, on what */
@@ -59,6 +60,7 @@ struct block {
     size_t       dynamic_bytes;
     uint64_t     started, synced; /* time: at its start, at the last __syncthreads */
     thread      *self;            /* who runs */
+    uintptr_t    stack_at;        /* its stack */
     thread       threads[MAX_THREADS];
     warp         warps[MAX_WARPS];
 };
@@ -66,7 +68,7 @@ extern block running;              /* valid while a kernel runs; one does at a t
 extern uint64_t clock_now;
 extern thread_local bool in_kernel; /* this host thread runs kernel code */
 
-static inline int     number_of(const thread *t) { return (int)(t - running.threads); }
+static inline int     number_of(const thread *t) { return t->number; }
 static inline int     lane_of(const thread *t) { return number_of(t) % LANES; }
 static inline warp   *warp_of(const thread *t) { return &running.warps[number_of(t) / LANES]; }
 static inline thread *lane_at(const warp *w, int lane) { return &running.threads[(w - running.warps) * LANES + lane]; }
@@ -75,8 +77,9 @@ static inline thread *lane_at(const warp *w, int lane) { return &running.threads
 void     fibers_open();
 int      stack_take();
 void     stack_give(int stack);
-uint8_t *stack_base(int stack);
 extern uintptr_t stacks_begin, stacks_end;
+enum { SPAN = STACK_BYTES + PAGE }; /* each stack lies above a page that cannot be touched */
+static inline uint8_t *stack_base(int stack) { return (uint8_t *)stacks_begin + (size_t)stack * SPAN + PAGE; }
 void    *fiber_start(int stack, void (*entry)());
 /* leaving: the stack of *from is not needed again. */
 void     fiber_switch(void **from, void *to, int to_stack, bool leaving);
@@ -98,7 +101,6 @@ bool is_shared(const void *p, size_t bytes);
 [[noreturn]] void report(const thread *t, const void *pc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* memory.cc: device memory. */
-enum { PAGE = 4096 };
 extern uintptr_t device_begin, device_end; /* addresses that cudaMalloc may give */
 extern uint16_t *held; /* of each page: how many bytes belong to a block | FRESH while they are not filled */
 enum { FRESH = 0x8000 };

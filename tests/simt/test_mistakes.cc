@@ -166,12 +166,12 @@ static void races_in_shared_memory_are_found(void **)
     caught("missing second barrier", [] { LAUNCH(no_second_barrier, 1, 64, 0, 0, device<float>(64)); run(); },
            "no_second_barrier", "race", "with no barrier between");
     caught("missing __syncwarp", [] { LAUNCH(no_syncwarp, 1, 32, 0, 0, device<float>(32)); run(); },
-           "no_syncwarp", "race: reads", "writes byte");
+           "no_syncwarp", "race: reads", "writes them");
     caught("one place", [] { LAUNCH(all_write_one, 1, 2, 0, 0, device<int>(2)); run(); }, "all_write_one", "race: writes", "thread (1, 0, 0)");
     caught("a write behind reads", [] { LAUNCH(read_then_one_writes, 1, 96, 0, 0, device<int>(96)); run(); },
-           "read_then_one_writes", "thread (63, 0, 0): race: writes", "reads byte");
+           "read_then_one_writes", "thread (63, 0, 0): race: writes", "reads them");
     caught("atomic and plain", [] { LAUNCH(counts_plainly, 1, 4, 0, 0, device<int>(4)); run(); },
-           "counts_plainly", "race", "changes atomically byte");
+           "counts_plainly", "race", "changes atomically them");
     caught("half a warp", [] { LAUNCH(syncs_half, 1, 32, 0, 0, device<float>(32)); run(); }, "syncs_half", "race", "with no barrier between");
 }
 
@@ -276,7 +276,7 @@ static void cp_async_mistakes_are_found(void **)
     caught("a group too few", [] { float *x = device<float>(8); LAUNCH(waits_for_too_few, 1, 1, 64, 0, x, device<float>(2)); run(); },
            "waits_for_too_few", "offset 16", "has not waited");
     caught("no barrier behind the wait", [] { float *x = device<float>(8); LAUNCH(waits_alone, 1, 2, 64, 0, x, device<float>(2)); run(); },
-           "waits_alone", "thread (1, 0, 0): race: writes 16 bytes", "thread (0, 0, 0) reads");
+           "waits_alone", "thread (1, 0, 0): race: writes 16 bytes", "thread (0, 0, 0) reads them");
     caught("copy over readers", [] { float *x = device<float>(8); LAUNCH(copies_over_readers, 1, 2, 64, 0, x, device<float>(2)); run(); },
            "copies_over_readers", "race", "thread (");
     caught("source", [] { LAUNCH(copies_past, 1, 2, 64, 0, device<float>(7), 16); run(); },
@@ -353,7 +353,7 @@ static void lanes_that_do_not_meet_are_found(void **)
     caught("ldmatrix bounds", [] { LAUNCH(ldmatrix_outside, 1, 32, 31 * 16, 0, device<uint32_t>(32)); run(); },
            "ldmatrix_outside", "thread (31, 0, 0)", "is not shared memory");
     caught("ldmatrix race", [] { LAUNCH(ldmatrix_race, 1, 32, 512, 0, device<uint32_t>(32)); run(); },
-           "ldmatrix_race", "race: reads 4 bytes", "writes byte");
+           "ldmatrix_race", "race: reads 4 bytes", "writes them");
 }
 
 static __global__ void overflows(int *y, int rows, int cols) { y[0] = rows * cols > 0; }
