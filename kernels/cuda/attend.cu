@@ -300,7 +300,7 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
  * the scores of the tile's group w of 16 keys and the columns 16 (w + 4 c) of the output, from weights that all have left in
  * shared memory. Two tiles of keys and values are under way. */
 template <int DIM>
-static __global__ void __launch_bounds__(THREADS) attend_narrow(const sequence *all, heads h)
+static __global__ void __launch_bounds__(THREADS, 4) attend_narrow(const sequence *all, heads h)
 {
     enum { PITCH = tile<DIM>::PITCH, ELEMENTS = tile<DIM>::ELEMENTS, C = DIM / (16 * WARPS) };
     DYNAMIC_SHARED(uint8_t, shared);

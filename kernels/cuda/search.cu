@@ -122,7 +122,7 @@ static __device__ void add_counts(uint32_t *to, const uint32_t *bins, int n)
 }
 
 /* z: [pitch], zeros behind dim. A warp takes ROWS rows at a time, so that as many 16-byte loads a lane are under way. */
-static __global__ void __launch_bounds__(THREADS, 3) scan_kernel(uint32_t *key, selection *s, const __half *rows, const float *z, int64_t n, int pitch)
+static __global__ void __launch_bounds__(THREADS, 2) scan_kernel(uint32_t *key, selection *s, const __half *rows, const float *z, int64_t n, int pitch)
 {
     DYNAMIC_SHARED(float, query);
     __shared__ uint32_t bins[BINS];
