@@ -15,9 +15,10 @@ LDLIBS   = $(CUDA_LIBS) -lmicrohttpd -lgnutls -linih -ljansson -lsqlite3 -lzip -
 # architecture named (the last also as PTX, for GPUs to come). A kernel that spills registers does not build.
 NVCC       ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local/cuda/bin)))
 GPU        ?= 0
-CUDA_ARCHS ?= 80 86 89 90a 100
-CUDA_PTX   ?= $(lastword $(CUDA_ARCHS))
-NVFLAGS     = -std=c++17 -O3 -g --fmad=false -I. -MMD -MP $(CUDA_ARCHS:%=-gencode arch=compute_%,code=sm_%) \
+CUDA_KNOWN := $(if $(filter 0,$(GPU)),,$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
+CUDA_ARCHS ?= $(foreach a,80 86 89 90a 100,$(if $(filter $(a:a=),$(CUDA_KNOWN)),$(a)))
+CUDA_PTX   ?= $(patsubst %a,%,$(lastword $(CUDA_ARCHS)))
+NVFLAGS     = -std=c++17 -O3 -g --fmad=false -I. -MMD -MP $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(,)code=sm_$(a)) \
               -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) -Xptxas -v -Xcompiler -pthread,-Wall,-Wextra,-Wno-unused-function
 CUDA_LIBS   = $(if $(filter 0,$(GPU)),,-L$(NVCC:%/bin/nvcc=%/lib64) -lcudart_static -ldl -lrt)
 # What kernels, reader and base alone want of it, where tools/carry.sh brought no more.

@@ -132,9 +132,13 @@ static void gpu_put(kernels *k, act *dst, const float *src, size_t n)
         send_all(g, dst, src, n * sizeof *src);
         return;
     }
-    size_t       mark = k->mark(k);
-    const float *wide = (const float *)cuda_stage(g, src, n * sizeof *src);
-    if (wide) cuda_round(g, (bf16 *)dst, wide, n);
+    size_t mark = k->mark(k), most = g->staging.half_bytes / sizeof *src, piece;
+    float *wide = (float *)cuda_take(g, (n < most ? n : most) * sizeof *src);
+    for (size_t at = 0; wide && at < n; at += piece) { /* into the same scratch again: the stream has read it by then */
+        piece = n - at < most ? n - at : most;
+        if (!send_all(g, wide, src + at, piece * sizeof *src)) break;
+        cuda_round(g, (bf16 *)dst + at, wide, piece);
+    }
     k->back(k, mark);
 }
 
@@ -146,11 +150,12 @@ static void gpu_get(kernels *k, float *dst, const act *src, size_t n)
         cuda_fetch(g, dst, src, n * sizeof *dst);
         return;
     }
-    size_t mark = k->mark(k);
-    float *wide = (float *)cuda_take(g, n * sizeof *dst);
-    if (wide) {
-        cuda_widen(g, wide, (const bf16 *)src, n);
-        cuda_fetch(g, dst, wide, n * sizeof *dst);
+    size_t mark = k->mark(k), most = g->staging.half_bytes / sizeof *dst, piece;
+    float *wide = (float *)cuda_take(g, (n < most ? n : most) * sizeof *dst);
+    for (size_t at = 0; wide && at < n; at += piece) {
+        piece = n - at < most ? n - at : most;
+        cuda_widen(g, wide, (const bf16 *)src + at, piece);
+        if (!cuda_fetch(g, dst + at, wide, piece * sizeof *dst)) break;
     }
     k->back(k, mark);
 }

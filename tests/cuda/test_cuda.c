@@ -2,6 +2,9 @@
 #include "tests/cuda/gpu.h"
 
 #include "base/memory.h"
+#ifdef JOMED_SIMT
+#include "tests/simt/control.h"
+#endif
 
 static void devices_are_named(void **state)
 {
@@ -235,6 +238,90 @@ static void nothing_is_done_after_a_failure(void **state)
     k->free_(k, d);
 }
 
+#ifdef JOMED_SIMT
+/* The n-th call to CUDA has no memory to give, for each n of an opening and of a weight's: an error or success, and nothing leaks. */
+static void every_call_of_an_opening_may_fail(void **state)
+{
+    (void)state;
+    float  v[6] = {1, 2, 3, 4, 5, 6};
+    tensor t = {.name = "block.weight", .file = "model.safetensors", .data = v, .type = DTYPE_F32, .count = 6};
+    size_t used = simt_memory_used();
+    long   handles = simt_handles_used(), calls = 1;
+    for (long n = -1; n < calls; n++) { /* -1: none fails, to count */
+        kernels *k = NULL;
+        weight   w;
+        err      e = {0};
+        long     before = simt_calls();
+        if (n >= 0) simt_fail(cudaErrorMemoryAllocation, n);
+        bool opened = kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e);
+        bool whole = opened && k->weight_open(k, &w, &t, 2, 3, &e);
+        simt_fail(cudaSuccess, 0);
+        if (n < 0) calls = simt_calls() - before;
+        assert_true(whole == (e.code == ERR_NONE));
+        assert_true(opened == (k != NULL));
+        assert_true(whole || e.text[0]);
+        if (whole) k->weight_close(k, &w);
+        if (opened) k->close(k);
+        if (simt_memory_used() != used || simt_handles_used() != handles)
+            fail_msg("call %ld of %ld failed: %zu bytes and %ld handles are left", n, calls, simt_memory_used() - used, simt_handles_used() - handles);
+    }
+    assert_true(calls > 20);
+}
+
+static void no_gpu_is_said_and_auto_takes_the_cpu(void **state)
+{
+    (void)state;
+    kernels *k = NULL;
+    err      e;
+    simt_set_devices(0);
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0"}, &e), e, ERR_USAGE, "cuda:0: this machine has no NVIDIA GPU");
+    e = (err){0};
+    OK(kernels_open(&k, &(kernels_options){.threads = 1, .scratch_bytes = 4096}, &e), e);
+    simt_set_devices(1);
+    assert_int_equal(strncmp(k->name, "cpu ", 4), 0);
+    k->close(k);
+}
+
+/* A driver that is too old stops auto as well: a machine with a GPU does not quietly compute on its CPU. */
+static void an_old_driver_is_said(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"auto", "cuda:0"};
+    for (int i = 0; i < 2; i++) {
+        kernels *k = NULL;
+        err      e;
+        simt_fail(cudaErrorInsufficientDriver, 0);
+        FAILS(kernels_open(&k, &(kernels_options){.device = devices[i], .scratch_bytes = 4096}, &e), e, ERR_GPU, "the NVIDIA driver supports CUDA up to");
+        simt_fail(cudaSuccess, 0);
+        assert_string_equal(e.field, "device");
+        assert_null(k);
+    }
+}
+
+/* The device fails in the middle of a pass: sync says so in CUDA's words, and what is asked for later is not done. */
+static void a_lost_device_is_kept(void **state)
+{
+    (void)state;
+    kernels *k = NULL;
+    err      e = {0};
+    float    x[8] = {1, 2, 3, 4, 5, 6, 7, 8}, y[8] = {0};
+    OK(kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e), e);
+    act *d = k->alloc(k, sizeof x);
+    k->put(k, d, x, 8);
+    simt_fail(cudaErrorLaunchFailure, 1);
+    k->add(k, d, d, 8);
+    k->add(k, d, d, 8);
+    k->get(k, y, d, 8);
+    FAILS(k->sync(k, &e), e, ERR_GPU, "cuda:0 ");
+    assert_non_null(strstr(e.text, cudaGetErrorString(cudaErrorLaunchFailure)));
+    assert_true(y[0] == 0);
+    simt_fail(cudaSuccess, 0);
+    FAILS(k->sync(k, &e), e, ERR_GPU, "cuda:0 "); /* kept, also when the device seems well again */
+    k->free_(k, d);
+    k->close(k);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +331,10 @@ int main(void)
         cmocka_unit_test(long_transfers_arrive_whole),    cmocka_unit_test(put_rounds_as_the_host_does),
         cmocka_unit_test(weights_arrive_as_the_table_multiplies_them), cmocka_unit_test(wrong_weights_are_named),
         cmocka_unit_test(nothing_is_done_after_a_failure),
+#ifdef JOMED_SIMT
+        cmocka_unit_test(every_call_of_an_opening_may_fail), cmocka_unit_test(no_gpu_is_said_and_auto_takes_the_cpu),
+        cmocka_unit_test(an_old_driver_is_said),          cmocka_unit_test(a_lost_device_is_kept),
+#endif
     };
     return cmocka_run_group_tests_name("cuda table", tests, NULL, gpu_close_all);
 }
