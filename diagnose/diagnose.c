@@ -7,6 +7,7 @@
 #include "diagnose/check.h"
 #include "diagnose/labels.h"
 #include "diagnose/open.h"
+#include "kernels/range.h"
 
 const char RESEARCH_USE[] = "For research use only. Not for diagnostic procedures.";
 const char JOMED_VERSION[] = "0.1.0";
@@ -222,8 +223,10 @@ static run begin(const engine *en, kernels *kern, const diagnose_request *q, are
 /* A step of each request that has not failed. */
 static void each(run *r, int n, int next, bool (*step)(run *r, err *e))
 {
+    if (step) range_begin(STAGE_NAME[next]);
     for (int i = 0; i < n; i++)
         if (r[i].ok) r[i].ok = at(&r[i], next, r[i].e) && (!step || step(&r[i], r[i].e));
+    if (step) range_end();
 }
 
 static bool check(run *r, err *e) { return diagnose_check(r->q, e) && choose_adapter(r, e); }
@@ -240,7 +243,9 @@ void diagnose_many(const engine *en, kernels *kern, const diagnose_job *job, int
     each(r, n, STAGE_RETRIEVE, find);          /* K candidates, p_R(z_k | q)        */
     each(r, n, STAGE_PASSAGES, load_passages); /* their captions and origins        */
     each(r, n, STAGE_READ, NULL);
+    range_begin(STAGE_NAME[STAGE_READ]);
     read_all(en, kern, r, n);                  /* f32 [K,A] log p(a | z_k o q)      */
+    range_end();
     each(r, n, STAGE_FUSE, conclude);          /* f32 [A], sums to 1; the agreement */
     each(r, n, N_STAGES, NULL);
 }

@@ -1,5 +1,6 @@
 #include "reader/candidate.h"
 
+#include "kernels/range.h"
 #include "reader/vision_cache.h"
 
 int reader_branch(const reader *r, const reader_query *q) { return r->merged ? 0 : q->adapter; }
@@ -141,10 +142,13 @@ bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err 
     arena_mark am = arena_here(a);
     for (int i = 0; i < n_todo; i++) make_room(r, k, &p[todo[i]]); /* before the pass's own scratch, which goes back */
     size_t mark = k->mark(k);
-    bool   ok = run_prefixes(r, k, p, todo, n_todo, a, e);
+    range_begin("prefixes");
+    bool ok = run_prefixes(r, k, p, todo, n_todo, a, e);
     k->back(k, mark);
     arena_back(a, am);
-    if (!ok || !k->sync(k, e)) return false;
+    ok = ok && k->sync(k, e);
+    range_end();
+    if (!ok) return false;
 
     for (int i = n - 1; i >= 0; i--) { /* from the end, since what computes another's stands before it */
         int from = p[i].ready ? i : computed_by(p, i);

@@ -10,6 +10,7 @@
  * with it (kernels.h), so a candidate's depend on (passage, query, answers) alone. Nothing is sampled or approximated. */
 #include <string.h>
 
+#include "kernels/range.h"
 #include "reader/candidate.h"
 #include "reader/labels.h"
 
@@ -283,7 +284,10 @@ static bool run_group(batch *b, err *e)
     if (!prefixes_compute(b->r, b->k, b->z, b->n, b->a, e)) return false;
     drop_failed(b);
     if (b->n == 0) return true;
-    if (!run_queries(b, e)) return false;
+    range_begin("queries");
+    bool ok = run_queries(b, e);
+    range_end();
+    if (!ok) return false;
     for (int i = 0; i < b->n; i++)
         if (!account(b, i, e)) return false;
     return true;

@@ -9,6 +9,10 @@
 extern "C" {
 #include "base/memory.h"
 }
+#include "kernels/range.h"
+#ifndef JOMED_SIMT
+#include <nvtx3/nvToolsExt.h>
+#endif
 
 enum { MIN_CAPABILITY = 80, GPU_PASS_TOKENS = 4096 };
 /* EXACT_BYTES: scratch of the f32 table beside a bf16 one, in which the retriever runs: a picture or a caption at a time. */
@@ -322,3 +326,7 @@ bool cuda_open(kernels **out, const kernels_options *o, int device, err *e)
     *out = k;
     return true;
 }
+
+/* --------------------------------------------------------------------------------------------------------------- profilers */
+void range_begin(const char *name) { (void)nvtxRangePushA(name); }
+void range_end(void) { (void)nvtxRangePop(); }
