@@ -16,8 +16,8 @@ flavour() { # name, make arguments...
     [ "$(wc -l <"$JOMED_RESULTS")" -gt "$before" ] || echo "0 1 0" >>"$JOMED_RESULTS" # did not build: that is a failure too
 }
 flavour "as shipped" B=build WERROR="$werror" check
-flavour "AddressSanitizer + UndefinedBehaviorSanitizer" B=build-asan OPT="-O1 -g" \
+flavour "AddressSanitizer + UndefinedBehaviorSanitizer" B=build-asan GPU=0 OPT="-O1 -g" \
     SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" check-sanitized
-flavour "ThreadSanitizer" B=build-tsan OPT="-O1 -g" SAN="-fsanitize=thread" check-threads
+flavour "ThreadSanitizer" B=build-tsan GPU=0 OPT="-O1 -g" SAN="-fsanitize=thread" check-threads
 awk '{p += $1; f += $2; k += $3} END {printf "%d passed, %d failed, %d skipped\n", p, f, k; exit f > 0}' "$JOMED_RESULTS" || status=1
 exit $status

@@ -8,9 +8,9 @@
  *     wide   128 x 128,  64 deep   prefill and vision
  *
  * Same bits whatever T: in every shape an output is one chain of mma.sync.m16n8k16 from k = 0 upwards, accumulated in f32 in one
- * register, with x as the first operand. Shapes differ only in which outputs share a block. Hence no split of K: decoding does not
- * need it, since N / 8 chains of 33 cycles a step keep ahead of the memory (docs/PERF.md). What lies past K is zeros, and adding
- * 0 * 0 changes nothing.
+ * register, with x as the first operand. Shapes differ only in which outputs share a block. Hence no split of K; decoding has N / 8
+ * chains side by side instead, each with 256 elements of k in a stage, so that a barrier is paid once in 16 steps. What lies past
+ * K is zeros, and adding 0 * 0 changes nothing.
  *
  * Tiles and fragments are in tile.cuh; cp.async fills STAGES - 1 tiles ahead.
  *
