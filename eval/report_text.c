@@ -132,7 +132,7 @@ static void label_rows(text *t, const json_t *s)
     row(t, sets, "auroc", "AUROC, mean over labels");
     row(t, sets, "average_precision", "average precision, mean over labels");
     row(t, sets, "inconsistent", "candidates disagree");
-    if (json_object_get(sets, "oracle")) row(t, sets, "oracle", "oracle: some candidate has the set right");
+    if (json_object_get(sets, "oracle")) row(t, sets, "oracle", "oracle: some candidate is right");
     if (json_object_get(sets, "unparsed")) row(t, sets, "unparsed", "lists with an item that is no label");
     if (count(sets, "n_undefined"))
         text_printf(t, "  %lld labels lack cases with or without them: no AUROC, no average precision\n",
