@@ -48,7 +48,7 @@ static fixture *start(const golden_run *run)
     fixture *f = calloc(1, sizeof *f);
     assert_non_null(f);
     f->run = run;
-    f->k = open_cpu(run->products, 1);
+    f->k = open_device(TEST_DEVICE, run->products, 1);
     f->r = run->lora ? open_reader_with(run->dir, run->lora, run->merge, f->k) : open_reader(run->dir, 0, f->k);
     f->adapter = run->lora && !run->merge;
     f->a = arena_new(0);

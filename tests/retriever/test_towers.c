@@ -33,11 +33,15 @@ static const tensor *gold(const char *owner, const char *name)
     return t;
 }
 
+#ifndef TEST_DEVICE /* tests/cuda has the same cases on another one */
+#define TEST_DEVICE "cpu"
+#endif
+
 static kernels *open_kernels(int threads)
 {
     kernels        *k = NULL;
     err             e = {0};
-    kernels_options o = {.device = "cpu", .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)64 << 20};
+    kernels_options o = {.device = TEST_DEVICE, .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)64 << 20};
     OK(kernels_open(&k, &o, &e), e);
     return k;
 }
@@ -647,7 +651,7 @@ static void exhausted_scratch_is_an_error(void **state)
     kernels        *small = NULL;
     err             e = {0};
     float           z[E];
-    kernels_options o = {.device = "cpu", .threads = 1, .scratch_bytes = 65536};
+    kernels_options o = {.device = TEST_DEVICE, .threads = 1, .scratch_bytes = 65536};
     OK(kernels_open(&small, &o, &e), e);
     FAILS(vision_tower_embed(v, small, gold(PICTURE[0], "pixel_values")->data, z, NULL, mem, &e), e, ERR_MEMORY, "");
     small->close(small);

@@ -1,0 +1,25 @@
+/* test_qwen2vl.c - the goldens of tests/reader/test_qwen2vl.c on the CUDA table: every stage, greedy continuation and answers, in f32, in
+ * bf16, with adapters. On a GPU all of them; in the emulation one picture or two of each kind. */
+#define TEST_DEVICE "cuda:0"
+#define main all_cases
+#include "tests/reader/test_qwen2vl.c"
+#undef main
+
+int main(void)
+{
+#ifdef JOMED_SIMT
+    const struct CMUnitTest tests[] = {
+        TEST(every_stage_matches_the_reference, F32, two_images),
+        TESTS(every_stage_matches_the_reference, BF16),
+        TEST(every_stage_matches_the_reference, TEXT, one_image),
+        TEST(every_stage_matches_the_reference, BOTH, one_image),
+        TEST(greedy_continuation_matches_the_reference, F32, one_image),
+        TEST(answers_in_one_pass_have_the_reference_logps, WIDE, multi_turn),
+        TEST(answers_in_one_pass_have_the_reference_logps, BOTHM, square_image),
+    };
+    (void)all_cases;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+#else
+    return all_cases();
+#endif
+}
