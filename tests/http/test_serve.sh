@@ -43,6 +43,18 @@ has "$first" '"intended_use":"For research use only' "the answer says what it is
 printf '{"image": "%s", "question": "Is this breast ultrasound malignant?", "answers": ["Yes", "No"]}' "$(base64 -w0 $picture)" >"$dir/json"
 is "$(ask -H 'Content-Type: application/json' --data-binary "@$dir/json" "$url/v1/diagnoses")" 200 "a JSON body"
 is "$(answer "$dir/body")" "$first" "JSON and multipart give the same bits"
+# labels, each the closed question that it stands for
+asked="image=@$picture"; question='question=Which of these does it show?'
+is "$(ask -F "$asked" -F "$question" -F labels=cyst -F "labels=a malignant mass" "$url/v1/diagnoses")" 200 "labels are answered"
+of_label=$(sed -E 's/.*"label":"a malignant mass","probability":([0-9.e-]*).*/\1/' "$dir/body")
+has "$(cat "$dir/body")" '"present":[' "the answer says which are present"
+is "$(ask -F "$asked" -F "labels=a malignant mass" -F labels=cyst -F "$question" "$url/v1/diagnoses")" 200 "the labels turned round"
+is "$(sed -E 's/.*"label":"a malignant mass","probability":([0-9.e-]*).*/\1/' "$dir/body")" "$of_label" "a label does not depend on the others"
+is "$(ask -F "$asked" -F "$question
+a malignant mass?" -F answers=Yes -F answers=No "$url/v1/diagnoses")" 200 "the same as a closed question"
+is "$(sed -E 's/.*"answer":"Yes","probability":([0-9.e-]*).*/\1/' "$dir/body")" "$of_label" "a label is its closed question"
+is "$(ask -F "$asked" -F "$question" -F labels=cyst -F answers=a -F answers=b "$url/v1/diagnoses")" 422 "labels beside answers"
+has "$(cat "$dir/body")" '"type":"urn:jomed:problem:field-conflict"' "is a conflict"
 is "$(ask -F "image=@$picture" -F k=50 "$url/v1/retrievals")" 200 "a picture's neighbours are retrieved"
 id=$(sed -E 's/.*"candidates":\[\{"id":([0-9]+).*/\1/' "$dir/body")
 is "$(ask "$url/v1/passages/$id")" 200 "a candidate can be looked up"
