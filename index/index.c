@@ -18,8 +18,8 @@
 
 const char *const HEAD_NAME[N_HEADS] = {"image", "text"};
 
-/* More than k are fetched at once: 16 from FAISS, whose own rounding is tiny. On the device, whose rows are rounded to f16, scores
- * lie 1e-4 apart or less; there more cost nothing but their rescoring. */
+/* More than k are fetched at once: 16 from FAISS, whose own rounding is tiny. The device's rows are rounded to f16, which may
+ * move a score by more than neighbours are apart; there more cost nothing but their rescoring. */
 enum { FETCH_MARGIN = 16, DEVICE_MARGIN = 112 };
 
 struct passage_index {
@@ -151,13 +151,16 @@ bool index_use(passage_index *ix, search_choice how, kernels *k, err *e)
 {
     const bool rows = vectors_exact(ix->head[HEAD_IMAGE]) && vectors_exact(ix->head[HEAD_TEXT]);
     if (how == SEARCH_EXACT && !k->vectors_open)
-        return err_at(e, ERR_USAGE, NULL, "search", "search: exact runs on a GPU, the device is %s; faiss is as exact on a Flat index", k->name);
+        return err_at(e, ERR_USAGE, NULL, "search", "search: exact runs on a GPU, the device is %s; faiss is as exact on a Flat "
+                      "index", k->name);
     if (how == SEARCH_EXACT && !rows)
-        return err_at(e, ERR_USAGE, NULL, "search", "search: exact needs the vectors themselves, a %s index does not keep them; take faiss, or build it Flat",
-                      ix->m.factory);
+        return err_at(e, ERR_USAGE, NULL, "search", "search: exact needs the vectors themselves, a %s index does not keep them; "
+                      "take faiss, or build it Flat", ix->m.factory);
     leave_device(ix);
-    if (how == SEARCH_FAISS_GPU)
-        return vectors_to_gpu(ix->head[HEAD_IMAGE], k->gpu < 0 ? 0 : k->gpu, e) && vectors_to_gpu(ix->head[HEAD_TEXT], k->gpu < 0 ? 0 : k->gpu, e);
+    if (how == SEARCH_FAISS_GPU) {
+        int gpu = k->gpu < 0 ? 0 : k->gpu;
+        return vectors_to_gpu(ix->head[HEAD_IMAGE], gpu, e) && vectors_to_gpu(ix->head[HEAD_TEXT], gpu, e);
+    }
     if (how == SEARCH_FAISS || !k->vectors_open || !rows) return true;
     return upload(ix, k, e);
 }
@@ -179,7 +182,8 @@ static int by_score(const void *a, const void *b)
 }
 
 /* The fetch best of one head by whatever searches it, which may round as slack_of() says. */
-static bool fetch_rough(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, float *score, int64_t *id, err *e)
+static bool fetch_rough(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, float *score, int64_t *id,
+                        err *e)
 {
     if (!ix->on_device) return vectors_search(ix->head[h], z, fetch, score, id, e);
     if (!kern) return err_set(e, ERR_BUG, "index: a search on the device needs kernels");

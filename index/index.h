@@ -1,8 +1,8 @@
 /* index.h - the retrieval index: a folder of passages (SQLite) and two FAISS indexes, opened read-only.
  * Layout: design.md section 7, docs/DESIGN.md. A passage is an (image, caption) pair with its origin.
  * Search is by inner product of unit vectors; equal scores go by the lower id, exactly: the search over-fetches until
- * the score drops, and scores are recomputed from the stored vectors in one fixed order where the index keeps them. So what
- * finds the candidates, FAISS or a device's own search of rounded vectors, shows in no result of an exact index.
+ * the score drops, and scores are recomputed from the stored vectors in one fixed order where the index keeps them. So
+ * what finds the candidates, FAISS or a device's own search of rounded vectors, shows in no result of an exact index.
  * Threads  one passage_index may be searched by many threads at once, each with its own kernels. */
 #ifndef JOMED_INDEX_INDEX_H
 #define JOMED_INDEX_INDEX_H
@@ -32,13 +32,14 @@ bool index_open(passage_index **out, const char *dir, const char *retriever_hash
 void index_close(passage_index *ix); /* NULL is fine */
 const index_info *index_describe(const passage_index *ix);
 
-/* What finds the candidates: FAISS as the index was built, FAISS on a GPU, or all vectors on the device in f16. AUTO: EXACT where the
- * device can and the index keeps its rows, else FAISS. */
+/* What finds the candidates: FAISS as the index was built, FAISS on a GPU, or all vectors on the device in f16. AUTO: EXACT
+ * where the device can and the index keeps its rows, else FAISS. */
 typedef enum { SEARCH_AUTO, SEARCH_FAISS, SEARCH_FAISS_GPU, SEARCH_EXACT } search_choice;
 bool search_parse(search_choice *out, const char *name); /* "auto", "faiss", "faiss-gpu", "exact" */
 
-/* Before the first search, or again between two. k uploads the vectors where the device searches; it must outlive the index, and the kernels of searches
- * must be of its device. ERR_USAGE: this build, device or index has no such search, and what to do. ERR_MEMORY. */
+/* Before the first search, or again between two. k uploads the vectors where the device searches; it must outlive the index,
+ * and the kernels of searches must be of its device. ERR_USAGE: this build, device or index has no such search, and what to
+ * do. ERR_MEMORY. */
 bool index_use(passage_index *ix, search_choice how, kernels *k, err *e);
 const char *index_searcher(const passage_index *ix); /* as search_parse() takes it, never "auto" */
 
@@ -49,8 +50,8 @@ typedef struct {
 } exclusion;
 void index_image_hash(uint8_t out[32], const image *img); /* SHA-256 over "W H\n" and the RGB bytes */
 
-/* The k best passages of one head, best first; fewer where the index has fewer. hits live in a. kern: the caller's, for a search on
- * the device; NULL is fine where index_use() was not asked for one. */
+/* The k best passages of one head, best first; fewer where the index has fewer. hits live in a. kern: the caller's, for a
+ * search on the device; NULL is fine where index_use() was not asked for one. */
 typedef struct { int n; int64_t *id; float *score; } hits;
 bool index_search(passage_index *ix, kernels *kern, head h, const float *z, int k, const exclusion *x, hits *out, arena *a, err *e);
 

@@ -1,5 +1,6 @@
-/* vectors_gpu.c - see vectors_gpu.h. Whether FAISS has a GPU part is told by its headers: packages without it leave them out.
- * They include CUDA's, which a build of C files has no path to; so the three functions are declared here, as FAISS has them. */
+/* vectors_gpu.c - see vectors_gpu.h. Whether FAISS has a GPU part is told by its headers: packages without it leave
+ * them out. They include CUDA's, which a build of C files has no path to; so the three functions are declared here,
+ * as FAISS has them. */
 #include "index/vectors_gpu.h"
 
 #include <pthread.h>
@@ -27,7 +28,8 @@ static bool gpu_ok(int status, const char *what, err_code code, err *e)
 {
     if (status == 0) return true;
     const char *why = faiss_get_last_error();
-    return err_set(e, why && strstr(why, "out of memory") ? ERR_MEMORY : code, "faiss-gpu: %s: %.120s", what, why ? why : "unknown FAISS error");
+    if (why && strstr(why, "out of memory")) code = ERR_MEMORY;
+    return err_set(e, code, "faiss-gpu: %s: %.120s", what, why ? why : "unknown FAISS error");
 }
 
 bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, err *e)
@@ -36,7 +38,7 @@ bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, er
     if (!g) return err_set(e, ERR_MEMORY, "faiss-gpu: out of memory");
     pthread_mutex_init(&g->one, NULL);
     bool ok = gpu_ok(faiss_StandardGpuResources_new(&g->resources), "FAISS cannot use the GPU", ERR_GPU, e) &&
-              gpu_ok(faiss_index_cpu_to_gpu(g->resources, device, faiss, &g->index), "this index cannot be brought to the GPU", ERR_GPU, e);
+              gpu_ok(faiss_index_cpu_to_gpu(g->resources, device, faiss, &g->index), "this index cannot go to the GPU", ERR_GPU, e);
     if (ok) *out = g;
     else vectors_gpu_close(g);
     return ok;
@@ -63,7 +65,8 @@ bool vectors_gpu_search(vectors_gpu *g, const float *z, int64_t k, float *score,
 bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, err *e)
 {
     (void)out, (void)faiss, (void)device;
-    return err_at(e, ERR_USAGE, NULL, "search", "search: faiss-gpu: the FAISS of this build has no GPU part; take exact (with a GPU) or faiss");
+    return err_at(e, ERR_USAGE, NULL, "search", "search: faiss-gpu: the FAISS of this build has no GPU part; take exact (with a "
+                  "GPU) or faiss");
 }
 
 void vectors_gpu_close(vectors_gpu *g) { (void)g; }

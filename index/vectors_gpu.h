@@ -9,7 +9,8 @@
 
 typedef struct vectors_gpu vectors_gpu;
 
-/* A copy of faiss on GPU number `device`. Gives *out. ERR_USAGE: FAISS has no GPU part here. ERR_MEMORY, ERR_GPU: FAISS's own words. */
+/* A copy of faiss on GPU number `device`. Gives *out. ERR_USAGE: FAISS has no GPU part here. ERR_MEMORY, ERR_GPU:
+ * FAISS's own words. */
 bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, err *e);
 void vectors_gpu_close(vectors_gpu *g); /* NULL is fine */
 

@@ -1,20 +1,23 @@
-/* attend.cu - attention: out = softmax(scale q K^T + bias) V, keys taken KEYS at a time with a running maximum and sum, so
- * that no [n_q, n_keys] scores are in memory  [Dao 2023, arXiv:2307.08691, algorithm 1].
+/* attend.cu - attention: out = softmax(scale q K^T + bias) V, keys taken KEYS at a time with a running maximum and
+ * sum, so that no [n_q, n_keys] scores are in memory  [Dao 2023, arXiv:2307.08691, algorithm 1].
  * Reference: ref_attend().  Test: tests/cuda/test_attend.c.
  *
- * Rows      A row is a (query, head) pair; the rows of a block read the same key/value head, so that a tile of keys in shared
- *           memory serves every head of the group: row r is query r / group, head r % group of the group.
+ * Rows      A row is a (query, head) pair; the rows of a block read the same key/value head, so that a tile of keys
+ *           in shared memory serves every head of the group: row r is query r / group, head r % group of the group.
  * Kernels   attend_wide    ROWS_WIDE rows, each warp 32 of them against every key of the tile       prefill, encoders
  *           attend_narrow  16 rows, the four warps share them: scores by keys, output by columns    decode
  *           attend_any     plain multiply-adds in f32, any head size up to 256, f32 or bf16, any stride
- * Same bits The first two do the same arithmetic for a row, so it does not matter which of them ran: scores are summed over the
- *           head in steps of 16 from 0; tiles of keys begin at multiples of KEYS counted through both spans; the maximum is exact;
- *           output and sum of weights are summed over keys in steps of 16. So neither the number of queries, the place among
- *           them, the other sequences of a launch nor where the first span ends shows in a result. Keys are never split
- *           between blocks: with K candidates side by side there are blocks enough, and sums would need a second order.
- *           attend_any is chosen by head size, type and strides, which are the model's and not the request's.
- * Masks     A masked key has weight exactly 0, which changes no sum. An output of -0 could become +0 by it, so all are made +0.
- * Weights   rounded to bf16 for the product with V, and their sum is of the rounded ones: a product with a column of ones. */
+ * Same bits The first two do the same arithmetic for a row, so it does not matter which of them ran: scores are summed
+ *           over the head in steps of 16 from 0; tiles of keys begin at multiples of KEYS counted through both spans; the
+ *           maximum is exact; output and sum of weights are summed over keys in steps of 16. So neither the number of
+ *           queries, the place among them, the other sequences of a launch nor where the first span ends shows in a
+ *           result. Keys are never split between blocks: with K candidates side by side there are blocks enough, and
+ *           sums would need a second order. attend_any is chosen by head size, type and strides, which are the model's
+ *           and not the request's.
+ * Masks     A masked key has weight exactly 0, which changes no sum. An output of -0 could become +0 by it, so all
+ *           are made +0.
+ * Weights   rounded to bf16 for the product with V, and their sum is of the rounded ones: a product with a column of
+ *           ones. */
 #include "kernels/cuda/cuda.h"
 
 #include <math.h>
@@ -28,7 +31,8 @@ enum { KEYS = 64, GROUPS = KEYS / 16, WARPS = 4, THREADS = 32 * WARPS, ROWS_WIDE
 static __device__ const uint32_t ONES[2] = {0x3f803f80u, 0x3f803f80u}; /* 16 keys of a column of ones */
 enum { ANY_ROWS = 16, ANY_PER_WARP = ANY_ROWS / WARPS, ANY_KEYS = 32, MAX_DIM = 256 };
 
-/* One attend_args on the device. Its tree and slopes lie in the same staged memory, *_at words of 4 bytes from its start. */
+/* One attend_args on the device. Its tree and slopes lie in the same staged memory, *_at words of 4 bytes from its
+ * start. */
 struct sequence {
     const void *q, *k[2], *v[2];
     void       *out;
@@ -39,15 +43,16 @@ struct sequence {
     int         first_block;                          /* of this sequence, for each key/value head */
 };
 
-/* Shared memory begins with the sequence of the block. (All of it is dynamic: g++ cannot place static objects of a template where the
- * emulation finds them.) */
+/* Shared memory begins with the sequence of the block. (All of it is dynamic: g++ cannot place static objects of a
+ * template where the emulation finds them.) */
 enum { SEQUENCE_BYTES = 128 };
 static_assert(sizeof(sequence) <= SEQUENCE_BYTES, "and what follows is aligned to 128");
 
 struct heads { int n_sequences, n_blocks, group, dim; float scale_log2 /* scale * log2(e) */; };
 
-/* The sequence that a block works on, to shared memory; returns the block's number in it. The last blocks go first: under a
- * causal mask they have most keys, and a long block that starts last would leave the device idle behind it. */
+/* The sequence that a block works on, to shared memory; returns the block's number in it. The last blocks go first:
+ * under a causal mask they have most keys, and a long block that starts last would leave the device idle behind
+ * it. */
 static __device__ int find_sequence(sequence *s, const sequence *all, const heads &h)
 {
     int block = h.n_blocks - 1 - (int)blockIdx.x, low = 0;
@@ -61,7 +66,8 @@ static __device__ int find_sequence(sequence *s, const sequence *all, const head
     return block - s->first_block;
 }
 
-/* How many keys, from key 0 on, query i may see at all (the nodes of a tree are then masked one by one). Never falls with i. */
+/* How many keys, from key 0 on, query i may see at all (the nodes of a tree are then masked one by one). Never falls
+ * with i. */
 static __device__ int keys_in_sight(const sequence &s, int i)
 {
     if (s.mask == ATTEND_ALL || (s.mask == ATTEND_TREE && i >= s.n_q - s.n_tree)) return s.n_keys;
@@ -107,7 +113,8 @@ static __device__ const E *span_row(const sequence &s, const void *const rows[2]
 
 /* ------------------------------------------------------------------------------------- tiles for the tensor cores */
 
-/* Rows in shared memory lie DIM + 8 elements apart: the eight rows that ldmatrix reads at once then fall into different banks. */
+/* Rows in shared memory lie DIM + 8 elements apart: the eight rows that ldmatrix reads at once then fall into
+ * different banks. */
 template <int DIM> struct tile { enum { PITCH = DIM + 8, CHUNKS = DIM / 8, ELEMENTS = KEYS * PITCH }; };
 
 /* KEYS rows from key j0 on, DIM elements from `column` on; rows past the last key are zeros. */
@@ -129,13 +136,13 @@ static __device__ void load_queries(bf16 *to, const sequence &s, int group, int 
     for (int c = threadIdx.x; c < n * tile<DIM>::CHUNKS; c += THREADS) {
         int row = c / tile<DIM>::CHUNKS, at = c % tile<DIM>::CHUNKS * 8, i = (r0 + row) / group, h = (r0 + row) % group;
         bool real = i < s.n_q;
-        const bf16 *from = static_cast<const bf16 *>(s.q) + (real ? (size_t)i * s.q_stride : 0) + (kv_head * group + h) * DIM + at;
-        cp_async_16(to + row * tile<DIM>::PITCH + at, from, real ? 16 : 0);
+        const bf16 *from = static_cast<const bf16 *>(s.q) + (kv_head * group + h) * DIM + at;
+        cp_async_16(to + row * tile<DIM>::PITCH + at, real ? from + (size_t)i * s.q_stride : from, real ? 16 : 0);
     }
 }
 
-/* Fragments: of A, 16 rows by 16 elements of the head; of B, 16 keys by 16 elements (two products' worth); of B again, 16 keys by
- * 16 columns of V, transposed on the way. */
+/* Fragments: of A, 16 rows by 16 elements of the head; of B, 16 keys by 16 elements (two products' worth); of B
+ * again, 16 keys by 16 columns of V, transposed on the way. */
 template <int PITCH> static __device__ void load_a(uint32_t a[4], const bf16 *q, int row, int d)
 {
     int lane = threadIdx.x % 32;
@@ -177,9 +184,20 @@ static __device__ uint32_t soften(const float score[2], const running &r, float 
     return pack_two(exp2f(fmaf(score[0], scale_log2, -r.used)), exp2f(fmaf(score[1], scale_log2, -r.used)));
 }
 
+/* Where this lane's part of row r goes: elements 2 (lane % 4) and the next of every eight. */
+template <int DIM> static __device__ bf16 *out_row(const sequence &s, const heads &h, int kv_head, int r)
+{
+    return static_cast<bf16 *>(s.out) + (size_t)(r / h.group) * s.out_stride + (kv_head * h.group + r % h.group) * DIM +
+           threadIdx.x % 4 * 2;
+}
+static __device__ void put_two(bf16 *y, const float sum[2], float f)
+{
+    *reinterpret_cast<uint32_t *>(y) = pack_two(sum[0] * f + 0.0f, sum[1] * f + 0.0f);
+}
+
 /* Biases and masks on the scores of 16 keys from key `first` of the tile at j0 on, one half of the rows: row r. */
-static __device__ void mask_scores(float c[2][4], int half, uint64_t seen, const sequence &s, const sequence *all, const heads &h,
-                                   int kv_head, int r, int j0, int first)
+static __device__ void mask_scores(float c[2][4], int half, uint64_t seen, const sequence &s, const sequence *all,
+                                   const heads &h, int kv_head, int r, int j0, int first)
 {
     const int own = first + threadIdx.x % 4 * 2;
     for (int e = 0; e < 4; e++) {
@@ -191,16 +209,18 @@ static __device__ void mask_scores(float c[2][4], int half, uint64_t seen, const
 }
 
 /* ----------------------------------------------------------------------------------------------- many rows
- * 32 rows a warp, so that a fragment of keys or values read from shared memory feeds two products: with 16 the reads, not the tensor
- * cores, would set the pace. Keys and values have one tile of memory each: while scores are made the values arrive, while
- * the output is summed the next keys do. Bounds: 2 blocks of 128 threads leave 255 registers a thread. */
+ * 32 rows a warp, so that a fragment of keys or values read from shared memory feeds two products: with 16 the reads,
+ * not the tensor cores, would set the pace. Keys and values have one tile of memory each: while scores are made the
+ * values arrive, while the output is summed the next keys do. Bounds: 2 blocks of 128 threads leave 255 registers a
+ * thread. */
 template <int DIM>
 static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence *all, heads h)
 {
     enum { M = 2, PITCH = tile<DIM>::PITCH, D8 = DIM / 8 };
     DYNAMIC_SHARED(uint8_t, shared);
     sequence &s = *reinterpret_cast<sequence *>(shared);
-    bf16 *q = reinterpret_cast<bf16 *>(shared + SEQUENCE_BYTES), *keys = q + ROWS_WIDE * PITCH, *values = keys + tile<DIM>::ELEMENTS;
+    bf16 *q = reinterpret_cast<bf16 *>(shared + SEQUENCE_BYTES), *keys = q + ROWS_WIDE * PITCH;
+    bf16 *values = keys + tile<DIM>::ELEMENTS;
     const int r0 = find_sequence(&s, all, h) * ROWS_WIDE, kv_head = blockIdx.y, column = kv_head * DIM;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * 16 * M;
     const int last = keys_in_sight(s, min((r0 + ROWS_WIDE - 1) / h.group, s.n_q - 1));
@@ -289,16 +309,14 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
             int   r = r0 + own + 16 * m + lane / 4 + 8 * half, i = r / h.group;
             float total = sum[m][2 * half], f = total > 0 ? 1.0f / total : 0;
             if (i >= s.n_q) continue;
-            bf16 *y = static_cast<bf16 *>(s.out) + (size_t)i * s.out_stride + (kv_head * h.group + r % h.group) * DIM + lane % 4 * 2;
-            for (int d = 0; d < D8; d++)
-                *reinterpret_cast<uint32_t *>(y + 8 * d) = pack_two(o[m][d][2 * half] * f + 0.0f, o[m][d][2 * half + 1] * f + 0.0f);
+            for (int d = 0; d < D8; d++) put_two(out_row<DIM>(s, h, kv_head, r) + 8 * d, o[m][d] + 2 * half, f);
         }
 }
 
 /* ----------------------------------------------------------------------------------------------- few rows
- * Decode: 16 rows hold all heads of a group for one or two queries, and reading keys and values is all the work. Warp w makes
- * the scores of the tile's group w of 16 keys and the columns 16 (w + 4 c) of the output, from weights that all have left in
- * shared memory. Two tiles of keys and values are under way. */
+ * Decode: 16 rows hold all heads of a group for one or two queries, and reading keys and values is all the work. Warp
+ * w makes the scores of the tile's group w of 16 keys and the columns 16 (w + 4 c) of the output, from weights that
+ * all have left in shared memory. Two tiles of keys and values are under way. */
 template <int DIM> /* 3 blocks: asked for 4, ptxas 13.0 goes down to 64 registers for sm_90a and spills one */
 static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequence *all, heads h)
 {
@@ -343,8 +361,10 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
         for (int half = 0; half < 2; half++) {
             const int r = r0 + row + 8 * half;
             if (j0 + KEYS > clear)
-                mask_scores(p, half, keys_seen(s, all, min(r / h.group, s.n_q - 1), j0), s, all, h, kv_head, r, j0, 16 * warp);
-            float most = quad_max(fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1])));
+                mask_scores(p, half, keys_seen(s, all, min(r / h.group, s.n_q - 1), j0), s, all, h, kv_head, r, j0,
+                            16 * warp);
+            float most = fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
+            most = quad_max(most);
             if (lane % 4 == 0) top[warp * ROWS_NARROW + row + 8 * half] = most;
         }
         __syncthreads();
@@ -379,15 +399,14 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
         int   r = r0 + row + 8 * half, i = r / h.group;
         float total = sum[2 * half], f = total > 0 ? 1.0f / total : 0;
         if (i >= s.n_q) continue;
-        bf16 *y = static_cast<bf16 *>(s.out) + (size_t)i * s.out_stride + (kv_head * h.group + r % h.group) * DIM + lane % 4 * 2;
         for (int c = 0; c < 2 * C; c++)
-            *reinterpret_cast<uint32_t *>(y + 16 * (warp + WARPS * (c / 2)) + 8 * (c % 2)) =
-                pack_two(o[c][2 * half] * f + 0.0f, o[c][2 * half + 1] * f + 0.0f);
+            put_two(out_row<DIM>(s, h, kv_head, r) + 16 * (warp + WARPS * (c / 2)) + 8 * (c % 2), o[c] + 2 * half, f);
     }
 }
 
 /* ----------------------------------------------------------------------------------------------- any size
- * Four rows a warp. Scores: a lane owns a key of the tile; output: a lane owns every 32nd element of the head. All in f32. */
+ * Four rows a warp. Scores: a lane owns a key of the tile; output: a lane owns every 32nd element of the head. All in
+ * f32. */
 template <class E>
 static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *all, heads h)
 {
@@ -395,15 +414,16 @@ static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *
     DYNAMIC_SHARED(uint8_t, shared);
     sequence &s = *reinterpret_cast<sequence *>(shared);
     const int padded = (h.dim + 3) / 4 * 4, k_pitch = padded + 1; /* odd: 32 keys fall into 32 banks */
-    float *q = reinterpret_cast<float *>(shared + SEQUENCE_BYTES), *keys = q + ANY_ROWS * padded, *values = keys + ANY_KEYS * k_pitch, *weights = values + ANY_KEYS * padded;
+    float *q = reinterpret_cast<float *>(shared + SEQUENCE_BYTES), *keys = q + ANY_ROWS * padded;
+    float *values = keys + ANY_KEYS * k_pitch, *weights = values + ANY_KEYS * padded;
     const int r0 = find_sequence(&s, all, h) * ANY_ROWS, kv_head = blockIdx.y, column = kv_head * h.dim;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * ANY_PER_WARP;
     const int last = keys_in_sight(s, min((r0 + ANY_ROWS - 1) / h.group, s.n_q - 1));
 
     for (int c = threadIdx.x; c < ANY_ROWS * padded; c += THREADS) {
         int r = r0 + c / padded, d = c % padded, i = r / h.group;
-        bool real = i < s.n_q && d < h.dim;
-        q[c] = real ? widen(static_cast<const E *>(s.q)[(size_t)i * s.q_stride + (kv_head * h.group + r % h.group) * h.dim + d]) : 0;
+        const E *from = static_cast<const E *>(s.q) + (kv_head * h.group + r % h.group) * h.dim;
+        q[c] = i < s.n_q && d < h.dim ? widen(from[(size_t)i * s.q_stride + d]) : 0;
     }
     float o[ANY_PER_WARP][OWN] = {}, sum[ANY_PER_WARP], shift[ANY_PER_WARP];
     for (int n = 0; n < ANY_PER_WARP; n++) sum[n] = 0, shift[n] = -INFINITY;
@@ -427,7 +447,8 @@ static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *
         }
         for (int n = 0; n < ANY_PER_WARP; n++) {
             int   r = r0 + own + n, i = min(r / h.group, s.n_q - 1), j = j0 + lane;
-            float x = keys_seen(s, all, i, j0) >> lane & 1 ? with_bias(score[n], s, all, i, j, kv_head * h.group + r % h.group) : -INFINITY;
+            float x = with_bias(score[n], s, all, i, j, kv_head * h.group + r % h.group);
+            if (!(keys_seen(s, all, i, j0) >> lane & 1)) x = -INFINITY;
             running a = next_shift(shift[n], warp_max(x), h.scale_log2);
             float p = exp2f(fmaf(x, h.scale_log2, -a.used));
             sum[n] = fmaf(sum[n], a.factor, warp_sum(p));
@@ -460,7 +481,8 @@ struct plan { attend_kernel run; int rows; size_t shared_bytes; };
 
 template <int DIM> static plan wide_plan()
 {
-    return {attend_wide<DIM>, ROWS_WIDE, SEQUENCE_BYTES + ((size_t)ROWS_WIDE * tile<DIM>::PITCH + 2 * tile<DIM>::ELEMENTS) * sizeof(bf16)};
+    size_t elements = (size_t)ROWS_WIDE * tile<DIM>::PITCH + 2 * tile<DIM>::ELEMENTS;
+    return {attend_wide<DIM>, ROWS_WIDE, SEQUENCE_BYTES + elements * sizeof(bf16)};
 }
 template <int DIM> static plan narrow_plan()
 {
@@ -481,7 +503,8 @@ bool cuda_attend_open(cuda *g)
     const plan all[] = {wide_plan<64>(), wide_plan<80>(), wide_plan<128>(), narrow_plan<64>(), narrow_plan<128>(),
                         any_plan(true, MAX_DIM), any_plan(false, MAX_DIM)};
     for (const plan &p : all)
-        if (!cu_ok(&g->k, cudaFuncSetAttribute(p.run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)p.shared_bytes), "attention"))
+        if (!cu_ok(&g->k, cudaFuncSetAttribute(p.run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)p.shared_bytes),
+                   "attention"))
             return false;
     return true;
 }
@@ -491,7 +514,8 @@ static bool is_aligned(const attend_args *a)
 {
     bool ok = aligned_16(a->q) && a->q_stride % 8 == 0 && aligned_16(a->out) && a->out_stride % 8 == 0;
     for (int i = 0; i < 2; i++)
-        ok = ok && (a->span[i].n == 0 || (aligned_16(a->span[i].k) && aligned_16(a->span[i].v) && a->span[i].row_stride % 8 == 0));
+        ok = ok && (a->span[i].n == 0 ||
+                    (aligned_16(a->span[i].k) && aligned_16(a->span[i].v) && a->span[i].row_stride % 8 == 0));
     return ok;
 }
 

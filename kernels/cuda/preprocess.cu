@@ -1,10 +1,10 @@
-/* preprocess.cu - a picture to a model's pixels: Pillow's bicubic resize, cut, normalised, laid out as planes or patches.
- * Reference: imaging/resize.c and preprocess.c.  Test: tests/cuda/test_preprocess.c.
+/* preprocess.cu - a picture to a model's pixels: Pillow's bicubic resize, cut, normalised, laid out as planes or
+ * patches. Reference: imaging/resize.c and preprocess.c.  Test: tests/cuda/test_preprocess.c.
  *
- * The same integers as on the host, in any order: weights of 22 fractional bits, 32-bit sums, bytes between the horizontal pass and the
- * vertical one. So pixels are the host's exactly, and normalised values too, since they come from a table of 3 x 256 that
- * the host makes; a bf16 table rounds them. Only what is kept of the picture is computed.
- * A thread makes one byte, then one value; neighbours read neighbours. 512 x 512: 0.8 MB in, 2.4 MB out. */
+ * The same integers as on the host, in any order: weights of 22 fractional bits, 32-bit sums, bytes between the
+ * horizontal pass and the vertical one. So pixels are the host's exactly, and normalised values too, since they come
+ * from a table of 3 x 256 that the host makes; a bf16 table rounds them. Only what is kept of the picture is
+ * computed. A thread makes one byte, then one value; neighbours read neighbours. 512 x 512: 0.8 MB in, 2.4 MB out. */
 #include "kernels/cuda/cuda.h"
 
 enum { THREADS = 256, CHANNELS = 3, FIXED_BITS = 22 };
@@ -22,8 +22,8 @@ static __device__ uint8_t resample(const uint8_t *from, size_t step, const int32
 }
 
 /* Columns left .. left + width of the first `rows` rows: out [rows, width, 3]. */
-static __global__ void __launch_bounds__(THREADS) columns_kernel(uint8_t *out, const uint8_t *in, int in_width, axis x, int left, int width,
-                                                                 int64_t rows)
+static __global__ void __launch_bounds__(THREADS) columns_kernel(uint8_t *out, const uint8_t *in, int in_width, axis x,
+                                                                 int left, int width, int64_t rows)
 {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / (CHANNELS * width);
     if (row >= rows) return;
@@ -35,7 +35,8 @@ static __global__ void __launch_bounds__(THREADS) columns_kernel(uint8_t *out, c
 /* What a layout needs to place value i of one frame. */
 struct layout { int width, height, patch, merge, temporal; };
 
-/* Value i in the order of the output (its first frame): channel, row and column of the kept picture, and where it goes. */
+/* Value i in the order of the output (its first frame): channel, row and column of the kept picture, and where it
+ * goes. */
 static __device__ size_t place(const layout &l, int64_t i, int *c, int *y, int *x)
 {
     if (l.patch == 0) { /* planes */
@@ -56,10 +57,11 @@ static __device__ size_t place(const layout &l, int64_t i, int *c, int *y, int *
     return ((size_t)n * CHANNELS + *c) * l.temporal * area + inside;
 }
 
-/* in: rows from `first` on, in_width pixels each; the kept picture begins at its column `left`, at row `top` of the resized one. */
+/* in: rows from `first` on, in_width pixels each; the kept picture begins at its column `left`, at row `top` of the
+ * resized one. */
 template <class E>
-static __global__ void __launch_bounds__(THREADS) pixels_kernel(E *out, const uint8_t *in, int in_width, int left, int first, axis y, int top,
-                                                                const float *level, layout l)
+static __global__ void __launch_bounds__(THREADS) pixels_kernel(E *out, const uint8_t *in, int in_width, int left, int first,
+                                                                axis y, int top, const float *level, layout l)
 {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     int     c, row, column;
@@ -73,7 +75,7 @@ static __global__ void __launch_bounds__(THREADS) pixels_kernel(E *out, const ui
     for (int t = 0; t < l.temporal; t++) out[to + (size_t)t * l.patch * l.patch] = value; /* a still picture repeats its frame */
 }
 
-/* ------------------------------------------------------------------------------------------------------------ launch */
+/* -------------------------------------------------------------------------------------------------------- launch */
 static bool stage_axis(cuda *g, axis *x, const pixel_axis *a)
 {
     *x = axis{NULL, NULL, NULL, a->stride};
@@ -101,17 +103,19 @@ static bool run_pixels(cuda *g, act *out, const pixel_plan *p)
     if (x.k) {
         uint8_t *narrowed = (uint8_t *)cuda_take(g, (size_t)rows * p->width * CHANNELS);
         if (!narrowed) return false;
-        LAUNCH(columns_kernel, dim3(blocks_of(rows * p->width * CHANNELS, THREADS)), dim3(THREADS), 0, g->stream, narrowed, in, width, x, left,
-               p->width, rows);
+        LAUNCH(columns_kernel, dim3(blocks_of(rows * p->width * CHANNELS, THREADS)), dim3(THREADS), 0, g->stream, narrowed,
+               in, width, x, left, p->width, rows);
         if (!cu_launched(&g->k, "resize")) return false;
         in = narrowed;
         width = p->width;
         left = 0;
     }
     if (g->f32) {
-        LAUNCH(pixels_kernel<float>, dim3(values), dim3(THREADS), 0, g->stream, (float *)out, in, width, left, first, y, p->top, level, l);
+        LAUNCH(pixels_kernel<float>, dim3(values), dim3(THREADS), 0, g->stream, (float *)out, in, width, left, first, y, p->top,
+               level, l);
     } else {
-        LAUNCH(pixels_kernel<bf16>, dim3(values), dim3(THREADS), 0, g->stream, (bf16 *)out, in, width, left, first, y, p->top, level, l);
+        LAUNCH(pixels_kernel<bf16>, dim3(values), dim3(THREADS), 0, g->stream, (bf16 *)out, in, width, left, first, y, p->top,
+               level, l);
     }
     return cu_launched(&g->k, "pixels");
 }

@@ -1,13 +1,14 @@
-/* score.cu - the head over the vocabulary: logits = x w^T, and from them the log-sum-exp of a row and the logits of wanted tokens,
- * without [R,V] logits in memory.
+/* score.cu - the head over the vocabulary: logits = x w^T, and from them the log-sum-exp of a row and the logits of
+ * wanted tokens, without [R,V] logits in memory.
  * Reference: ref_linear(), ref_lse().  Test: tests/cuda/test_score.c.
  *
- * A block makes the logits of a few rows for COLUMNS tokens in shared memory and leaves behind, a row, their largest and the sum of
- * exp(logit - largest), and of the wanted (row, token) pairs those that fall into it. A second kernel joins the blocks' pairs
- * of numbers. What is read is w, once for up to 64 rows: 1.09 GB for Qwen2-VL-7B, against 0.6 MB of logits a row.
+ * A block makes the logits of a few rows for COLUMNS tokens in shared memory and leaves behind, a row, their largest
+ * and the sum of exp(logit - largest), and of the wanted (row, token) pairs those that fall into it. A second kernel
+ * joins the blocks' pairs of numbers. What is read is w, once for up to 64 rows: 1.09 GB for Qwen2-VL-7B, against 0.6
+ * MB of logits a row.
  *
- * Same bits: a logit is one chain over ascending k (tile.cuh) in either size of tile; a row of a tile is summed by 8 lanes, each over
- * every 8th token, whatever the tile; tiles are joined in one order that depends on V alone. */
+ * Same bits: a logit is one chain over ascending k (tile.cuh) in either size of tile; a row of a tile is summed by 8
+ * lanes, each over every 8th token, whatever the tile; tiles are joined in one order that depends on V alone. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/tile.cuh"
 
@@ -26,7 +27,7 @@ struct scoring {
     int            n;
 };
 
-/* ---------------------------------------------------------------------------------------------------- a tile's end */
+/* --------------------------------------------------------------------------------------------------- a tile's end */
 /* Largest and sum of one row of logits, n of COLUMNS in use, by the 8 lanes that share it. */
 static __device__ void reduce_row(const scoring &s, const float *l, int n, int r, int lane)
 {
@@ -77,9 +78,10 @@ static __global__ void __launch_bounds__(32) join_kernel(scoring s, int tiles)
         if (s.row[p] == r) s.lse[p] = lse;
 }
 
-/* ------------------------------------------------------------------------------------------------------- tensor cores
- * grid: (ceil(R / BM), ceil(V / COLUMNS)): the blocks that share a tile of w run together. BM 16 is for the rows of one request,
- * 64 for packed ones. STAGES - 1 tiles of BK deep are under way: at 16 rows 54 KB a block, which is what memory needs. */
+/* ------------------------------------------------------------------------------------------------------- tensor
+ * cores grid: (ceil(R / BM), ceil(V / COLUMNS)): the blocks that share a tile of w run together. BM 16 is for the
+ * rows of one request, 64 for packed ones. STAGES - 1 tiles of BK deep are under way: at 16 rows 54 KB a block, which
+ * is what memory needs. */
 template <int BM, int WM, int WN, int STAGES>
 static __global__ void __launch_bounds__(THREADS, 2) head_kernel(scoring s)
 {
@@ -126,12 +128,12 @@ static __global__ void __launch_bounds__(THREADS, 2) head_kernel(scoring s)
 }
 
 /* --------------------------------------------------------------------------------------------------------------- f32
- * Weights in f32: of an f32 table, and a vocabulary of one token in any. A thread owns a token and all rows of the tile;
- * one chain of fmaf over ascending k. */
+ * Weights in f32: of an f32 table, and a vocabulary of one token in any. A thread owns a token and all rows of the
+ * tile; one chain of fmaf over ascending k. */
 template <class X> static __global__ void __launch_bounds__(THREADS) head_f32_kernel(scoring s)
 {
     DYNAMIC_SHARED(float, x);                                    /* [FMA_ROWS, FMA_K] */
-    float       *w = x + FMA_ROWS * FMA_K;                       /* [COLUMNS, FMA_K + 1]: a column of it falls into 32 banks */
+    float       *w = x + FMA_ROWS * FMA_K;                       /* [COLUMNS, FMA_K + 1]: columns fall into 32 banks */
     float       *logits = w + COLUMNS * (FMA_K + 1);
     const X     *from_x = static_cast<const X *>(s.x);
     const float *from_w = static_cast<const float *>(s.w);
@@ -160,7 +162,7 @@ template <class X> static __global__ void __launch_bounds__(THREADS) head_f32_ke
 
 enum { FMA_BYTES = (FMA_ROWS * FMA_K + COLUMNS * (FMA_K + 1) + FMA_ROWS * PITCH) * (int)sizeof(float) };
 
-/* ------------------------------------------------------------------------------------------------------------ launch */
+/* -------------------------------------------------------------------------------------------------------- launch */
 typedef void (*head)(scoring);
 struct plan { head run; int rows, shared_bytes; };
 static plan few_plan() { return {head_kernel<16, 16, 32, 4>, 16, 4 * (16 + COLUMNS) * BK * (int)sizeof(bf16)}; }
@@ -170,7 +172,8 @@ static plan many_plan() { return {head_kernel<64, 32, 64, 3>, 64, 3 * (64 + COLU
 bool cuda_score_open(cuda *g)
 {
     for (const plan &p : {few_plan(), many_plan()})
-        if (!cu_ok(&g->k, cudaFuncSetAttribute(p.run, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared_bytes), "head of the vocabulary"))
+        if (!cu_ok(&g->k, cudaFuncSetAttribute(p.run, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared_bytes),
+                   "head of the vocabulary"))
             return false;
     return true;
 }

@@ -1,17 +1,19 @@
 /* search.cu - exact search by inner product: every row against one query, then the k best.
  * Reference: a double sum in index/.  Test: tests/cuda/test_search.c.
  *
- * Rows are kept as f16, `pitch` elements apart with zeros behind `dim`: reading them is all the work (2.1 M x 768: 3.2 GB), and
- * bf16 would leave three bits fewer. What f16 costs is known: vector_set.error bounds the length of row - f16(row) over all rows, so
- * no score is off by more than |z| times it. index.c fetches more than it needs, scores again in double from its own f32
- * rows, and goes on until that bound says that nothing was missed.
+ * Rows are kept as f16, `pitch` elements apart with zeros behind `dim`: reading them is all the work (2.1 M x 768:
+ * 3.2 GB), and bf16 would leave three bits fewer. What f16 costs is known: vector_set.error bounds the length of row
+ * - f16(row) over all rows, so no score is off by more than |z| times it. index.c fetches more than it needs, scores
+ * again in double from its own f32 rows, and goes on until that bound says that nothing was missed.
  *
  * scan      score of each row -> a 32-bit key that sorts as the score does; counts of the keys' upper 12 bits
- * refine    counts of the next 12 bits among the keys that share the k-th best's upper bits; then of the last 8: k-th best key
+ * refine    counts of the next 12 bits among the keys that share the k-th best's upper bits; then of the last 8: k-th
+ *           best key
  * gather    every key above it, in any order; how many keys of each chunk are equal to it
  * ties      the equal ones with the lowest ids, as many as are missing
- * The host sorts what it gets by (score, id). So the k best are exact also among equal scores, for any k, and only integers are
- * ever added by atomics: the same bits each time. The keys are 4 bytes a row: 0.3 % of what the scan reads. */
+ * The host sorts what it gets by (score, id). So the k best are exact also among equal scores, for any k, and only
+ * integers are ever added by atomics: the same bits each time. The keys are 4 bytes a row: 0.3 % of what the scan
+ * reads. */
 #include "kernels/cuda/cuda.h"
 
 #include <math.h>
@@ -22,9 +24,11 @@ extern "C" {
 }
 
 enum { THREADS = 256, WARPS = THREADS / 32, ROWS = 8 /* of a warp at a time */, CHUNK = 4096 /* keys of a block in gather */ };
-enum { BITS = 12, BINS = 1 << BITS, LAST_BITS = 8, PASSES = 3, BLOCKS_PER_SM = 4, MAX_DIM = 4096 /* the query lies in shared memory */ };
+enum { BITS = 12, BINS = 1 << BITS, LAST_BITS = 8, PASSES = 3, BLOCKS_PER_SM = 4 };
+enum { MAX_DIM = 4096 /* the query lies in shared memory */ };
 
-/* What the passes leave for the next: counts of each pass's bins, and of the k-th best key what is known, bits from the top. */
+/* What the passes leave for the next: counts of each pass's bins, and of the k-th best key what is known, bits from
+ * the top. */
 struct selection {
     uint32_t count[PASSES][BINS];
     uint32_t upper[PASSES]; /* the key's bits after that pass, those below 0 */
@@ -47,9 +51,11 @@ static float score_of(uint32_t key)
     return f;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- upload */
-/* f32 rows [n,dim] to f16 rows `pitch` apart. One warp a row; *error: the largest length of what rounding took, as bits. */
-static __global__ void __launch_bounds__(THREADS) halve_kernel(__half *to, const float *from, int n, int dim, int pitch, uint32_t *error)
+/* -------------------------------------------------------------------------------------------------------- upload */
+/* f32 rows [n,dim] to f16 rows `pitch` apart. One warp a row; *error: the largest length of what rounding took, as
+ * bits. */
+static __global__ void __launch_bounds__(THREADS) halve_kernel(__half *to, const float *from, int n, int dim, int pitch,
+                                                               uint32_t *error)
 {
     int r = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (r >= n) return;
@@ -65,8 +71,9 @@ static __global__ void __launch_bounds__(THREADS) halve_kernel(__half *to, const
     if (lane == 0) atomicMax(error, __float_as_uint(sqrtf(sum))); /* none is negative: bits sort as the numbers do */
 }
 
-/* ------------------------------------------------------------------------------------------------------------- select */
-/* Block-wide: the bin in which the want-th entry lies, counted from the last bin down, and how many it has to give. */
+/* -------------------------------------------------------------------------------------------------------- select */
+/* Block-wide: the bin in which the want-th entry lies, counted from the last bin down, and how many it has to
+ * give. */
 static __device__ void pick(const uint32_t *count, int bins, uint32_t want, uint32_t *bin, uint32_t *left)
 {
     __shared__ uint32_t part[THREADS], found[2];
@@ -99,8 +106,8 @@ static __device__ void pick(const uint32_t *count, int bins, uint32_t want, uint
     __syncthreads();
 }
 
-/* After pass `pass`: the k-th best key's bits down to that pass's, and how many with these bits are among the k best. Every block finds
- * the same; the first leaves it for the passes behind the next. */
+/* After pass `pass`: the k-th best key's bits down to that pass's, and how many with these bits are among the k best.
+ * Every block finds the same; the first leaves it for the passes behind the next. */
 static __device__ void settle(selection *s, int pass, uint32_t k, uint32_t *upper, uint32_t *want)
 {
     uint32_t bin, left;
@@ -121,8 +128,10 @@ static __device__ void add_counts(uint32_t *to, const uint32_t *bins, int n)
         if (bins[b]) atomicAdd(&to[b], bins[b]);
 }
 
-/* z: [pitch], zeros behind dim. A warp takes ROWS rows at a time, so that as many 16-byte loads a lane are under way. */
-static __global__ void __launch_bounds__(THREADS, 2) scan_kernel(uint32_t *key, selection *s, const __half *rows, const float *z, int64_t n, int pitch)
+/* z: [pitch], zeros behind dim. A warp takes ROWS rows at a time, so that as many 16-byte loads a lane are under
+ * way. */
+static __global__ void __launch_bounds__(THREADS, 2) scan_kernel(uint32_t *key, selection *s, const __half *rows,
+                                                                 const float *z, int64_t n, int pitch)
 {
     DYNAMIC_SHARED(float, query);
     __shared__ uint32_t bins[BINS];
@@ -167,7 +176,8 @@ static __global__ void __launch_bounds__(THREADS, 2) scan_kernel(uint32_t *key, 
     add_counts(s->count[0], bins, BINS);
 }
 
-static __global__ void __launch_bounds__(THREADS) refine_kernel(const uint32_t *key, selection *s, int64_t n, uint32_t k, int pass)
+static __global__ void __launch_bounds__(THREADS) refine_kernel(const uint32_t *key, selection *s, int64_t n, uint32_t k,
+                                                                int pass)
 {
     __shared__ uint32_t bins[BINS];
     uint32_t upper, want;
@@ -235,7 +245,7 @@ static __global__ void __launch_bounds__(THREADS) ties_kernel(uint32_t *id, uint
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------- from the host */
+/* -------------------------------------------------------------------------------------------------- from the host */
 bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, int dim, err *e)
 {
     enum { PIECE_BYTES = 4 << 20 };
@@ -249,7 +259,9 @@ bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, 
         return err_set(e, ERR_UNUSABLE, "search: %lld vectors of dimension %d; below 2^32 of at most %d can be searched on the device",
                        (long long)n, dim, MAX_DIM);
     v->rows = k->alloc(k, bytes);
-    if (!v->rows) return err_set(e, ERR_MEMORY, "search: %zu MiB of device memory are not free for the vectors", bytes >> 20);
+    if (!v->rows)
+        return err_set(e, ERR_MEMORY, "search: %zu MiB of device memory are not free for the vectors; faiss keeps them on "
+                       "the host", bytes >> 20);
     size_t    mark = k->mark(k);
     uint32_t *d_error = (uint32_t *)cuda_stage(g, &none, sizeof none);
     for (int64_t i = 0; d_error && i < n; i += piece) {
@@ -306,7 +318,8 @@ static bool run_search(cuda *g, const vector_set *v, const float *z, uint32_t k,
 {
     const int   pitch = (v->dim + 7) / 8 * 8, chunks = blocks_of(v->n, CHUNK), many = BLOCKS_PER_SM * g->n_sms;
     const int   scans = min(many, blocks_of(v->n, WARPS * ROWS)), refines = min(many, blocks_of(v->n, THREADS));
-    uint32_t   *key = (uint32_t *)cuda_take(g, (size_t)v->n * sizeof *key), *ties = (uint32_t *)cuda_take(g, (size_t)chunks * sizeof *ties);
+    uint32_t   *key = (uint32_t *)cuda_take(g, (size_t)v->n * sizeof *key);
+    uint32_t   *ties = (uint32_t *)cuda_take(g, (size_t)chunks * sizeof *ties);
     selection  *s = (selection *)cuda_take(g, sizeof *s);
     float      *query = (float *)cuda_take(g, (size_t)pitch * sizeof *query);
     uint8_t    *room = cuda_room(g, (size_t)pitch * sizeof *query);
@@ -316,7 +329,8 @@ static bool run_search(cuda *g, const vector_set *v, const float *z, uint32_t k,
     if (!cuda_send(g, query, room, (size_t)pitch * sizeof *query) ||
         !cu_ok(&g->k, cudaMemsetAsync(s, 0, sizeof *s, g->stream), "search"))
         return false;
-    LAUNCH(scan_kernel, dim3(scans), dim3(THREADS), pitch * sizeof *query, g->stream, key, s, (const __half *)v->rows, query, v->n, pitch);
+    LAUNCH(scan_kernel, dim3(scans), dim3(THREADS), pitch * sizeof *query, g->stream, key, s, (const __half *)v->rows, query,
+           v->n, pitch);
     for (int pass = 1; pass < PASSES; pass++)
         LAUNCH(refine_kernel, dim3(refines), dim3(THREADS), 0, g->stream, key, s, v->n, k, pass);
     LAUNCH(gather_kernel, dim3(chunks), dim3(THREADS), 0, g->stream, found, found + k, ties, key, s, v->n, k);

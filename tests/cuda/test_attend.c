@@ -1,5 +1,5 @@
-/* test_attend.c - the GPU's attention against the double reference: every kernel of attend.cu, spans, masks, trees, ALiBi, groups,
- * strides; packed launches; and that a query's bits depend on its own keys alone. */
+/* test_attend.c - the GPU's attention against the double reference: every kernel of attend.cu, spans, masks, trees,
+ * ALiBi, groups, strides; packed launches; and that a query's bits depend on its own keys alone. */
 #include "tests/cuda/gpu.h"
 #include "base/memory.h"
 
@@ -11,8 +11,8 @@ typedef struct {
     int         pad; /* elements between rows beyond their width */
 } attend_case;
 
-/* A case twice: host numbers, as the device rounds them, for the reference, and device memory for the kernels. Every row depends on
- * its own number only, so that cases of other lengths share rows. */
+/* A case twice: host numbers, as the device rounds them, for the reference, and device memory for the kernels. Every
+ * row depends on its own number only, so that cases of other lengths share rows. */
 typedef struct {
     attend_args host, device;
     float      *q, *k, *v, slopes[16];
@@ -104,16 +104,17 @@ static double score_size(const attend_args *a)
             for (int j = 0; j < all; j++) {
                 double       s = 0;
                 const float *q = (const float *)a->q + (size_t)i * (size_t)a->q_stride + (size_t)h * (size_t)a->head_dim;
-                const float *key = (const float *)a->span[0].k + (size_t)j * (size_t)a->span[0].row_stride + (size_t)(h / group) * (size_t)a->head_dim;
+                const float *key = (const float *)a->span[0].k + (size_t)j * (size_t)a->span[0].row_stride +
+                                   (size_t)(h / group) * (size_t)a->head_dim;
                 for (int d = 0; d < a->head_dim; d++) s += fabs((double)q[d] * key[d]);
                 if (s * a->scale > most) most = s * a->scale;
             }
     return most + (a->alibi ? all : 0);
 }
 
-/* Errors, with size = sum of weight * |v| / sum of weights of that element: roundings of a score move a weight by their absolute
- * size; the sum over keys adds its own (tensor cores cut where f32 arithmetic rounds: 2^-23); weights rounded to bf16 add 2^-8 of
- * size, the output rounded to bf16 2^-8 of itself. */
+/* Errors, with size = sum of weight * |v| / sum of weights of that element: roundings of a score move a weight by
+ * their absolute size; the sum over keys adds its own (tensor cores cut where f32 arithmetic rounds: 2^-23); weights
+ * rounded to bf16 add 2^-8 of size, the output rounded to bf16 2^-8 of itself. */
 static void bounds_of(double *bound, const double *want, const made *m, bool bf16)
 {
     attend_args a = m->host;
@@ -215,8 +216,8 @@ static void equal_keys_share_the_weight(void **state)
     k->close(k);
 }
 
-/* The same query against the same keys gives the same bits: with fewer queries beside it (then another kernel runs), with later
- * keys there or not, with the keys split between a cached prefix and the rest at any place. */
+/* The same query against the same keys gives the same bits: with fewer queries beside it (then another kernel runs),
+ * with later keys there or not, with the keys split between a cached prefix and the rest at any place. */
 static void check_row_bits(int dim, int group)
 {
     enum { N = 150 };
@@ -292,7 +293,8 @@ static void packed_sequences_keep_their_bits(void **state)
     k->close(k);
 }
 
-/* A chain of answers is a tree too and must give what causal attention gives; and the pairs that are not masked are counted. */
+/* A chain of answers is a tree too and must give what causal attention gives; and the pairs that are not masked are
+ * counted. */
 static void a_chain_as_a_tree_equals_causal(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* test_index.c - an index searched on the device gives what FAISS gives: the same passages, order and scores to the bit, whatever
- * f16 made of the rows; and what cannot be searched so is refused. */
+/* test_index.c - an index searched on the device gives what FAISS gives: the same passages, order and scores to the
+ * bit, whatever f16 made of the rows; and what cannot be searched so is refused. */
 #include "tests/cuda/gpu.h"
 #include "tests/index/sample.h"
 
@@ -9,7 +9,8 @@ typedef struct { unsigned (*picture)(int); const char *(*caption)(int); int n; b
 static unsigned    few_pictures(int i) { return (unsigned)(i * 7 % 4 + 1); }
 static const char *two_captions(int i) { return i % 3 ? "Normal chest." : "Pneumonia."; }
 
-/* Nearly equal rows: a query's scores differ by less than f16 can tell, so only the bound on its error finds the right ones. */
+/* Nearly equal rows: a query's scores differ by less than f16 can tell, so only the bound on its error finds the
+ * right ones. */
 static bool near_image(void *ctx, const image *img, float *z, arena *a, err *e)
 {
     uint64_t seed = pixel_seed(img);

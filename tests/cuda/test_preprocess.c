@@ -1,4 +1,5 @@
-/* test_preprocess.c - pixels made on the device are the host's: the three models' preprocessing, value for value, as f32 and as bf16. */
+/* test_preprocess.c - pixels made on the device are the host's: the three models' preprocessing, value for value, as
+ * f32 and as bf16. */
 #include "tests/cuda/gpu.h"
 #include "base/arena.h"
 #include "imaging/preprocess.h"
@@ -13,7 +14,8 @@ static image noise(int width, int height, arena *a)
     uint32_t s = (uint32_t)(width * 1000 + height) * 2654435761u + 1;
     image    img = {width, height, ARENA_NEW(a, uint8_t, width * height * 3, &e)};
     assert_non_null(img.rgb);
-    for (int i = 0; i < width * height * 3; i++) img.rgb[i] = random_next(&s) % 5 ? (uint8_t)(random_next(&s) >> 24) : 255; /* overshoots */
+    for (int i = 0; i < width * height * 3; i++) /* with whole whites, where bicubic overshoots */
+        img.rgb[i] = random_next(&s) % 5 ? (uint8_t)(random_next(&s) >> 24) : 255;
     return img;
 }
 
@@ -27,8 +29,8 @@ static pixel_axis axis_of(int n_in, int n_out, arena *a)
 }
 
 /* out on the device must be want [n] where the device keeps f32, and its nearest bf16 where it keeps that. */
-static void compare(const image *img, int width, int height, int left, int top, int kept_w, int kept_h, int patch, int merge, int temporal,
-                    const float *want, size_t n, arena *a)
+static void compare(const image *img, int width, int height, int left, int top, int kept_w, int kept_h, int patch, int merge,
+                    int temporal, const float *want, size_t n, arena *a)
 {
     float level[3 * 256];
     for (int c = 0; c < 3; c++)
@@ -50,7 +52,8 @@ static void compare(const image *img, int width, int height, int left, int top, 
         kern_ok(k);
         for (size_t i = 0; i < n; i++)
             if (got[i] != right[i])
-                fail_msg("%d x %d to %d x %d: value %zu of %zu is %.9g, should be %.9g", img->width, img->height, width, height, i, n, (double)got[i], (double)right[i]);
+                fail_msg("%d x %d to %d x %d: value %zu of %zu is %.9g, should be %.9g", img->width, img->height, width, height,
+                         i, n, (double)got[i], (double)right[i]);
         k->free_(k, out);
         k->close(k);
         free(right), free(got);
@@ -67,7 +70,8 @@ static void planes_are_the_hosts(void **state)
         jina_image_config c = {16, NORM};
         err    e = {0};
         image  img = noise(sides[i][0], sides[i][1], a);
-        int    w = img.width > img.height ? 16 * img.width / img.height : 16, h = img.width > img.height ? 16 : 16 * img.height / img.width;
+        bool   wide = img.width > img.height;
+        int    w = wide ? 16 * img.width / img.height : 16, h = wide ? 16 : 16 * img.height / img.width;
         int    left = (w - 16) / 2, top = (h - 16) / 2; /* halves go to even */
         float *px;
         OK(jina_pixels(&px, NULL, &img, &c, a, &e), e);

@@ -1,5 +1,5 @@
-/* test_score.c - the GPU's head over the vocabulary: logits, log-sum-exp, and that neither the rows beside a row nor the size of
- * tile that serves it show in its bits. */
+/* test_score.c - the GPU's head over the vocabulary: logits, log-sum-exp, and that neither the rows beside a row nor
+ * the size of tile that serves it show in its bits. */
 #include "tests/cuda/gpu.h"
 #include "base/memory.h"
 
@@ -7,7 +7,8 @@ typedef struct { int R, V, D; dtype type; } score_case;
 
 enum { PAIRS = 150 };
 
-/* A logit's D products are exact in f32 and summed in f32; tensor cores cut where f32 arithmetic rounds: 2^-23 a step. */
+/* A logit's D products are exact in f32 and summed in f32; tensor cores cut where f32 arithmetic rounds: 2^-23 a
+ * step. */
 static double logit_bound(double size, int D) { return size * (D + 2) * 0x1p-23 * 1.2 + 1e-37; }
 
 static void compare(precision p, const score_case *c)
@@ -15,7 +16,8 @@ static void compare(precision p, const score_case *c)
     kernels    *k = gpu_open(p);
     size_t      n = (size_t)c->R * (size_t)c->V;
     test_weight w = random_weight(c->V, c->D, c->type, 61);
-    float      *x = random_floats((size_t)c->R * (size_t)c->D, 62, true), *all = malloc(n * sizeof *all), *one = malloc((size_t)c->V * sizeof *one);
+    float      *x = random_floats((size_t)c->R * (size_t)c->D, 62, true);
+    float      *all = malloc(n * sizeof *all), *one = malloc((size_t)c->V * sizeof *one);
     act        *dx = gpu_acts(k, x, (size_t)c->R * (size_t)c->D);
     weight      dw = gpu_weight(k, &w);
     double     *want = malloc(n * sizeof *want), *size = malloc(n * sizeof *size);
@@ -105,7 +107,8 @@ static void score_needs_no_memory_for_all_logits(void **state)
     enum { R = 64, V = 20000, D = 8 };
     kernels *k = NULL;
     err      e = {0};
-    if (!kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 1 << 20}, &e)) SKIP("%s", e.text);
+    kernels_options o = {.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 1 << 20};
+    if (!kernels_open(&k, &o, &e)) SKIP("%s", e.text);
     test_weight w = random_weight(V, D, DTYPE_BF16, 63);
     float      *x = random_floats(R * D, 64, false), logit[R], lse[R];
     int32_t     row[R], token[R];

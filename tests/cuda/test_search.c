@@ -1,4 +1,5 @@
-/* test_search.c - exact search on the GPU: the order, ties by the lower id, any number of results, and the error that is promised. */
+/* test_search.c - exact search on the GPU: the order, ties by the lower id, any number of results, and the error that
+ * is promised. */
 #include "tests/cuda/gpu.h"
 #include "base/memory.h"
 
@@ -23,7 +24,8 @@ static double inner_product(const float *a, const float *b, int dim)
     return s;
 }
 
-/* The k best of n: sorted, no id twice, scores within the promised error, and nobody left out who is surely better. */
+/* The k best of n: sorted, no id twice, scores within the promised error, and nobody left out who is surely
+ * better. */
 static void check_best(kernels *k, const vector_set *v, const float *rows, const float *z, int64_t want)
 {
     float   *score = malloc((size_t)want * sizeof *score);
