@@ -1,0 +1,125 @@
+/* test_demo.c - the demonstration model's reader on the CUDA table in bf16, as it is served: PyTorch's answers, numbers close to those of
+ * the CPU's bf16 path, and the same bits for a case alone, among others, with cached prefixes and with its candidates in any order. */
+#include "tests/reader/demo.h"
+
+enum { CACHE = 64 << 20, K = 2 /* of DEMO_K, where bits are compared */ };
+
+typedef struct { kernels *k; reader *r; demo *d; arena *a; } world;
+
+static world open_world(const char *device)
+{
+    world w = {.k = open_device(device, PRECISION_BF16, 1), .d = demo_open(), .a = arena_new(0)};
+    w.r = open_reader(DEMO("reader"), CACHE, w.k);
+    return w;
+}
+static void close_world(world *w)
+{
+    arena_free(w->a);
+    reader_close(w->r);
+    w->k->close(w->k);
+    demo_close(w->d);
+}
+
+static reader_scores score(world *w, const reader_query *q)
+{
+    err           e = {0};
+    reader_scores s;
+    OK(reader_score(w->r, w->k, q, w->a, &s, &e), e);
+    return s;
+}
+
+/* The likeliest answer by the mixture of the candidates' distributions, all of one weight; *margin to the next one. */
+static int answer_of(const float *logp, int A, double *margin)
+{
+    double p[8] = {0};
+    assert_true(A <= 8);
+    for (int i = 0; i < DEMO_K; i++) {
+        double sum = 0;
+        for (int j = 0; j < A; j++) sum += exp((double)logp[i * A + j]);
+        for (int j = 0; j < A; j++) p[j] += exp((double)logp[i * A + j]) / sum / DEMO_K;
+    }
+    int best = 0;
+    for (int j = 1; j < A; j++) best = p[j] > p[best] ? j : best;
+    *margin = 1;
+    for (int j = 0; j < A; j++)
+        if (j != best) *margin = fmin(*margin, p[best] - p[j]);
+    return best;
+}
+
+static void answers_are_pytorchs_and_near_the_cpus(void **state)
+{
+    (void)state;
+    static const struct { const char *task, *split; int first, step, n; } set[] = {
+#ifdef JOMED_SIMT
+        {"breast", "test", 0, 1, 1}, {"pneumonia", "val", 1, 1, 1}, {"retina", "test", 0, 1, 1}};
+#else
+        {"breast", "val", 0, 1, 30}, {"breast", "test", 0, 1, 60}, {"pneumonia", "val", 0, 1, 30}, {"pneumonia", "test", 0, 1, 60},
+        {"retina", "val", 0, 1, 30}, {"retina", "test", 0, 1, 60}};
+#endif
+    world gpu = open_world("cuda:0"), cpu = open_world("cpu");
+    for (size_t s = 0; s < sizeof set / sizeof *set; s++)
+        for (int i = set[s].first, n = 0; n < set[s].n; n++, i += set[s].step) {
+            demo_case    *c = demo_case_open(gpu.d, set[s].task, set[s].split, i);
+            int           A = c->q.A;
+            double        margin, ignored;
+            reader_scores y = score(&gpu, &c->q), near = score(&cpu, &c->q);
+            CLOSE(y.logp, near.logp, (size_t)(DEMO_K * A), 1e-2, "logp against the CPU's bf16 products");
+            CLOSE(y.logp, c->logp, (size_t)(DEMO_K * A), 3e-2, "logp against PyTorch");
+            int want = answer_of(c->logp, A, &margin);
+            if (margin > 1e-2 && answer_of(y.logp, A, &ignored) != want) fail_msg("%s %s %d: another answer", set[s].task, set[s].split, i);
+            demo_case_close(c);
+        }
+    close_world(&gpu);
+    close_world(&cpu);
+}
+
+static void a_case_has_the_same_bits_in_any_company(void **state)
+{
+    (void)state;
+    world      w = open_world("cuda:0");
+    demo_case *c = demo_case_open(w.d, "retina", "test", 11), *other = demo_case_open(w.d, "breast", "test", 5);
+    int        A = c->q.A;
+    c->q.K = other->q.K = K;
+    size_t     n = (size_t)(K * A), one = (size_t)A;
+    reader_scores cold = score(&w, &c->q), warm = score(&w, &c->q);
+    assert_int_equal(cold.n_cached, 0);
+    assert_int_equal(warm.n_cached, K);
+    assert_memory_equal(warm.logp, cold.logp, n * sizeof(float));
+
+    reader_cache_clear(w.r);
+    for (int i = 0; i < K; i++) { /* each candidate alone */
+        reader_query q = c->q;
+        q.z = &c->z[i];
+        q.K = 1;
+        reader_scores y = score(&w, &q);
+        assert_memory_equal(y.logp, cold.logp + i * A, one * sizeof(float));
+    }
+
+    const reader_passage turned[K] = {c->z[1], c->z[0]};
+    reader_query q = c->q;
+    q.z = turned;
+    reader_cache_clear(w.r);
+    reader_scores y = score(&w, &q);
+    for (int i = 0; i < K; i++) assert_memory_equal(y.logp + i * A, cold.logp + (K - 1 - i) * A, one * sizeof(float));
+
+    reader_cache_clear(w.r); /* packed with another request's candidates */
+    err           e[2] = {{0}, {0}}, all = {0};
+    reader_scores out[2];
+    reader_job    job[2] = {{&other->q, w.a, &out[0], &e[0]}, {&c->q, w.a, &out[1], &e[1]}};
+    OK(reader_score_many(w.r, w.k, job, 2, &all), all);
+    assert_int_equal(e[0].code, ERR_NONE);
+    assert_int_equal(e[1].code, ERR_NONE);
+    assert_memory_equal(out[1].logp, cold.logp, n * sizeof(float));
+    demo_case_close(c);
+    demo_case_close(other);
+    close_world(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_are_pytorchs_and_near_the_cpus),
+        cmocka_unit_test(a_case_has_the_same_bits_in_any_company),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
