@@ -303,7 +303,7 @@ static bool open_table(kernels **out, const kernels_options *o, int device, err 
     if (!device_check(g, device, e)) goto done;
     if (!cu_ok(&g->k, cudaGetDeviceProperties(&prop, device), "device")) goto done;
     g->n_sms = prop.multiProcessorCount;
-    snprintf(g->name, sizeof g->name, "cuda:%d %.60s, %s", device, prop.name, g->f32 ? "f32" : "bf16");
+    snprintf(g->name, sizeof g->name, "cuda:%d %.50s, %s, %zu MiB workspace", device, prop.name, g->f32 ? "f32" : "bf16", g->scratch_bytes >> 20);
     if (!take_memory(g, e) || !cuda_linear_open(g) || !cuda_attend_open(g) || !cuda_score_open(g)) goto done;
     *out = &g->k; g = NULL; ok = true;
 done:
