@@ -115,7 +115,7 @@ static void open_question(void **state)
     w->q.answers = NULL;
     w->q.n_answers = 0;
     w->q.open = (open_options){.max_new_tokens = 2, .beams = 2, .repetition_penalty = 1.5};
-    each_allocation_may_fail(w, true);
+    each_allocation_may_fail(w, false); /* with a cold one the closed question's test has been there */
     w->q = closed;
 }
 
