@@ -15,6 +15,7 @@ LDLIBS   = $(CUDA_LIBS) -lmicrohttpd -lgnutls -linih -ljansson -lsqlite3 -lzip -
 # architecture named (the last also as PTX, for GPUs to come). A kernel that spills registers does not build.
 NVCC       ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local/cuda/bin)))
 GPU        ?= 0
+$(if $(filter 0,$(GPU))$(NVCC),,$(error GPU=$(GPU) needs nvcc in PATH or in /usr/local/cuda/bin; GPU=0 builds without it))
 CUDA_KNOWN := $(if $(filter 0,$(GPU)),,$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
 CUDA_ARCHS ?= $(foreach a,80 86 89 90a 100,$(if $(filter $(a:a=),$(CUDA_KNOWN)),$(a)))
 CUDA_PTX   ?= $(patsubst %a,%,$(lastword $(CUDA_ARCHS)))
@@ -82,7 +83,7 @@ $(foreach f,$(FUZZERS),$(eval $(call fuzzer,$(f))))
 FUZZ_SAN := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 fuzz:
 	@tools/deps.sh fuzz
-	@$(MAKE) --no-print-directory B=build-fuzz CC=clang SAN="$(FUZZ_SAN)" $(FUZZERS:%=build-fuzz/fuzz/fuzz_%)
+	@$(MAKE) --no-print-directory B=build-fuzz GPU=0 CC=clang SAN="$(FUZZ_SAN)" $(FUZZERS:%=build-fuzz/fuzz/fuzz_%)
 	@JOMED_BUILD=build-fuzz tests/fuzz/run.sh $(FUZZERS)
 
 $(B)/bench/bench_linear: BENCH_LIBS := -ldnnl # measured against; no part of the product (apt: libdnnl-dev)
@@ -126,6 +127,7 @@ help:
 	@echo "make demo      install packages, build, index the demonstration pictures, serve, ask a question"
 	@echo "make test      install packages, build, run all tests, also under sanitizers"
 	@echo "make           build build/jomed      make check-FOLDER   the tests of one folder"
+	@echo "make GPU=0     the same without CUDA, which is the default where there is no nvcc"
 	@echo "make check-gpu the kernels' tests on this machine's GPU      make bench-gpu     its table of numbers"
 	@echo "make install   into PREFIX (/usr/local) make fuzz           60 s of each fuzz target"
 deps: ; @tools/deps.sh
