@@ -1,5 +1,6 @@
-/* test_demo.c - the demonstration model's reader on the CUDA table in bf16, as it is served: PyTorch's answers, numbers close to those of
- * the CPU's bf16 path, and the same bits for a case alone, among others, with cached prefixes and with its candidates in any order. */
+/* test_demo.c - the demonstration model's reader on the CUDA table in bf16, as it is served: PyTorch's answers,
+ * numbers close to those of the CPU's bf16 path, and the same bits for a case alone, among others, with cached
+ * prefixes and with its candidates in any order. */
 #include "tests/reader/demo.h"
 
 enum { CACHE = 64 << 20, K = 2 /* of DEMO_K, where bits are compared */ };
@@ -28,7 +29,8 @@ static reader_scores score(world *w, const reader_query *q)
     return s;
 }
 
-/* The likeliest answer by the mixture of the candidates' distributions, all of one weight; *margin to the next one. */
+/* The likeliest answer by the mixture of the candidates' distributions, all of one weight; *margin to the next
+ * one. */
 static int answer_of(const float *logp, int A, double *margin)
 {
     double p[8] = {0};

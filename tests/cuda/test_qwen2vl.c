@@ -1,5 +1,5 @@
-/* test_qwen2vl.c - the goldens of tests/reader/test_qwen2vl.c on the CUDA table: every stage, greedy continuation and answers, in f32, in
- * bf16, with adapters. On a GPU all of them; in the emulation one picture or two of each kind. */
+/* test_qwen2vl.c - the goldens of tests/reader/test_qwen2vl.c on the CUDA table: every stage, greedy continuation and
+ * answers, in f32, in bf16, with adapters. On a GPU all of them; in the emulation one picture or two of each kind. */
 #define TEST_DEVICE "cuda:0"
 #define main all_cases
 #include "tests/reader/test_qwen2vl.c"

@@ -1,5 +1,6 @@
-/* test_towers.c - the goldens of tests/retriever/test_towers.c on the CUDA table, in f32 as the retriever opens it: both towers at every
- * stage. On a GPU with all that a checkpoint may and may not hold; in the emulation the goldens alone. */
+/* test_towers.c - the goldens of tests/retriever/test_towers.c on the CUDA table, in f32 as the retriever opens it:
+ * both towers at every stage. On a GPU with all that a checkpoint may and may not hold; in the emulation the goldens
+ * alone. */
 #define TEST_DEVICE "cuda:0"
 #define main all_cases
 #include "tests/retriever/test_towers.c"

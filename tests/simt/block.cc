@@ -25,8 +25,9 @@ static void make_ready(warp *w, unsigned lanes)
     running.ready_warps |= 1u << (w - running.warps);
 }
 
-/* ------------------------------------------------------------------------------------------------------- who is next */
-/* The next thread that can run, taken off the ready ones: of the same warp if there is one, else of the warps after it. */
+/* ---------------------------------------------------------------------------------------------------- who is next */
+/* The next thread that can run, taken off the ready ones: of the same warp if there is one, else of the warps after
+ * it. */
 static thread *take_next(warp *w)
 {
     if (!w->ready) {
@@ -131,7 +132,7 @@ static void thread_main()
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------------- a block */
+/* -------------------------------------------------------------------------------------------------------- a block */
 static void block_run(uint3 at)
 {
     simt_here.block = at;
@@ -184,9 +185,9 @@ void grid_run(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t 
             for (unsigned x = 0; x < grid.x; x++) block_run({x, y, z});
 }
 
-/* --------------------------------------------------------------------------------------------- warp functions, barriers */
-/* Have all lanes of the mask called what self calls? A lane may still wait with others in an earlier call without self; but if it
- * waits for self in another call, they will never meet. */
+/* --------------------------------------------------------------------------------------- warp functions, barriers */
+/* Have all lanes of the mask called what self calls? A lane may still wait with others in an earlier call without
+ * self; but if it waits for self in another call, they will never meet. */
 static bool all_called(const warp *w, const thread *self, unsigned mask)
 {
     if ((w->waits & mask) != mask) return false;

@@ -1,14 +1,16 @@
 /* check.cc - looks at every access a kernel makes to memory, and reports the first wrong one.
  *
- * g++ -fsanitize=thread puts a call before each load and store; ThreadSanitizer's library would define those functions, here we
- * do. An access may go to the thread's own stack, the kernel's parameters, constants and globals of the program, a block of
- * device memory, or shared memory. Anything else is out of bounds; host memory too, which a GPU cannot reach.
+ * g++ -fsanitize=thread puts a call before each load and store; ThreadSanitizer's library would define those
+ * functions, here we do. An access may go to the thread's own stack, the kernel's parameters, constants and globals
+ * of the program, a block of device memory, or shared memory. Anything else is out of bounds; host memory too, which
+ * a GPU cannot reach.
  *
- * Shared memory is watched word by word, and byte by byte in words of which parts were touched: who wrote it last, and two that read it since, of different warps if there are any. Two
- * are enough: a writer is ordered with all of its own warp or not, so if it conflicts with any reader it does so with one of
- * the two (but for readers of one warp that met in a __syncwarp of a partial mask).
- * At a block's start it is 0xff: NaN as a float, -1 as an index. Reading that is no error (padding may be read and thrown away);
- * it shows in the result where it matters. */
+ * Shared memory is watched word by word, and byte by byte in words of which parts were touched: who wrote it last,
+ * and two that read it since, of different warps if there are any. Two are enough: a writer is ordered with all of
+ * its own warp or not, so if it conflicts with any reader it does so with one of the two (but for readers of one warp
+ * that met in a __syncwarp of a partial mask).
+ * At a block's start it is 0xff: NaN as a float, -1 as an index. Reading that is no error (padding may be read and
+ * thrown away); it shows in the result where it matters. */
 #include "tests/simt/inner.h"
 
 #include <stdarg.h>
@@ -59,7 +61,7 @@ void checks_open()
     if (__start_simt_shared) region_open(&fixed, __start_simt_shared, (size_t)(__stop_simt_shared - __start_simt_shared));
 }
 
-/* ----------------------------------------------------------------------------------------------------------- reports */
+/* -------------------------------------------------------------------------------------------------------- reports */
 /* Where in the source, by binutils' addr2line if it is there. */
 static void print_place(const void *pc)
 {
@@ -93,7 +95,7 @@ void report(const thread *t, const void *pc, const char *fmt, ...)
 
 static const char *verb(access_kind kind) { return kind == READ ? "reads" : kind == WRITE ? "writes" : "changes atomically"; }
 
-/* ------------------------------------------------------------------------------------------------------------- races */
+/* ---------------------------------------------------------------------------------------------------------- races */
 static uint64_t clock_of(const thread *t) { return t->clock > running.synced ? t->clock : running.synced + 1; }
 
 static inline bool ordered(const thread *t, stamp s)
@@ -177,7 +179,7 @@ static stamp stamp_of(const thread *t) { return clock_of(t) << 16 | (stamp)numbe
 void flight_begin(const thread *t, void *dst, size_t bytes) { mark(dst, bytes, stamp_of(t) | FLIGHT_BIT); }
 void flight_end(const thread *t, void *dst, size_t bytes) { mark(dst, bytes, stamp_of(t)); }
 
-/* ------------------------------------------------------------------------------------------------------------ bounds */
+/* --------------------------------------------------------------------------------------------------------- bounds */
 bool is_shared(const void *p, size_t bytes)
 {
     uintptr_t a = (uintptr_t)p;

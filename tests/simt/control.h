@@ -8,8 +8,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* The call to the runtime API number n from now (0: the next one) gives `status`. cudaErrorMemoryAllocation is given once; every
- * other code for ever after, as a lost device does. simt_fail(cudaSuccess, 0) mends the device. */
+/* The call to the runtime API number n from now (0: the next one) gives `status`. cudaErrorMemoryAllocation is given
+ * once; every other code for ever after, as a lost device does. simt_fail(cudaSuccess, 0) mends the device. */
 void simt_fail(cudaError_t status, long n);
 long simt_calls(void);                 /* to the runtime API that can fail, so far */
 void simt_set_devices(int n);          /* 0: no GPU in the machine; 1 at start */

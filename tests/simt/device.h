@@ -1,4 +1,5 @@
-/* device.h - between memory.cc's neighbours runtime.cc (the device, copies, launches) and stream.cc (when work is done). */
+/* device.h - between memory.cc's neighbours runtime.cc (the device, copies, launches) and stream.cc (when work is
+ * done). */
 #ifndef JOMED_SIMT_DEVICE_H
 #define JOMED_SIMT_DEVICE_H
 

@@ -1,8 +1,8 @@
 /* fiber.cc - a stack for each thread of a block, and the switch between two.
  *
- * A warp function stops 31 threads and goes on with each again, so a tile of a product makes thousands of switches: on x86-64
- * a switch saves the six registers a callee must keep and nothing else. Elsewhere it is POSIX's swapcontext, which also
- * asks the kernel for the signal mask: right, and about a hundred times slower. */
+ * A warp function stops 31 threads and goes on with each again, so a tile of a product makes thousands of switches:
+ * on x86-64 a switch saves the six registers a callee must keep and nothing else. Elsewhere it is POSIX's
+ * swapcontext, which also asks the kernel for the signal mask at every switch. */
 #include "tests/simt/inner.h"
 
 #include <stdio.h>
@@ -61,8 +61,8 @@ simt_switch:
     .size simt_switch, . - simt_switch
 )");
 
-/* What simt_switch pops: six registers, then entry() as the address to return to, at which the stack must be 8 below a
- * multiple of 16, as after a call. */
+/* What simt_switch pops: six registers, then entry() as the address to return to, at which the stack must be 8 below
+ * a multiple of 16, as after a call. */
 void *fiber_start(int stack, void (*entry)())
 {
     uintptr_t *sp = (uintptr_t *)(stack_base(stack) + STACK_BYTES) - 2;
@@ -95,7 +95,8 @@ static void context_switch(void **from, void *to)
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
-/* AddressSanitizer must know which stack is in use. The host's own is learnt when the first fiber is entered from it. */
+/* AddressSanitizer must know which stack is in use. The host's own is learnt when the first fiber is entered from
+ * it. */
 static const void *host_bottom;
 static size_t      host_bytes;
 static bool        from_host;

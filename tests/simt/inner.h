@@ -1,12 +1,14 @@
-/* inner.h - what the files of the emulation share: the block that runs, its threads and warps, and the checks of memory.
+/* inner.h - what the files of the emulation share: the block that runs, its threads and warps, and the checks of
+ * memory.
  *
- * Order     A thread runs until it has to wait, then the next one of its warp that can run, then the next warp's. So a kernel
- *           without barriers runs its threads as a plain loop on one stack (block.cc).
- * Clocks    What orders two accesses to shared memory. Time is one counter that every synchronisation moves on. A thread's
- *           accesses carry the time of its last synchronisation. An access at time c by thread q is ordered before what
- *           thread t does now if c is before the block's last __syncthreads, or q is a lane of t's warp and they have met in
- *           __syncwarp since: seen[t][q] >= c. Anything else by two threads, one of them writing, is a race, whatever
- *           order the emulation happens to run them in. Shuffles, votes, mma order nothing: PTX promises it of bar only. */
+ * Order     A thread runs until it has to wait, then the next one of its warp that can run, then the next warp's. So
+ *           a kernel without barriers runs its threads as a plain loop on one stack (block.cc).
+ * Clocks    What orders two accesses to shared memory. Time is one counter that every synchronisation moves on. A
+ *           thread's accesses carry the time of its last synchronisation. An access at time c by thread q is ordered
+ *           before what thread t does now if c is before the block's last __syncthreads, or q is a lane of t's warp
+ *           and they have met in __syncwarp since: seen[t][q] >= c. Anything else by two threads, one of them
+ *           writing, is a race, whatever order the emulation happens to run them in. Shuffles, votes, mma order
+ *           nothing: PTX promises it of bar only. */
 #ifndef JOMED_SIMT_INNER_H
 #define JOMED_SIMT_INNER_H
 

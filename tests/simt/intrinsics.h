@@ -1,5 +1,5 @@
-/* intrinsics.h - CUDA's arithmetic intrinsics for g++. The approximate ones (__expf, ..) are exact here: a tolerance that
- * holds on a GPU holds here too, not the reverse. Included by simt.h. */
+/* intrinsics.h - CUDA's arithmetic intrinsics for g++. The approximate ones (__expf, ..) are exact here: a tolerance
+ * that holds on a GPU holds here too, not the reverse. Included by simt.h. */
 #ifndef JOMED_SIMT_INTRINSICS_H
 #define JOMED_SIMT_INTRINSICS_H
 

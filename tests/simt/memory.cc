@@ -1,9 +1,10 @@
 /* memory.cc - device memory: addresses are never given twice, so a pointer that outlived its block is always found.
  *
- * The device is a range of addresses. A block begins on a page and is followed by at least one page that belongs to none. For
- * each page `held` says how many of its bytes, from the first on, belong to a block: one look answers whether an access is inside;
- * and whether it is still to be filled with 0xff, which happens when it is first touched: a workspace is large and mostly idle.
- * The whole range is out of the host's reach but while kernels and copies run. */
+ * The device is a range of addresses. A block begins on a page and is followed by at least one page that belongs to
+ * none. For each page `held` says how many of its bytes, from the first on, belong to a block: one look answers
+ * whether an access is inside; and whether it is still to be filled with 0xff, which happens when it is first
+ * touched: a workspace is large and mostly idle. The whole range is out of the host's reach but while kernels and
+ * copies run. */
 #include "tests/simt/inner.h"
 
 #include <stdio.h>

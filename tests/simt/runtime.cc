@@ -1,4 +1,5 @@
-/* runtime.cc - the runtime API but for streams: the device, its memory, copies, launches, and failures made on purpose. */
+/* runtime.cc - the runtime API but for streams: the device, its memory, copies, launches, and failures made on
+ * purpose. */
 #include "tests/simt/device.h"
 
 #include <stdio.h>
@@ -41,7 +42,7 @@ api_call::api_call() : lock(api), status(cudaSuccess)
 }
 cudaError_t simt::fail(cudaError_t status) { return status == cudaSuccess ? status : last_error = status; }
 
-/* ------------------------------------------------------------------------------------------------------- for tests */
+/* ------------------------------------------------------------------------------------------------------ for tests */
 void simt_fail(cudaError_t status, long n)
 {
     std::lock_guard<std::recursive_mutex> lock(api);
@@ -54,7 +55,7 @@ long simt_calls(void) { return n_calls; }
 long simt_handles_used(void) { return n_handles; }
 void simt_set_devices(int n) { n_devices = n; }
 
-/* ------------------------------------------------------------------------------------------------------- the device */
+/* ----------------------------------------------------------------------------------------------------- the device */
 cudaError_t cudaGetDeviceCount(int *n)
 {
     api_call c;
@@ -171,7 +172,7 @@ const char *cudaGetErrorName(cudaError_t status)
     return "unrecognized error code";
 }
 
-/* ----------------------------------------------------------------------------------------------------------- memory */
+/* --------------------------------------------------------------------------------------------------------- memory */
 cudaError_t simt_malloc(void **p, size_t bytes)
 {
     api_call c;
@@ -250,7 +251,7 @@ cudaError_t cudaHostUnregister(void *p)
     return c.status != cudaSuccess ? c.status : status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- copies */
+/* --------------------------------------------------------------------------------------------------------- copies */
 static bool on_device(const void *p) { return (uintptr_t)p >= device_begin && (uintptr_t)p < device_end; }
 
 struct copy { uint8_t *dst; const uint8_t *src; size_t dst_pitch, src_pitch, width, height; };
@@ -344,7 +345,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 }
 cudaError_t cudaMemset(void *p, int value, size_t bytes) { return cudaMemsetAsync(p, value, bytes, NULL); }
 
-/* --------------------------------------------------------------------------------------------------------- launches */
+/* ------------------------------------------------------------------------------------------------------- launches */
 cudaError_t simt_func_set_attribute(const void *kernel, cudaFuncAttribute attribute, int value)
 {
     api_call c;

@@ -1,12 +1,13 @@
 /* runtime.h - CUDA's runtime API for g++: the part that kernels/cuda calls. One device, in host memory.
  *
- * Streams   Work is kept in its stream and done when the host waits for it (synchronise, query, a blocking copy), as a slow
- *           device would: host memory that is reused too early, or read too early, shows. Pageable memory given to
- *           cudaMemcpyAsync is read at once, as CUDA does; pinned memory when its turn comes.
- * Memory    cudaMalloc never gives an address twice and surrounds each block by memory that may not be touched; new memory
- *           is 0xff, which is NaN in every float format. Between API calls device memory cannot be touched by the host.
- * Errors    Misuse that CUDA reports is reported by the same code. What corrupts or hangs a GPU ends the process with a report
- *           and status 99 (check.cc). control.h makes calls fail for tests. */
+ * Streams   Work is kept in its stream and done when the host waits for it (synchronise, query, a blocking copy), as
+ *           a slow device would: host memory that is reused too early, or read too early, shows. Pageable memory
+ *           given to cudaMemcpyAsync is read at once, as CUDA does; pinned memory when its turn comes.
+ * Memory    cudaMalloc never gives an address twice and surrounds each block by memory that may not be touched; new
+ *           memory is 0xff, which is NaN in every float format. Between API calls device memory cannot be touched by
+ *           the host.
+ * Errors    Misuse that CUDA reports is reported by the same code. What corrupts or hangs a GPU ends the process with
+ *           a report and status 99 (check.cc). control.h makes calls fail for tests. */
 #ifndef JOMED_SIMT_RUNTIME_H
 #define JOMED_SIMT_RUNTIME_H
 

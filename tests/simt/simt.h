@@ -1,8 +1,8 @@
-/* simt.h - the CUDA of tests/simt/README.md for g++: what a kernel sees. kernels/cuda/device.cuh includes it instead of
- * CUDA's headers when JOMED_SIMT is defined.
+/* simt.h - the CUDA of tests/simt/README.md for g++: what a kernel sees. kernels/cuda/device.cuh includes it instead
+ * of CUDA's headers when JOMED_SIMT is defined.
  *
- * Memory    Kernels are compiled with -fsanitize=thread, but linked with our own __tsan_* functions (check.cc), which see
- *           every load and store: bounds of device and shared memory, host memory touched by a kernel, and races.
+ * Memory    Kernels are compiled with -fsanitize=thread, but linked with our own __tsan_* functions (check.cc), which
+ *           see every load and store: bounds of device and shared memory, host memory touched by a kernel, and races.
  * Lanes     A warp function stops its thread until the other lanes of the mask have called the same one (block.cc).
  * By value  mma and ldmatrix pass fragments in registers: a pointer would make each access to a fragment a call. */
 #ifndef JOMED_SIMT_H
@@ -29,13 +29,13 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-/* Blocks run one at a time, so an object of the program serves each in turn. A kernel that has some must have internal
- * linkage (static): g++ refuses to mix others in one section. */
+/* Blocks run one at a time, so an object of the program serves each in turn. A kernel that has some must have
+ * internal linkage (static): g++ refuses to mix others in one section. */
 #define __shared__ static __attribute__((section("simt_shared")))
 #define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(simt_dynamic_shared())
 
-/* Who runs. Constant to g++ as it is to the thread, so that reading it is no memory access to be checked; the emulation
- * writes it between threads. */
+/* Who runs. Constant to g++ as it is to the thread, so that reading it is no memory access to be checked; the
+ * emulation writes it between threads. */
 struct simt_position { uint3 thread, block; dim3 block_dim, grid_dim; };
 #ifdef SIMT_INNER
 extern "C" simt_position simt_here;

@@ -1,7 +1,8 @@
 /* stream.cc - streams, events and graphs: when work is done.
  *
- * Work stays in its stream until the host waits for that stream, for an event behind the work, or for the device. The default
- * stream is the exception: what is given to it is done at once, behind all streams that are not non-blocking. */
+ * Work stays in its stream until the host waits for that stream, for an event behind the work, or for the device. The
+ * default stream is the exception: what is given to it is done at once, behind all streams that are not
+ * non-blocking. */
 #include "tests/simt/device.h"
 
 #include <chrono>
@@ -68,7 +69,7 @@ cudaError_t simt::submit(cudaStream_t s, work w)
     return cudaSuccess;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- streams */
+/* -------------------------------------------------------------------------------------------------------- streams */
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 {
     api_call c;
@@ -111,7 +112,7 @@ cudaError_t cudaStreamQuery(cudaStream_t s) /* asked once, done once: who polls 
     return cudaErrorNotReady;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- events */
+/* --------------------------------------------------------------------------------------------------------- events */
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
     api_call c;
@@ -184,7 +185,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
     return cudaSuccess;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- graphs */
+/* --------------------------------------------------------------------------------------------------------- graphs */
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
 {
     api_call c;

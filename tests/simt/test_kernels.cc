@@ -1,5 +1,6 @@
-/* test_kernels.cc - what the emulation computes: positions, warp functions, atomics, copies, fragments, 16-bit formats. Against plain
- * loops over the definitions of CUDA and PTX, with all values distinct, so that no two places can be exchanged unseen. */
+/* test_kernels.cc - what the emulation computes: positions, warp functions, atomics, copies, fragments, 16-bit
+ * formats. Against plain loops over the definitions of CUDA and PTX, with all values distinct, so that no two places
+ * can be exchanged unseen. */
 #include "kernels/cuda/device.cuh"
 
 #include <setjmp.h>
@@ -60,7 +61,7 @@ static void a_sum_through_shared_memory_is_right(void **)
     cudaFree(dx);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- warps */
+/* ---------------------------------------------------------------------------------------------------------- warps */
 static __global__ void shuffles(int *y)
 {
     int lane = threadIdx.x, v = 100 + lane, *out = y + lane;
@@ -153,7 +154,7 @@ static void atomics_lose_nothing(void **)
     assert_true(got_turns == 350 * 0x100000001ull);
 }
 
-/* ------------------------------------------------------------------------------------------------- cp.async, ldmatrix, mma */
+/* ---------------------------------------------------------------------------------------- cp.async, ldmatrix, mma */
 static __global__ void copies(const int *x, int *y)
 {
     DYNAMIC_SHARED(int, s);
@@ -262,7 +263,7 @@ static void mma_multiplies_fragments_as_ptx_lays_them_out(void **)
     check_mma<__half>();
 }
 
-/* ---------------------------------------------------------------------------------------------------------- 16-bit types */
+/* --------------------------------------------------------------------------------------------------- 16-bit types */
 static void bf16_and_half_round_to_nearest_even(void **)
 {
     for (uint32_t u = 0; u < 0x10000; u++) { /* each value comes back; half way to the next goes to the even one */

@@ -1,5 +1,5 @@
-/* test_mistakes.cc - kernels with one mistake each: the emulation must name the kernel, the thread and what it did; and kernels that
- * come close to the same mistakes and must pass. */
+/* test_mistakes.cc - kernels with one mistake each: the emulation must name the kernel, the thread and what it did;
+ * and kernels that come close to the same mistakes and must pass. */
 #include "kernels/cuda/device.cuh"
 #include "tests/simt/child.h"
 
@@ -12,7 +12,7 @@ template <class T> static T *device(size_t n)
     return p;
 }
 
-/* ----------------------------------------------------------------------------------------------------- device memory */
+/* -------------------------------------------------------------------------------------------------- device memory */
 static __global__ void past_the_end(float *y, int n) { if ((int)threadIdx.x <= n) y[threadIdx.x] = 1; }
 static __global__ void before_the_start(const float *x, float *y) { y[threadIdx.x] = x[(int)threadIdx.x - 1]; }
 static __global__ void wrong_index(float *y, int rows, int cols) { y[(size_t)threadIdx.x * rows + cols] = 1; }
@@ -60,7 +60,7 @@ static void memory_of_the_other_side_is_found(void **)
     assert_int_equal(o.status, 1000 + SIGSEGV); /* and by code that is not compiled for it */
 }
 
-/* ----------------------------------------------------------------------------------------------------- shared memory */
+/* -------------------------------------------------------------------------------------------------- shared memory */
 static __global__ void shared_past(float *y)
 {
     DYNAMIC_SHARED(float, s);
@@ -102,7 +102,7 @@ static void shared_memory_begins_as_nan(void **)
     cudaFree(y);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- races */
+/* ---------------------------------------------------------------------------------------------------------- races */
 static __global__ void no_barrier(float *y)
 {
     __shared__ float s[64];
@@ -220,7 +220,7 @@ static void ordered_accesses_are_no_race(void **)
     cudaFree(y);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- cp.async */
+/* ------------------------------------------------------------------------------------------------------- cp.async */
 static __global__ void reads_before_the_wait(const float *x, float *y)
 {
     DYNAMIC_SHARED(float, s);
@@ -287,7 +287,7 @@ static void cp_async_mistakes_are_found(void **)
            "copies_misaligned", "cp.async", "not aligned to 16");
 }
 
-/* ------------------------------------------------------------------------------------------------------------- lanes */
+/* ---------------------------------------------------------------------------------------------------------- lanes */
 static __global__ void shuffles_in_a_branch(int *y)
 {
     int v = threadIdx.x;

@@ -1,5 +1,5 @@
-/* test_runtime.cc - the emulated device: memory, copies, the time at which a stream's work is done, graphs, errors, and failures made
- * on purpose. */
+/* test_runtime.cc - the emulated device: memory, copies, the time at which a stream's work is done, graphs, errors,
+ * and failures made on purpose. */
 #include "kernels/cuda/device.cuh"
 #include "tests/simt/child.h"
 #include "tests/simt/control.h"

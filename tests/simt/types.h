@@ -5,8 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Loads and stores of these are single instructions on a GPU and fault when misaligned, so the alignment is CUDA's and
- * the kernels are compiled with -fsanitize=alignment. */
+/* Loads and stores of these are single instructions on a GPU and fault when misaligned, so the alignment is CUDA's
+ * and the kernels are compiled with -fsanitize=alignment. */
 #define SIMT_VECTOR2(T, name, align) \
     struct alignas(align) name##2 { T x, y; }; \
     static inline name##2 make_##name##2(T x, T y) { return {x, y}; }

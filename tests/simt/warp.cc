@@ -1,10 +1,11 @@
 /* warp.cc - the functions that the lanes of a warp do together, atomics, and cp.async.
  *
- * mma.m16n8k16 and ldmatrix lay fragments out as the PTX ISA manual says (section "Warp-level matrix instructions"): with
- * g = lane / 4 and j = lane % 4,
+ * mma.m16n8k16 and ldmatrix lay fragments out as the PTX ISA manual says (section "Warp-level matrix instructions"):
+ * with g = lane / 4 and j = lane % 4,
  *     a[0] = A[g][2j, 2j+1]   a[1] = A[g+8][..]   a[2] = A[g][2j+8, 2j+9]   a[3] = A[g+8][2j+8, 2j+9]
  *     b[0] = B[2j, 2j+1][g]   b[1] = B[2j+8, 2j+9][g]
- *     c[0] = C[g][2j]   c[1] = C[g][2j+1]   c[2] = C[g+8][2j]   c[3] = C[g+8][2j+1]       (low half of a register first)
+ *     c[0] = C[g][2j]   c[1] = C[g][2j+1]   c[2] = C[g+8][2j]   c[3] = C[g+8][2j+1]
+ * and the low half of a register is the first element.
  * The order in which a GPU adds the 16 products is not documented; here it is c, then k = 0, 1, .. 15, rounded to f32
  * after each. */
 #include "tests/simt/inner.h"
@@ -13,7 +14,7 @@
 
 using namespace simt;
 
-/* ------------------------------------------------------------------------------------------------------- __syncwarp */
+/* ----------------------------------------------------------------------------------------------------- __syncwarp */
 /* Who meets knows all that any of them knew, and what each has done up to now. */
 static void sync_work(unsigned mask, void *const[])
 {
@@ -39,7 +40,7 @@ static void sync_work(unsigned mask, void *const[])
 static const warp_function syncwarp = {"__syncwarp", sync_work};
 void simt_syncwarp(unsigned mask) { warp_call(&syncwarp, mask, NULL); }
 
-/* --------------------------------------------------------------------------------------------------------- shuffles */
+/* ------------------------------------------------------------------------------------------------------- shuffles */
 struct shuffle { uint64_t value, got; int arg, width; };
 
 template <simt_shuffle KIND> static int source_of(int lane, const shuffle *s)
@@ -80,7 +81,7 @@ uint64_t simt_shfl(simt_shuffle kind, unsigned mask, uint64_t value, int arg, in
     return s.got;
 }
 
-/* ------------------------------------------------------------------------------------------------ votes, reductions */
+/* ---------------------------------------------------------------------------------------------- votes, reductions */
 struct vote { uint64_t value, got; simt_arith op; bool is_signed; };
 
 static void ballot_work(unsigned mask, void *const data[])
@@ -144,7 +145,7 @@ uint32_t simt_reduce(simt_arith op, unsigned mask, uint32_t value, int is_signed
     return (uint32_t)v.got;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- atomics */
+/* -------------------------------------------------------------------------------------------------------- atomics */
 uint64_t simt_atomic(simt_arith op, void *p, uint64_t value, int bytes, int is_signed)
 {
     uint64_t old = 0, mask = bytes == 4 ? 0xffffffffu : ~0ull;
@@ -163,7 +164,7 @@ uint64_t simt_cas(void *p, uint64_t expected, uint64_t desired, int bytes)
     return old;
 }
 
-/* --------------------------------------------------------------------------------------------------------- cp.async */
+/* ------------------------------------------------------------------------------------------------------- cp.async */
 void *simt_dynamic_shared(void);
 
 void simt_cp_async(void *dst, const void *src, int bytes_valid)
@@ -196,11 +197,12 @@ void simt_cp_async_wait(int n_left)
     self->copies.erase(self->copies.begin(), self->copies.begin() + (ptrdiff_t)n);
 }
 
-/* --------------------------------------------------------------------------------------------------------- ldmatrix */
+/* ------------------------------------------------------------------------------------------------------- ldmatrix */
 struct load { const uint8_t *row; const void *pc; int n, transposed; uint32_t got[4]; };
 
-/* Row r of matrix m is at lane 8m + r's address. Plain: lane l gets elements 2j, 2j+1 of row g. Transposed: element g of rows 2j,
- * 2j+1. Each lane's own reads are checked, since a lane reads what another one may have written without a barrier. */
+/* Row r of matrix m is at lane 8m + r's address. Plain: lane l gets elements 2j, 2j+1 of row g. Transposed: element g
+ * of rows 2j, 2j+1. Each lane's own reads are checked, since a lane reads what another one may have written without a
+ * barrier. */
 static void ldmatrix_work(unsigned mask, void *const data[])
 {
     warp *w = warp_of(running.self);
@@ -244,7 +246,7 @@ simt_u32x4 simt_ldmatrix(const void *row, int n_matrices, int transposed)
     return (simt_u32x4){l.got[0], l.got[1], l.got[2], l.got[3]};
 }
 
-/* -------------------------------------------------------------------------------------------------------------- mma */
+/* ------------------------------------------------------------------------------------------------------------ mma */
 struct product { simt_u32x4 a; uint64_t b; simt_f32x4 c; };
 
 template <float (*WIDEN)(uint16_t)> static void mma_work(unsigned mask, void *const data[])
