@@ -24,8 +24,10 @@ struct watch {
     bool            stopping, started;
     pthread_t       thread;
     watched        *first;
-    lingerer        linger[LINGERERS];
+    lingerer        linger[LINGERERS]; /* that have come since the last round */
     int             n_linger;
+    lingerer        reading[LINGERERS]; /* the thread's own, without the lock */
+    int             n_reading;
     void (*tick)(void *ctx);
     void *ctx;
 };
@@ -80,15 +82,21 @@ static bool still_talking(int fd)
     return true;
 }
 
+static void take_lingerers(watch *w)
+{
+    while (w->n_linger > 0 && w->n_reading < LINGERERS) w->reading[w->n_reading++] = w->linger[--w->n_linger];
+}
+
+/* Without the lock: what they still send may be megabytes, and whoever refuses the next upload needs the lock. */
 static void look_at_lingerers(watch *w, double now)
 {
     int kept = 0;
-    for (int i = 0; i < w->n_linger; i++) {
-        lingerer l = w->linger[i];
-        if (now < l.until_ms && still_talking(l.fd)) w->linger[kept++] = l;
+    for (int i = 0; i < w->n_reading; i++) {
+        lingerer l = w->reading[i];
+        if (now < l.until_ms && still_talking(l.fd)) w->reading[kept++] = l;
         else close(l.fd);
     }
-    w->n_linger = kept;
+    w->n_reading = kept;
 }
 
 static void *watch_main(void *arg)
@@ -98,8 +106,9 @@ static void *watch_main(void *arg)
     while (!w->stopping) {
         double now = clock_ms();
         look_at_connections(w, (int64_t)now);
-        look_at_lingerers(w, now);
+        take_lingerers(w);
         pthread_mutex_unlock(&w->lock);
+        look_at_lingerers(w, now);
         w->tick(w->ctx); /* without the lock: it may answer requests, which ends in watch_move() and more */
         pthread_mutex_lock(&w->lock);
         struct timespec t;
@@ -149,6 +158,7 @@ void watch_close(watch *w)
     pthread_mutex_unlock(&w->lock);
     if (w->started) pthread_join(w->thread, NULL);
     for (int i = 0; i < w->n_linger; i++) close(w->linger[i].fd);
+    for (int i = 0; i < w->n_reading; i++) close(w->reading[i].fd);
     pthread_cond_destroy(&w->stop);
     pthread_mutex_destroy(&w->lock);
     free(w);

@@ -35,7 +35,7 @@ bool watch_gave_up(const watched *c); /* by its limit; false also where the clie
 bool watch_peer_gone(int fd);
 
 /* Read and throw away what still comes on fd, until it ends or two seconds have passed. fd is duplicated, so the caller
- * may close its own. Past 256 at once this does nothing. */
+ * may close its own. Past some hundreds at once this does nothing. */
 void watch_linger(watch *w, int fd);
 
 #endif
