@@ -26,6 +26,12 @@ static void check_request(const diagnose_request *q, bool diagnosis)
     err e = {0};
     MUST(q->image && q->image_bytes > 0 && q->k >= 1 && q->k <= MAX_K && q->deadline_at > 0);
     MUST(!diagnosis || diagnose_check(q, &e));
+    /* what belongs to one kind of question is on no other */
+    const open_options *o = &q->open;
+    MUST(!diagnosis || !(q->answers && q->labels));
+    MUST((diagnosis && diagnose_task(q) == TASK_OPEN) || (!o->max_new_tokens && !o->beams && o->repetition_penalty == 0));
+    MUST(o->max_new_tokens >= 0 && o->max_new_tokens <= MAX_NEW_TOKENS && o->beams >= 0 && o->beams <= MAX_BEAMS);
+    MUST(o->repetition_penalty == 0 || (o->repetition_penalty >= 1 && o->repetition_penalty <= MAX_REPETITION_PENALTY));
     if (q->exclude.study) MUST(utf8_valid(q->exclude.study, strlen(q->exclude.study)) && strlen(q->exclude.study) <= MAX_KEY_BYTES);
 }
 
