@@ -149,6 +149,9 @@ static const attend_case CASES[] = {
     {2, 2, 64, 64, 0, 64, ATTEND_CAUSAL, 0, false, 0},   {6, 2, 64, 43, 127, 45, ATTEND_CAUSAL, 0, false, 0},
     {3, 3, 64, 40, 0, 40, ATTEND_ALL, 0, true, 0},       {7, 1, 128, 19, 128, 20, ATTEND_CAUSAL, 0, false, 0},
     {6, 1, 128, 45, 70, 50, ATTEND_TREE, 37, false, 0},  {2, 1, 64, 40, 0, 40, ATTEND_TREE, 40, false, 0},
+    /* fewer queries than nodes: the queries are the last of them */
+    {4, 2, 32, 3, 61, 12, ATTEND_TREE, 9, false, 0},     {4, 2, 64, 3, 61, 12, ATTEND_TREE, 9, false, 0},
+    {2, 1, 64, 4, 3, 9, ATTEND_TREE, 8, false, 0},       {6, 1, 128, 20, 30, 50, ATTEND_TREE, 37, false, 0},
     {2, 2, 80, 1, 3, 1, ATTEND_CAUSAL, 0, false, 0},     {1, 1, 128, 200, 0, 200, ATTEND_CAUSAL, 0, false, 0},
     {1, 1, 64, 70, 70, 0, ATTEND_ALL, 0, false, 0},
 };
