@@ -57,6 +57,8 @@ gives 2 "--k takes" "k of 0 is taken" ask --answers a,b --k 0 $picture
 gives 2 "--k takes" "k of 51 is taken" ask --answers a,b --k 51 $picture
 gives 2 "--mode takes" "an unknown mode is taken" ask --answers a,b --mode guess $picture
 gives 2 "device: unknown; there are auto, cpu" "an unknown device is taken" ask --answers a,b --device gpu9 $picture
+gives 2 "--search takes auto, faiss" "an unknown search is taken" ask --answers a,b --search ivf $picture
+gives 2 "search: exact runs on a GPU" "a search of the GPU is taken without one" ask --answers a,b --search exact --device cpu $picture
 gives 1 "no-such.png" "a missing image file is not named" ask --answers a,b no-such.png
 gives 1 "answers: 1 given" "one answer is taken" ask --answers a $picture
 gives 1 "answers\[1\] is empty" "an empty answer is taken" ask --answers a, $picture
