@@ -97,7 +97,7 @@ $(B)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) $(ISA_$(lastword $(subst _,
 # ptxas says what each kernel uses: kept beside the object (tools/ptxas.sh prints it as a table) and searched for spills.
 $(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D); $(NVCC) $(NVFLAGS) -c $< -o $@ 2>$@.ptxas || { cat $@.ptxas >&2; rm -f $@; exit 1; }
-	@tools/ptxas.sh --check $@.ptxas || { rm -f $@; exit 1; }
+	@tools/ptxas.sh --check$(if $(WERROR),-werror) $@.ptxas || { rm -f $@; exit 1; }
 
 # The emulation (tests/simt): the same kernels by g++, run on the CPU. Every load and store of a kernel goes through -fsanitize=thread's
 # calls to tests/simt/check.cc; in a sanitized build the sanitizer looks instead.

@@ -11,7 +11,8 @@ static void convert(void *out, dtype to, const uint8_t *from, dtype type, size_t
     else
         for (size_t i = 0; i < n; i++) {
             float v;
-            dtype_widen(&v, from + i * dtype_bytes(type), type, 1);
+            if (type == DTYPE_F32) memcpy(&v, from + i * sizeof v, sizeof v);
+            else dtype_widen(&v, from + i * dtype_bytes(type), type, 1);
             ((uint16_t *)out)[i] = bf16_from_f32(v);
         }
 }
