@@ -149,7 +149,8 @@ script = $(wildcard $(1))
 run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
 check: $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(SIMT_BENCH) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparison (tests/e2e/test_demo.sh), which runs the same code.
-check-sanitized: $(TESTS:%=$(B)/%) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh tests/index/test_*.sh tests/e2e/test_cli.sh)
+SANITIZED_SIMT := $(filter $(SIMT)/tests/simt/% $(addprefix $(SIMT)/tests/cuda/test_,linear rows attend score search preprocess),$(SIMT_TESTS))
+check-sanitized: $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh tests/index/test_*.sh tests/e2e/test_cli.sh)
 THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue $(B)/tests/kernels/test_pool $(B)/tests/eval/test_run $(B)/tests/reader/test_lora
 check-threads: export JOMED_SAME_BITS_TIMES := 1
 check-threads: $(call tests,$(THREADED)) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED)) tests/http/test_same_bits.sh
