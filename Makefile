@@ -168,8 +168,9 @@ gpu-tests: $(GPU_TESTS)
 gpu-bench: $(GPU_BENCH)
 on_gpu = $(MAKE) --no-print-directory -j$(shell nproc) GPU=1 B=build-gpu CUDA_ARCHS=$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | \
          head -n 1 | tr -d . | sed 's/^90$$/90a/')
-check-gpu: ; @$(on_gpu) gpu-tests && B=build-gpu tests/cuda/on_gpu.sh $(GPU_TESTS:$(B)/%=build-gpu/%)
-bench-gpu: ; @$(on_gpu) gpu-bench && B=build-gpu bench/gpu.sh
+has_gpu = @nvidia-smi >/dev/null 2>&1 || { echo "$@: nvidia-smi finds no GPU on this machine" >&2; exit 1; }
+check-gpu: ; $(has_gpu); $(on_gpu) gpu-tests && B=build-gpu tests/cuda/on_gpu.sh $(GPU_TESTS:$(B)/%=build-gpu/%)
+bench-gpu: ; $(has_gpu); $(on_gpu) gpu-bench && B=build-gpu bench/gpu.sh
 # The tests of one folder: make check-reader
 check-%: ; @$(MAKE) --no-print-directory $(call tests,$(B)/tests/$*/%) && B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh $(call tests,$(B)/tests/$*/%) $(call script,tests/$*/test_*.sh)
 

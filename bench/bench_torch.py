@@ -6,6 +6,7 @@ No part of the product: bench/gpu.sh runs it where python3 has torch and transfo
 """
 
 import argparse
+import inspect
 import time
 
 import torch
@@ -17,7 +18,7 @@ def main():
     p.add_argument("model")
     p.add_argument("--k", type=int, default=10)
     p.add_argument("--image", type=int, default=252)
-    p.add_argument("--text", type=int, default=84, help="tokens of a prompt that are no picture's")
+    p.add_argument("--text", type=int, default=80, help="tokens of a prompt that are no picture's")
     p.add_argument("--repeats", type=int, default=10)
     p.add_argument("--device", default="cuda")
     a = p.parse_args()
@@ -40,6 +41,9 @@ def main():
     pixels = torch.randn(2 * a.k * side * side, 3 * 2 * 14 * 14, device=a.device, dtype=torch.bfloat16)
     grid = torch.tensor([[1, side, side]] * (2 * a.k), device=a.device)
     inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, image_grid_thw=grid, logits_to_keep=1, use_cache=False)
+
+    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:  # transformers 5: where pictures stand
+        inputs["mm_token_type_ids"] = (ids == pad).int()
 
     def wait():
         if a.device.startswith("cuda"):

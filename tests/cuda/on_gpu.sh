@@ -17,7 +17,7 @@ if [ -x "$sanitizer" ]; then
     for t in "$@"; do
         case $t in */test_linear|*/test_rows|*/test_attend|*/test_score|*/test_search|*/test_preprocess) ;; *) continue ;; esac
         for tool in memcheck racecheck; do
-            step "$tool $t" timeout 900 "$sanitizer" --tool $tool --error-exitcode 99 --launch-timeout 0 "$t" >"$B/sanitizer.log" 2>&1
+            step "$tool $t" timeout 900 "$sanitizer" --tool $tool --error-exitcode 99 "$t" >"$B/sanitizer.log" 2>&1
             grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|^not ok' "$B/sanitizer.log"
         done
     done
