@@ -57,7 +57,7 @@ static void region_open(region *r, void *p, size_t bytes)
 }
 void checks_open()
 {
-    region_open(&dynamic, reserve(DYNAMIC_MAX + PAGE), DYNAMIC_MAX);
+    region_open(&dynamic, (uint8_t *)reserve(DYNAMIC_MAX + PAGE) + 128, DYNAMIC_MAX); /* no better aligned than is promised */
     if (__start_simt_shared) region_open(&fixed, __start_simt_shared, (size_t)(__stop_simt_shared - __start_simt_shared));
 }
 
