@@ -62,8 +62,8 @@ void checks_open()
 }
 
 /* -------------------------------------------------------------------------------------------------------- reports */
-/* Where in the source, by binutils' addr2line if it is there. */
-static void print_place(const void *pc)
+/* Where in the source, by binutils' addr2line if it is there. pc: behind the call, or behind a function's first byte. */
+static void print_place(const char *what, const void *pc)
 {
     char path[512], command[700], line[400];
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
@@ -73,7 +73,7 @@ static void print_place(const void *pc)
              (size_t)((uintptr_t)pc - 1 - (uintptr_t)__executable_start));
     FILE *f = popen(command, "r");
     if (!f) return;
-    while (fgets(line, sizeof line, f)) fprintf(stderr, "    %s", line);
+    while (fgets(line, sizeof line, f)) fprintf(stderr, "    %s%s", what, line);
     pclose(f);
 }
 void report(const thread *t, const void *pc, const char *fmt, ...)
@@ -89,7 +89,8 @@ void report(const thread *t, const void *pc, const char *fmt, ...)
     vfprintf(stderr, fmt, ap);
     va_end(ap);
     fputc('\n', stderr);
-    print_place(pc);
+    print_place("", pc);
+    if (in_kernel) print_place("kernel ", (const uint8_t *)running.kernel + 1); /* it may have been launched through a variable */
     _exit(99); /* as a sanitizer's report does under tests/run.sh */
 }
 

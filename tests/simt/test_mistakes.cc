@@ -41,6 +41,8 @@ static void device_memory_out_of_bounds_is_found(void **)
     }, "wide_load", "reads 16 bytes of device memory", "freed");
     caught("alignment", [] { float *x = device<float>(8); LAUNCH(misaligned, 1, 1, 0, 0, x, device<float>(1)); run(); },
            "misaligned", "test_mistakes.cc", "not aligned");
+    caught("launched through a variable", [] { auto f = wrong_index; LAUNCH(f, 1, 8, 0, 0, device<float>(24), 5, 2); run(); },
+           "simt: f: block (0, 0, 0) thread (5, 0, 0)", "kernel wrong_index", "test_mistakes.cc");
     caught("atomic", [] { LAUNCH(atomic_past, 1, 3, 0, 0, device<int>(2)); run(); },
            "atomic_past", "thread (2, 0, 0)", "changes atomically 4 bytes");
 }
