@@ -1,8 +1,8 @@
 /* cuda.cu - the GPU's table: finding a device, its memory, and what goes between host and device.
  *
- * One `cuda` is one worker's stream with scratch of its own. Host data that an operation is given (token ids, angles) is copied to
- * pinned memory before the operation returns; the stream takes it from there. Nothing waits but get, sync, the weights, and a
- * half of the pinned memory that the device has not finished with. */
+ * One `cuda` is one worker's stream with scratch of its own. Host data that an operation is given (token ids, angles)
+ * is copied to pinned memory before the operation returns; the stream takes it from there. Nothing waits but get,
+ * sync, the weights, and a half of the pinned memory that the device has not finished with. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>
@@ -15,14 +15,16 @@ extern "C" {
 #endif
 
 enum { MIN_CAPABILITY = 80, GPU_PASS_TOKENS = 4096 };
-/* EXACT_BYTES: scratch of the f32 table beside a bf16 one, in which the retriever runs: a picture or a caption at a time. */
-static const size_t SCRATCH_BYTES = (size_t)2 << 30, EXACT_BYTES = (size_t)256 << 20, STAGING_BYTES = (size_t)4 << 20, SCRATCH_ALIGN = 256;
+/* EXACT_BYTES: scratch of the f32 table beside a bf16 one, in which the retriever runs: a picture or a caption at a
+ * time. */
+static const size_t SCRATCH_BYTES = (size_t)2 << 30, EXACT_BYTES = (size_t)256 << 20, STAGING_BYTES = (size_t)4 << 20;
+static const size_t SCRATCH_ALIGN = 256;
 
-/* --------------------------------------------------------------------------------------------------------------- failures */
+/* ------------------------------------------------------------------------------------------------------- failures */
 bool cu_ok(kernels *k, cudaError_t status, const char *what)
 {
     if (status == cudaSuccess) return true;
-    (void)cudaGetLastError(); /* a failure that does not stick to the device is not reported a second time, by the next launch */
+    (void)cudaGetLastError(); /* one that does not stick to the device is not reported again, by the next launch */
     char text[200];
     snprintf(text, sizeof text, "%s: %s: %s", k->name ? k->name : "cuda", what, cudaGetErrorString(status));
     kernels_fail(k, status == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_GPU, text);
@@ -44,7 +46,7 @@ static bool gpu_sync(kernels *k, err *e)
     return err_at(e, k->failed.code, k->failed.problem, k->failed.field, "%s", k->failed.text);
 }
 
-/* ----------------------------------------------------------------------------------------------------------------- memory */
+/* --------------------------------------------------------------------------------------------------------- memory */
 static void *gpu_alloc(kernels *k, size_t bytes)
 {
     void *p = NULL;
@@ -84,7 +86,7 @@ static act *gpu_take(kernels *k, size_t n)
 static size_t gpu_mark(kernels *k) { return ((cuda *)k)->scratch_top; }
 static void   gpu_back(kernels *k, size_t mark) { ((cuda *)k)->scratch_top = mark; }
 
-/* ----------------------------------------------------------------------------------------------- between host and device */
+/* ---------------------------------------------------------------------------------------- between host and device */
 uint8_t *cuda_room(cuda *g, size_t bytes)
 {
     cuda_staging *s = &g->staging;
@@ -124,8 +126,9 @@ const void *cuda_stage(cuda *g, const void *host, size_t bytes)
 
 bool cuda_fetch(cuda *g, void *host, const void *device, size_t bytes)
 {
-    return bytes == 0 || (cu_ok(&g->k, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, g->stream), "download") &&
-                          cu_ok(&g->k, cudaStreamSynchronize(g->stream), "download"));
+    if (bytes == 0) return true;
+    return cu_ok(&g->k, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, g->stream), "download") &&
+           cu_ok(&g->k, cudaStreamSynchronize(g->stream), "download");
 }
 
 static void gpu_put(kernels *k, act *dst, const float *src, size_t n)
@@ -176,7 +179,7 @@ static const float *gpu_upload(kernels *k, const float *src, size_t n)
     return g ? (const float *)cuda_stage(g, src, n * sizeof *src) : NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- devices */
+/* -------------------------------------------------------------------------------------------------------- devices */
 /* *n devices. False: there is a driver that this build cannot use. */
 static bool count_devices(int *n, err *e)
 {
@@ -190,8 +193,9 @@ static bool count_devices(int *n, err *e)
     if (status == cudaErrorNoDevice) return true;
     cudaRuntimeGetVersion(&wanted);
     if (status == cudaErrorInsufficientDriver)
-        return err_at(e, ERR_GPU, NULL, "device", "device: the NVIDIA driver supports CUDA up to %d.%d, this build needs %d.%d: update the "
-                      "driver, or take the CPU (cpu)", driver / 1000, driver % 1000 / 10, wanted / 1000, wanted % 1000 / 10);
+        return err_at(e, ERR_GPU, NULL, "device", "device: the NVIDIA driver supports CUDA up to %d.%d, this build needs "
+                      "%d.%d: update the driver, or take the CPU (cpu)", driver / 1000, driver % 1000 / 10, wanted / 1000,
+                      wanted % 1000 / 10);
     return err_at(e, ERR_GPU, NULL, "device", "device: CUDA does not start: %s; cpu works without it", cudaGetErrorString(status));
 }
 
@@ -220,17 +224,19 @@ static bool device_check(cuda *g, int device, err *e)
 {
     int n;
     if (!count_devices(&n, e)) return false;
-    if (n == 0) return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: this machine has no NVIDIA GPU, or no driver for it", device);
+    if (n == 0)
+        return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: this machine has no NVIDIA GPU, or no driver for it",
+                      device);
     if (device >= n)
         return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: there are cuda:0 to cuda:%d", device, n - 1);
     g->device = device;
     g->capability = capability_of(device);
     if (g->capability >= MIN_CAPABILITY) return true;
-    return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d has compute capability %d.%d; 8.0 (Ampere) or later is needed", device,
-                  g->capability / 10, g->capability % 10);
+    return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d has compute capability %d.%d; 8.0 (Ampere) or later is "
+                  "needed", device, g->capability / 10, g->capability % 10);
 }
 
-/* --------------------------------------------------------------------------------------------------------- open and close */
+/* ------------------------------------------------------------------------------------------------- open and close */
 static void gpu_close(kernels *k)
 {
     cuda *g = (cuda *)k;
@@ -303,7 +309,8 @@ static bool open_table(kernels **out, const kernels_options *o, int device, err 
     if (!device_check(g, device, e)) goto done;
     if (!cu_ok(&g->k, cudaGetDeviceProperties(&prop, device), "device")) goto done;
     g->n_sms = prop.multiProcessorCount;
-    snprintf(g->name, sizeof g->name, "cuda:%d %.50s, %s, %zu MiB workspace", device, prop.name, g->f32 ? "f32" : "bf16", g->scratch_bytes >> 20);
+    snprintf(g->name, sizeof g->name, "cuda:%d %.50s, %s, %zu MiB workspace", device, prop.name,
+             g->f32 ? "f32" : "bf16", g->scratch_bytes >> 20);
     if (!take_memory(g, e) || !cuda_linear_open(g) || !cuda_attend_open(g) || !cuda_score_open(g)) goto done;
     *out = &g->k; g = NULL; ok = true;
 done:
@@ -327,6 +334,6 @@ bool cuda_open(kernels **out, const kernels_options *o, int device, err *e)
     return true;
 }
 
-/* --------------------------------------------------------------------------------------------------------------- profilers */
+/* ------------------------------------------------------------------------------------------------------ profilers */
 void range_begin(const char *name) { (void)nvtxRangePushA(name); }
 void range_end(void) { (void)nvtxRangePop(); }

@@ -1,10 +1,11 @@
-/* cuda.h - inside of the CUDA table, for the files of this folder (C++: nvcc, or g++ with tests/simt) and, in its first
- * lines, for kernels.c.
+/* cuda.h - inside of the CUDA table, for the files of this folder (C++: nvcc, or g++ with tests/simt) and, in its
+ * first lines, for kernels.c.
  *
- * Activations   bf16 when products are PRECISION_BF16, f32 when PRECISION_F32 (cuda->f32): every kernel that touches activations is a
- *               template over `float` and `bf16`. Sums are f32 in both.
- * Weights       on the device, owned by weight->owned. Vectors (rows == 1) f32. Matrices: bf16 table: bf16, whatever the file
- *               has (rounded once, at upload), rows cuda_pitch() elements apart, zeros between; f32 table: f32, dense.
+ * Activations   bf16 when products are PRECISION_BF16, f32 when PRECISION_F32 (cuda->f32): every kernel that touches
+ *               activations is a template over `float` and `bf16`. Sums are f32 in both.
+ * Weights       on the device, owned by weight->owned. Vectors (rows == 1) f32. Matrices: bf16 table: bf16, whatever the
+ *               file has (rounded once, at upload), rows cuda_pitch() elements apart, zeros between; f32 table: f32,
+ *               dense.
  * Order         One stream a kernels. Scratch given back may be taken by the next operation at once: it runs behind.
  * Failure       cu_ok() keeps the first in k.failed; operations begin with cuda_of(), which is NULL after one. */
 #ifndef JOMED_KERNELS_CUDA_CUDA_H
@@ -20,14 +21,16 @@ extern "C" {
 #endif
 #include "kernels/kernels.h"
 
-/* The first GPU that these kernels can run on (compute capability 8.0 or later); -1: there is none, or no driver. False: there is a
- * driver but it cannot be used, and e says why. */
+/* The first GPU that these kernels can run on (compute capability 8.0 or later); -1: there is none, or no driver.
+ * False: there is a driver but it cannot be used, and e says why. */
 bool cuda_find(int *device, err *e);
-/* As kernels_open, on device number `device`. ERR_USAGE: no such device. ERR_GPU, ERR_MEMORY: it cannot be used, and why. */
+/* As kernels_open, on device number `device`. ERR_USAGE: no such device. ERR_GPU, ERR_MEMORY: it cannot be used, and
+ * why. */
 bool cuda_open(kernels **out, const kernels_options *o, int device, err *e);
 
-/* preprocess.cu: what imaging/ makes of a picture, made on the device. An axis is imaging's resize_axis: output i is the sum of n[i]
- * samples from lo[i], weights k[i * stride ..] of 22 fractional bits; n_in == n_out: the side stays, nothing else is read. */
+/* preprocess.cu: what imaging/ makes of a picture, made on the device. An axis is imaging's resize_axis: output i is
+ * the sum of n[i] samples from lo[i], weights k[i * stride ..] of 22 fractional bits; n_in == n_out: the side stays,
+ * nothing else is read. */
 typedef struct { int n_in, n_out, stride; const int32_t *lo, *n, *k; } pixel_axis;
 typedef struct {
     const uint8_t *rgb;                      /* [H,W,3] on the host, as all here */
@@ -118,8 +121,8 @@ void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, con
 void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
 void cuda_add(kernels *k, act *y, const act *x, size_t n);
 void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D);
-/* On the device: n f32 to bf16 and back; rows that cp.async cannot read (ld % 8 != 0, or src not aligned to 16) to rows
- * `pitch` apart. */
+/* On the device: n f32 to bf16 and back; rows that cp.async cannot read (ld % 8 != 0, or src not aligned to 16) to
+ * rows `pitch` apart. */
 void cuda_round(cuda *g, bf16 *dst, const float *src, size_t n);
 void cuda_widen(cuda *g, float *dst, const bf16 *src, size_t n);
 void cuda_pack_rows(cuda *g, bf16 *dst, int pitch, const bf16 *src, int ld, int T, int D);

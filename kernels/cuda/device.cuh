@@ -1,20 +1,22 @@
 /* device.cuh - the CUDA that our kernels are written in, for nvcc and for the emulation alike.
  *
  * Every .cu file includes this and no CUDA header. Under nvcc it takes the real headers and defines the few PTX
- * instructions that C++ has no name for; with JOMED_SIMT defined tests/simt/simt.h gives all of it in plain C++, so that
- * g++ compiles the very same kernels and the tests run them on a CPU.
+ * instructions that C++ has no name for; with JOMED_SIMT defined tests/simt/simt.h gives all of it in plain C++, so
+ * that g++ compiles the very same kernels and the tests run them on a CPU.
  *
- *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)   kernel<<<grid, block, shared_bytes, stream>>>(args...); a template
- *                                  with a comma in its arguments goes in parentheses
+ *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)   kernel<<<grid, block, shared_bytes, stream>>>(args...);
+ *                                  a template with a comma in its arguments goes in parentheses
  *   DYNAMIC_SHARED(type, name)     type *name = the block's dynamic shared memory, aligned to 128
- *   cp_async_16(shared, global, bytes_valid)   16 bytes, both 16-aligned; those from bytes_valid (0..16) on are zeros. Seen by
- *                                  the issuing thread after cp_async_wait, by the others after a barrier behind that
+ *   cp_async_16(shared, global, bytes_valid)   16 bytes, both 16-aligned; those from bytes_valid (0..16) on are zeros.
+ *                                  Seen by the issuing thread after cp_async_wait, by the others after a barrier behind it
  *   cp_async_commit(), cp_async_wait<N>()      close a group; wait until at most N groups are under way
- *   ldmatrix_x4, _x4_trans, _x2, _x2_trans     8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8
+ *   ldmatrix_x4, _x4_trans, _x2, _x2_trans     8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of
+ *                                  matrix i / 8
  *   mma_m16n8k16_bf16, _f16(d, a, b, c)        d = a b + c: a [16,16] row-major, b [16,8] by columns, c and d f32
  *
- * nvcc may not contract a * b + c into a multiply-add by itself (--fmad=false): it would do so in one instance of a template and not
- * in another, and a row's bits would depend on which one served it. Where one is wanted, fmaf() is written. */
+ * nvcc may not contract a * b + c into a multiply-add by itself (--fmad=false): it would do so in one instance of a
+ * template and not in another, and a row's bits would depend on which one served it. Where one is wanted, fmaf() is
+ * written. */
 #ifndef JOMED_KERNELS_CUDA_DEVICE_CUH
 #define JOMED_KERNELS_CUDA_DEVICE_CUH
 
@@ -42,7 +44,10 @@ static __device__ __forceinline__ void cp_async_16(void *shared, const void *glo
                  : "memory");
 }
 static __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> static __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> static __device__ __forceinline__ void cp_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 
 static __device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], const void *shared)
 {
@@ -79,7 +84,7 @@ static __device__ __forceinline__ void mma_m16n8k16_f16(float d[4], const uint32
 }
 #endif
 
-/* -------------------------------------------------------------------------------- small things that all kernels need */
+/* ----------------------------------------------------------------------------- small things that all kernels need */
 typedef __nv_bfloat16 bf16;
 
 static __device__ __forceinline__ float widen(float v) { return v; }
@@ -109,8 +114,8 @@ static __device__ __forceinline__ uint32_t pack_two(float lo, float hi)
     return bits;
 }
 
-/* Eight neighbouring elements, as f32: 16-byte accesses where all eight are there and aligned, else those below n one by one, the
- * others 0. Which it was shows in no sum, since the same thread gets the same elements. */
+/* Eight neighbouring elements, as f32: 16-byte accesses where all eight are there and aligned, else those below n one
+ * by one, the others 0. Which it was shows in no sum, since the same thread gets the same elements. */
 static __device__ __forceinline__ void load_8(float v[8], const float *p, int n, bool aligned)
 {
     if (aligned && n >= 8) {
@@ -142,7 +147,8 @@ static __device__ __forceinline__ void store_8(float *p, const float v[8], int n
 static __device__ __forceinline__ void store_8(bf16 *p, const float v[8], int n, bool aligned)
 {
     if (aligned && n >= 8)
-        *reinterpret_cast<uint4 *>(p) = make_uint4(pack_two(v[0], v[1]), pack_two(v[2], v[3]), pack_two(v[4], v[5]), pack_two(v[6], v[7]));
+        *reinterpret_cast<uint4 *>(p) =
+            make_uint4(pack_two(v[0], v[1]), pack_two(v[2], v[3]), pack_two(v[4], v[5]), pack_two(v[6], v[7]));
     else
         for (int i = 0; i < 8 && i < n; i++) p[i] = narrow<bf16>(v[i]);
 }

@@ -2,20 +2,20 @@
  *
  * bf16 on tensor cores. One kernel template in four shapes of tile, which the number of rows picks:
  *
- *     narrow  16 x  32, 256 deep   T <= 16: decoding. Weights are read once, as fast as memory gives them; 4 x 24 KB a block in flight
+ *     narrow  16 x  32, 256 deep   T <= 16: decoding. Weights are read once; up to 3 x 24 KB a block under way
  *     few     64 x  32, 128 deep   T <= 64: the branches of many candidates
  *     medium  64 x  64,  64 deep   where wide tiles would leave multiprocessors idle
  *     wide   128 x 128,  64 deep   prefill and vision
  *
- * Same bits whatever T: in every shape an output is one chain of mma.sync.m16n8k16 from k = 0 upwards, accumulated in f32 in one
- * register, with x as the first operand. Shapes differ only in which outputs share a block. Hence no split of K; decoding has N / 8
- * chains side by side instead, each with 256 elements of k in a stage, so that a barrier is paid once in 16 steps. What lies past
- * K is zeros, and adding 0 * 0 changes nothing.
+ * Same bits whatever T: in every shape an output is one chain of mma.sync.m16n8k16 from k = 0 upwards, accumulated in
+ * f32 in one register, with x as the first operand. Shapes differ only in which outputs share a block. Hence no split
+ * of K; decoding has N / 8 chains side by side instead, each with 256 elements of k in a stage, so that a barrier is
+ * paid once in 16 steps. What lies past K is zeros, and adding 0 * 0 changes nothing.
  *
  * Tiles and fragments are in tile.cuh; cp.async fills STAGES - 1 tiles ahead.
  *
- * f32: plain multiply-adds, one chain of fmaf a sum, on the same two sources. The retriever runs so (docs/DESIGN.md, section 5),
- * and it serves the vectors (rows == 1), which are f32 in a bf16 table too. */
+ * f32: plain multiply-adds, one chain of fmaf a sum, on the same two sources. The retriever runs so (docs/DESIGN.md,
+ * section 5), and it serves the vectors (rows == 1), which are f32 in a bf16 table too. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/tile.cuh"
 
@@ -31,12 +31,13 @@ template <class X, class W> struct product {
     unit         u;
 };
 
-/* ----------------------------------------------------------------------------------------------- bf16, tensor cores */
+/* --------------------------------------------------------------------------------------------- bf16, tensor cores */
 typedef product<bf16, bf16> tensor_product;
 
 /* Tile i of the walk over k: first through x and w, then through low and b. */
 template <int BM, int BN, int BK, int THREADS>
-static __device__ __forceinline__ void load_stage(bf16 *stage, const tensor_product &p, int i, int tiles_x, int t0, int n0)
+static __device__ __forceinline__ void load_stage(bf16 *stage, const tensor_product &p, int i, int tiles_x, int t0,
+                                                  int n0)
 {
     bool branch = i >= tiles_x;
     int  k0 = (branch ? i - tiles_x : i) * BK, depth = branch ? p.R : p.K;
@@ -44,10 +45,12 @@ static __device__ __forceinline__ void load_stage(bf16 *stage, const tensor_prod
     load_tile<BN, BK, THREADS>(stage + BM * BK, branch ? p.b : p.w, branch ? p.ldb : p.ldw, n0, p.N, k0, depth);
 }
 
-/* The end of a tile: the accumulators go through shared memory, so that a thread has eight neighbours of a row to finish, read and
- * write at once, and the unit's code is there once and not once an accumulator. sums: rows PITCH apart. */
+/* The end of a tile: the accumulators go through shared memory, so that a thread has eight neighbours of a row to
+ * finish, read and write at once, and the unit's code is there once and not once an accumulator. sums: rows PITCH
+ * apart. */
 template <int BM, int BN, int THREADS, int PITCH>
-static __device__ __forceinline__ void finish(const tensor_product &p, const float *sums, int t_base, int n_base, bool aligned)
+static __device__ __forceinline__ void finish(const tensor_product &p, const float *sums, int t_base, int n_base,
+                                              bool aligned)
 {
 #pragma unroll 1
     for (int i = threadIdx.x; i < BM * BN / 8; i += THREADS) {
@@ -66,9 +69,11 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
     }
 }
 
-/* grid: (ceil(T / BM), ceil(N / BN)), so that blocks that run together share tiles of w. BLOCKS: a multiprocessor's, which bounds the registers. */
+/* grid: (ceil(T / BM), ceil(N / BN)), so that blocks that run together share tiles of w. BLOCKS: a multiprocessor's,
+ * which bounds the registers. */
 template <int BM, int BN, int BK, int WM, int WN, int STAGES, int BLOCKS>
-static __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BLOCKS) tensor_kernel(const tensor_product p, int aligned)
+static __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BLOCKS)
+tensor_kernel(const tensor_product p, int aligned)
 {
     constexpr int THREADS = BM / WM * (BN / WN) * 32, STAGE = (BM + BN) * BK;
     DYNAMIC_SHARED(bf16, shared);
@@ -110,7 +115,8 @@ static __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BLOCKS) tenso
     finish<BM, BN, THREADS, PITCH>(p, sums, t_base, n_base, aligned);
 }
 
-/* The four shapes. Each wants more than the 48 KB of shared memory that a kernel gets unasked, and at most the 99 KB of sm_86 and sm_89. */
+/* The four shapes. Each wants more than the 48 KB of shared memory that a kernel gets unasked, and at most the 99 KB
+ * of sm_86 and sm_89. */
 template <int BM_, int BN_, int BK_, int WM, int WN, int STAGES, int BLOCKS> struct shape {
     static constexpr int BM = BM_, BN = BN_, THREADS = BM_ / WM * (BN_ / WN) * 32;
     static constexpr int SHARED = STAGES * (BM_ + BN_) * BK_ * (int)sizeof(bf16);
@@ -127,7 +133,8 @@ template <class S> static void launch(cuda *g, const tensor_product &p)
 {
     bool aligned = p.ldy % 8 == 0 && aligned_16(p.y) && aligned_16(p.residual);
     auto kernel = S::kernel;
-    LAUNCH(kernel, dim3(blocks_of(p.T, S::BM), blocks_of(p.N, S::BN)), dim3(S::THREADS), S::SHARED, g->stream, p, (int)aligned);
+    dim3 grid(blocks_of(p.T, S::BM), blocks_of(p.N, S::BN));
+    LAUNCH(kernel, grid, dim3(S::THREADS), S::SHARED, g->stream, p, (int)aligned);
     cu_launched(&g->k, "linear");
 }
 
@@ -139,7 +146,8 @@ template <class S> static bool allow_shared(kernels *k)
 bool cuda_linear_open(cuda *g)
 {
     kernels *k = &g->k;
-    return allow_shared<narrow_shape>(k) && allow_shared<few_shape>(k) && allow_shared<medium_shape>(k) && allow_shared<wide_shape>(k);
+    return allow_shared<narrow_shape>(k) && allow_shared<few_shape>(k) && allow_shared<medium_shape>(k) &&
+           allow_shared<wide_shape>(k);
 }
 
 static void run_tensor(cuda *g, tensor_product p)
@@ -152,24 +160,29 @@ static void run_tensor(cuda *g, tensor_product p)
         p.x = packed;
         p.ldx = pitch;
     }
+    int64_t wide = (int64_t)blocks_of(p.T, wide_shape::BM) * blocks_of(p.N, wide_shape::BN);
     if (p.T <= narrow_shape::BM) launch<narrow_shape>(g, p);
     else if (p.T <= few_shape::BM) launch<few_shape>(g, p);
-    else if ((int64_t)blocks_of(p.T, wide_shape::BM) * blocks_of(p.N, wide_shape::BN) < g->n_sms) launch<medium_shape>(g, p);
+    else if (wide < g->n_sms) launch<medium_shape>(g, p);
     else launch<wide_shape>(g, p);
 }
 
-/* ------------------------------------------------------------------------------------------------- f32, multiply-adds
+/* ------------------------------------------------------------------------------------------- f32, multiply-adds
  * 64 x 64 outputs a block, 4 x 4 a thread; x and w tiles 16 deep, turned so that k is the slow index. */
 enum { FMA_TILE = 64, FMA_DEPTH = 16, FMA_THREADS = 256 };
 
-template <class E> static __device__ __forceinline__ void load_turned(float (*tile)[FMA_TILE + 4], const E *from, int ld, int row0, int n_rows, int k0, int depth)
+template <class E>
+static __device__ __forceinline__ void load_turned(float (*tile)[FMA_TILE + 4], const E *from, int ld, int row0, int n_rows,
+                                                   int k0, int depth)
 {
     int row = threadIdx.x / 4, k = threadIdx.x % 4 * 4;
+    from += (size_t)(row0 + row) * ld + k0 + k;
     for (int i = 0; i < 4; i++)
-        tile[k + i][row] = row0 + row < n_rows && k0 + k + i < depth ? widen(from[(size_t)(row0 + row) * ld + k0 + k + i]) : 0.0f;
+        tile[k + i][row] = row0 + row < n_rows && k0 + k + i < depth ? widen(from[i]) : 0.0f;
 }
 
-template <class X, class W> static __device__ __forceinline__ void put_one(const product<X, W> &p, int t, int n, float sum)
+template <class X, class W>
+static __device__ __forceinline__ void put_one(const product<X, W> &p, int t, int n, float sum)
 {
     if (t >= p.T || n >= p.N) return;
     size_t at = (size_t)t * p.ldy + n;
@@ -207,13 +220,13 @@ template <class X, class W> static __global__ void __launch_bounds__(FMA_THREADS
         for (int j = 0; j < 4; j++) put_one(p, t0 + ty + i, n0 + tx + j, acc[i][j]);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the table */
+/* ------------------------------------------------------------------------------------------------------ the table */
 /* A low-rank branch: x a^T is there already, [T, R] rows ld apart; b NULL: none. */
 typedef struct { const act *x; int ld; const weight *b; } branch_of;
 
 template <class X, class W>
-static product<X, W> product_of(act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, branch_of low, unit u,
-                                const act *residual)
+static product<X, W> product_of(act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                                branch_of low, unit u, const act *residual)
 {
     product<X, W> p = {};
     p.x = (const X *)x, p.ldx = ldx, p.T = T;
@@ -236,8 +249,8 @@ template <class X> static void run_fma(cuda *g, const product<X, float> &p)
 
 static uint64_t product_flops(int T, const weight *w) { return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols; }
 
-static void run(cuda *g, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, branch_of low, unit u,
-                const act *residual)
+static void run(cuda *g, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                branch_of low, unit u, const act *residual)
 {
     if (T == 0 || w->rows == 0) return;
     size_t mark = g->k.mark(&g->k);

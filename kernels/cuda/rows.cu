@@ -1,16 +1,21 @@
-/* rows.cu - operations row by row: norms, gated units, rotary positions, gather, sums, and the change of element type.
+/* rows.cu - operations row by row: norms, gated units, rotary positions, gather, sums, and the change of element
+ * type.
  *
- * Reference: kernels/ref.  Test: tests/cuda/test_rows.c.  All are bound by memory: each element is read and written once (norms read a
- * row again, from cache), eight neighbours a thread and access. One block owns one row where a row is shared (norms) or long (gated
- * units); which thread sums which elements depends on D alone, so a row's bits do not depend on T or on alignment. */
+ * Reference: kernels/ref.  Test: tests/cuda/test_rows.c.  All are bound by memory: each element is read and written
+ * once (norms read a row again, from cache), eight neighbours a thread and access. One block owns one row where a row
+ * is shared (norms) or long (gated units); which thread sums which elements depends on D alone, so a row's bits do
+ * not depend on T or on alignment. */
 #include "kernels/cuda/cuda.h"
 
 enum { NORM_THREADS = 128, ROW_THREADS = 256, FLAT_THREADS = 256 };
 
 /* The same accesses are 16 bytes wide in every row if the first row is aligned and rows are whole eights apart. */
-static bool rows_aligned(const void *p, int64_t ld, size_t element) { return aligned_16(p) && (uint64_t)ld * element % 16 == 0; }
+static bool rows_aligned(const void *p, int64_t ld, size_t element)
+{
+    return aligned_16(p) && (uint64_t)ld * element % 16 == 0;
+}
 
-/* ---------------------------------------------------------------------------------------------------------------- norms */
+/* ---------------------------------------------------------------------------------------------------------- norms */
 /* Sum over the block, the same in every thread: warps by shuffles, then warp 0, 1, 2, 3. part: one use a call. */
 static __device__ __forceinline__ float block_sum(float v, float *part)
 {
@@ -22,8 +27,8 @@ static __device__ __forceinline__ float block_sum(float v, float *part)
     return sum;
 }
 
-/* y = (x - mean) / sqrt(var + eps) * gain + bias [Ba et al. 2016, eq. 3]; bias may be NULL. The variance takes its own pass: E[x^2] -
- * mean^2 cancels on the outlier channels of a vision transformer. grid: T */
+/* y = (x - mean) / sqrt(var + eps) * gain + bias [Ba et al. 2016, eq. 3]; bias may be NULL. The variance takes its
+ * own pass: E[x^2] - mean^2 cancels on the outlier channels of a vision transformer. grid: T */
 template <class E> static __global__ void __launch_bounds__(NORM_THREADS)
 layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, float eps, int aligned)
 {
@@ -68,7 +73,8 @@ rmsnorm_kernel(E *y, const E *x, int D, const float *gain, float eps, int aligne
     }
 }
 
-template <class E> static void run_layernorm(cuda *g, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps)
+template <class E>
+static void run_layernorm(cuda *g, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps)
 {
     auto kernel = layernorm_kernel<E>;
     int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E));
@@ -89,7 +95,8 @@ template <class E> static void run_rmsnorm(cuda *g, act *y, const act *x, int T,
 {
     auto kernel = rmsnorm_kernel<E>;
     int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E));
-    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 0, g->stream, (E *)y, (const E *)x, D, (const float *)gain->data, eps, aligned);
+    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 0, g->stream, (E *)y, (const E *)x, D, (const float *)gain->data, eps,
+           aligned);
     cu_launched(&g->k, "rmsnorm");
 }
 
@@ -101,7 +108,7 @@ void cuda_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *
     else run_rmsnorm<bf16>(g, y, x, T, D, gain, eps);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- gated units */
+/* ---------------------------------------------------------------------------------------------------- gated units */
 /* y[t, j] = unit(gate[t, j]) * up[t, j]. grid: T */
 template <class E> static __global__ void __launch_bounds__(ROW_THREADS)
 glu_kernel(E *y, const E *gate, const E *up, int ld, int F, unit u, int aligned)
@@ -122,7 +129,8 @@ template <class E> static void run_glu(cuda *g, act *y, const act *gate, const a
 {
     auto kernel = glu_kernel<E>;
     int  aligned = rows_aligned(gate, ld, sizeof(E)) && rows_aligned(up, ld, sizeof(E)) && rows_aligned(y, F, sizeof(E));
-    LAUNCH(kernel, dim3(T), dim3(ROW_THREADS), 0, g->stream, (E *)y, (const E *)gate, (const E *)up, ld, F, u, aligned);
+    LAUNCH(kernel, dim3(T), dim3(ROW_THREADS), 0, g->stream, (E *)y, (const E *)gate, (const E *)up, ld, F, u,
+           aligned);
     cu_launched(&g->k, "glu");
 }
 
@@ -134,11 +142,12 @@ void cuda_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T,
     else run_glu<bf16>(g, y, gate, up, ld, T, F, u);
 }
 
-/* ----------------------------------------------------------------------------------------------------- rotary positions */
-/* Both layouts and every kind of position (2-D, M-RoPE, interleaved) come as tables of angles: [T, half]. A thread turns eight pairs
- * of a head: two runs of eight elements half apart, or sixteen neighbours when interleaved. grid: T */
+/* ----------------------------------------------------------------------------------------------- rotary positions */
+/* Both layouts and every kind of position (2-D, M-RoPE, interleaved) come as tables of angles: [T, half]. A thread
+ * turns eight pairs of a head: two runs of eight elements half apart, or sixteen neighbours when interleaved. grid: T */
 template <class E> static __global__ void __launch_bounds__(ROW_THREADS)
-rope_kernel(E *x, int ld, int n_heads, int head_dim, const float *cos_, const float *sin_, int half, int interleaved, int aligned)
+rope_kernel(E *x, int ld, int n_heads, int head_dim, const float *cos_, const float *sin_, int half, int interleaved,
+            int aligned)
 {
     int eights = (half + 7) / 8;
     x += (size_t)blockIdx.x * ld;
@@ -163,12 +172,14 @@ rope_kernel(E *x, int ld, int n_heads, int head_dim, const float *cos_, const fl
     }
 }
 
-template <class E> static void run_rope(cuda *g, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
-                                        int half, bool interleaved)
+template <class E>
+static void run_rope(cuda *g, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
+                     int half, bool interleaved)
 {
     auto kernel = rope_kernel<E>;
     int  aligned = rows_aligned(x, ld, sizeof(E)) && head_dim % 8 == 0 && (interleaved || half % 8 == 0);
-    LAUNCH(kernel, dim3(T), dim3(ROW_THREADS), 0, g->stream, (E *)x, ld, n_heads, head_dim, cos_, sin_, half, (int)interleaved, aligned);
+    LAUNCH(kernel, dim3(T), dim3(ROW_THREADS), 0, g->stream, (E *)x, ld, n_heads, head_dim, cos_, sin_, half,
+           (int)interleaved, aligned);
     cu_launched(&g->k, "rope");
 }
 
@@ -181,7 +192,7 @@ void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, con
     else run_rope<bf16>(g, x, ld, T, n_heads, head_dim, cos_, sin_, half, interleaved);
 }
 
-/* ------------------------------------------------------------------------------------------------- gather, add, mean, pack */
+/* ---------------------------------------------------------------------------------------- gather, add, mean, pack */
 /* y[t] = table[id[t]], D elements; with id NULL row t itself. grid: T */
 template <class E, class W> static __global__ void __launch_bounds__(ROW_THREADS)
 gather_kernel(E *y, int ldy, const W *table, int ld, const int32_t *id, int D, int aligned)
@@ -195,7 +206,8 @@ gather_kernel(E *y, int ldy, const W *table, int ld, const int32_t *id, int D, i
     }
 }
 
-template <class E, class W> static void run_gather(cuda *g, E *y, int ldy, const W *table, int ld, const int32_t *id, int T, int D)
+template <class E, class W>
+static void run_gather(cuda *g, E *y, int ldy, const W *table, int ld, const int32_t *id, int T, int D)
 {
     auto kernel = gather_kernel<E, W>;
     int  aligned = rows_aligned(y, ldy, sizeof(E)) && rows_aligned(table, ld, sizeof(W));
@@ -246,7 +258,8 @@ void cuda_add(kernels *k, act *y, const act *x, size_t n)
     cu_launched(k, "add");
 }
 
-/* One thread a column, rows in order, so that the sum of a column has one order; neighbours read neighbours. grid: ceil(D / 256) */
+/* One thread a column, rows in order, so that the sum of a column has one order; neighbours read neighbours. grid:
+ * ceil(D / 256) */
 template <class E> static __global__ void __launch_bounds__(FLAT_THREADS) mean_kernel(E *y, const E *x, int T, int D)
 {
     int i = blockIdx.x * FLAT_THREADS + threadIdx.x;
@@ -267,7 +280,7 @@ void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D)
     cu_launched(k, "mean_rows");
 }
 
-/* -------------------------------------------------------------------------------------------------------- element types */
+/* -------------------------------------------------------------------------------------------------- element types */
 template <class To, class From> static __global__ void __launch_bounds__(FLAT_THREADS)
 convert_kernel(To *y, const From *x, size_t n, int aligned)
 {

@@ -1,7 +1,8 @@
 /* weight.cu - weights of the GPU: the mapped file's bytes through pinned memory to the device, once.
  *
- * The host fills one pinned half while the device copies the other. On the way elements become what the table multiplies: bf16
- * matrices in a bf16 table (f32 and f16 files are rounded here, once), f32 in an f32 table and for every vector. */
+ * The host fills one pinned half while the device copies the other. On the way elements become what the table
+ * multiplies: bf16 matrices in a bf16 table (f32 and f16 files are rounded here, once), f32 in an f32 table and for
+ * every vector. */
 #include "kernels/cuda/cuda.h"
 
 static void convert(void *out, dtype to, const uint8_t *from, dtype type, size_t n)
@@ -58,8 +59,8 @@ bool cuda_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int6
         size_t free_bytes = 0, all = 0;
         cudaMemGetInfo(&free_bytes, &all);
         *w = weight{};
-        return err_set(e, ERR_MEMORY, "%s: no room for %s on %s: it needs %zu MiB, %zu of %zu MiB are free", t->file, t->name, k->name,
-                       bytes >> 20, free_bytes >> 20, all >> 20);
+        return err_set(e, ERR_MEMORY, "%s: no room for %s on %s: it needs %zu MiB, %zu of %zu MiB are free", t->file,
+                       t->name, k->name, bytes >> 20, free_bytes >> 20, all >> 20);
     }
     w->data = w->owned;
     if (upload_all(g, (uint8_t *)w->owned, w, t) && cu_ok(k, cudaStreamSynchronize(g->stream), t->name)) return true;

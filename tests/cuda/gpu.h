@@ -1,5 +1,5 @@
-/* gpu.h - what the tests of the CUDA table share. The same source runs on a GPU (`make check-gpu`) and in the emulation of
- * tests/simt (`make test`): only kernels.h is called, on device "cuda:0". Without either the tests skip. */
+/* gpu.h - what the tests of the CUDA table share. The same source runs on a GPU (`make check-gpu`) and in the
+ * emulation of tests/simt (`make test`): only kernels.h is called, on device "cuda:0". Without either the tests skip. */
 #ifndef JOMED_TESTS_CUDA_GPU_H
 #define JOMED_TESTS_CUDA_GPU_H
 
@@ -16,8 +16,8 @@ static inline kernels *gpu_open(precision p)
     return NULL;
 }
 
-/* The table of that precision which all cases share: opening is the longest part of a small case. Closed by gpu_close_all, a group's
- * teardown. */
+/* The table of that precision which all cases share: opening is the longest part of a small case. Closed by
+ * gpu_close_all, a group's teardown. */
 static kernels *gpu_tables[2];
 static inline kernels *gpu_table(precision p)
 {

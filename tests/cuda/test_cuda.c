@@ -1,4 +1,5 @@
-/* test_cuda.c - the GPU as a device: names and refusals, memory of the table, weights as they arrive, and the failure that is kept. */
+/* test_cuda.c - the GPU as a device: names and refusals, memory of the table, weights as they arrive, and the failure
+ * that is kept. */
 #include "tests/cuda/gpu.h"
 
 #include "base/memory.h"
@@ -101,8 +102,8 @@ static void scratch_is_a_stack_with_an_end(void **state)
     k->close(k);
 }
 
-/* Longer than both halves of the pinned memory, so that each is filled again while the stream goes on; and the host's array
- * changes as soon as put returns. */
+/* Longer than both halves of the pinned memory, so that each is filled again while the stream goes on; and the host's
+ * array changes as soon as put returns. */
 static void long_transfers_arrive_whole(void **state)
 {
     (void)state;
@@ -239,7 +240,8 @@ static void nothing_is_done_after_a_failure(void **state)
 }
 
 #ifdef JOMED_SIMT
-/* The n-th call to CUDA has no memory to give, for each n of an opening and of a weight's: an error or success, and nothing leaks. */
+/* The n-th call to CUDA has no memory to give, for each n of an opening and of a weight's: an error or success, and
+ * nothing leaks. */
 static void every_call_of_an_opening_may_fail(void **state)
 {
     (void)state;

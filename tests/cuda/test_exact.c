@@ -1,5 +1,6 @@
-/* test_exact.c - the retriever on a bf16 table computes in its exact twin: the same bits as on an f32 table, its work counted by
- * the table that was asked, its failure that table's, and scratch that ran out is no failure of the next request. */
+/* test_exact.c - the retriever on a bf16 table computes in its exact twin: the same bits as on an f32 table, its work
+ * counted by the table that was asked, its failure that table's, and scratch that ran out is no failure of the next
+ * request. */
 #include "tests/cuda/gpu.h"
 
 #include "retriever/retriever.h"

@@ -1,5 +1,5 @@
-/* test_linear.c - the GPU's products against the double reference: every shape of tile and its edges, both element types, low-rank
- * branches; and a row's bits, which may not depend on the tile that serves it. */
+/* test_linear.c - the GPU's products against the double reference: every shape of tile and its edges, both element
+ * types, low-rank branches; and a row's bits, which may not depend on the tile that serves it. */
 #include "tests/cuda/gpu.h"
 
 /* As tests/kernels/test_linear.c: K + 3 roundings of a float32 sum, the unit's own error, then the result is rounded. */
@@ -79,8 +79,8 @@ static void wide_tiles_match_reference(void **state)
     compare(PRECISION_BF16, &(linear_case){WIDE_T, WIDE_N - 3, 192, DTYPE_BF16, UNIT_SILU, true, false, false, 8});
 }
 
-/* Rows of a batch of any size, at any place in it, have the bits that they have alone: every T up to just past a tile's edge, and
- * one that takes the widest tiles. */
+/* Rows of a batch of any size, at any place in it, have the bits that they have alone: every T up to just past a
+ * tile's edge, and one that takes the widest tiles. */
 static void row_bits_do_not_depend_on_batch(void **state)
 {
     (void)state;
@@ -114,8 +114,8 @@ static void row_bits_do_not_depend_on_batch(void **state)
 
 typedef struct { int T, N, K, R; unit u; bool residual; } low_rank_case;
 
-/* The branch's two sums are rounded like the product's own, and x A^T to an activation in between. A unit's slope is at most
- * 1.13. Then: a row alone has the bits that it has in the batch. */
+/* The branch's two sums are rounded like the product's own, and x A^T to an activation in between. A unit's slope is
+ * at most 1.13. Then: a row alone has the bits that it has in the batch. */
 static void compare_low_rank(precision p, const low_rank_case *c)
 {
     kernels    *k = gpu_table(p);

@@ -1,5 +1,6 @@
-/* test_rows.c - the GPU's norms, gated units, rotary positions, gather, add and mean against the double reference, in both element
- * types; widths around a thread's eight elements and a block's pass, first elements that are not aligned. */
+/* test_rows.c - the GPU's norms, gated units, rotary positions, gather, add and mean against the double reference, in
+ * both element types; widths around a thread's eight elements and a block's pass, first elements that are not
+ * aligned. */
 #include "tests/cuda/gpu.h"
 
 enum { OUTLIERS = 1, CONSTANT = 2 };
