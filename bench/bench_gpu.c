@@ -68,7 +68,8 @@ static bool open_weights(bench *b, int64_t N, int64_t K, err *e)
     uint16_t *data = mem_zalloc(n, sizeof *data);
     if (!data) return err_set(e, ERR_MEMORY, "out of memory for a matrix");
     for (size_t i = 0; i < n; i++) data[i] = bf16_from_f32(0.05f * b->host[i % b->host_n]);
-    tensor t = {.name = "random", .file = "bench", .type = DTYPE_BF16, .n_dims = 2, .dim = {N, K}, .count = N * K, .bytes = bytes, .data = data};
+    tensor t = {.name = "random", .file = "bench", .type = DTYPE_BF16, .n_dims = 2, .dim = {N, K}, .count = N * K, .bytes = bytes,
+                .data = data};
     bool   ok = true;
     close_weights(b);
     while (ok && b->n_w < (wanted < MAX_WEIGHTS ? wanted : MAX_WEIGHTS)) {
@@ -137,7 +138,10 @@ static void run_rope(bench *b, const shape *s)
     k->rope(k, x, s->heads * s->dim, s->T, s->heads, s->dim, angle, angle, s->dim / 2, false);
     k->back(k, mark);
 }
-static double rope_bytes(const bench *b, const shape *s) { return act_bytes(b, 2.0 * s->T * s->heads * s->dim) + 4.0 * s->T * s->dim; }
+static double rope_bytes(const bench *b, const shape *s)
+{
+    return act_bytes(b, 2.0 * s->T * s->heads * s->dim) + 4.0 * s->T * s->dim;
+}
 
 static void run_gather(bench *b, const shape *s)
 {
@@ -156,8 +160,8 @@ static void run_attend(bench *b, const shape *s)
         act *k0 = operand(b, (size_t)s->K * (size_t)KV), *v0 = operand(b, (size_t)s->K * (size_t)KV);
         act *k1 = operand(b, (size_t)s->T * (size_t)KV), *v1 = operand(b, (size_t)s->T * (size_t)KV);
         act *q = operand(b, (size_t)s->T * (size_t)Q), *out = operand(b, (size_t)s->T * (size_t)Q);
-        a[i] = (attend_args){.n_heads = s->heads, .n_kv_heads = s->kv_heads, .head_dim = s->dim, .scale = 1 / sqrtf((float)s->dim),
-                             .q = q, .q_stride = Q, .n_q = s->T, .out = out, .out_stride = Q,
+        a[i] = (attend_args){.n_heads = s->heads, .n_kv_heads = s->kv_heads, .head_dim = s->dim,
+                             .scale = 1 / sqrtf((float)s->dim), .q = q, .q_stride = Q, .n_q = s->T, .out = out, .out_stride = Q,
                              .span = {{k0, v0, s->K, KV}, {k1, v1, s->T, KV}},
                              .mask = s->heads == s->kv_heads ? ATTEND_ALL : ATTEND_CAUSAL};
     }
@@ -196,12 +200,18 @@ static const operation FULL[] = {
     {"decode product 1 x 18944 x 3584", run_linear, linear_bytes, {.T = 1, .N = 18944, .K = 3584}, true},
     {"decode product 1 x 3584 x 18944", run_linear, linear_bytes, {.T = 1, .N = 3584, .K = 18944}, true},
     {"decode product 10 x 18944 x 3584", run_linear, linear_bytes, {.T = 10, .N = 18944, .K = 3584}, true},
-    {"attention, prefill 1024, 28/4 heads of 128", run_attend, attend_bytes, {.T = 1024, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 1}, false},
-    {"attention, prefill 10 x 160", run_attend, attend_bytes, {.T = 160, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 10}, false},
-    {"attention, 10 x 130 queries behind 160 keys", run_attend, attend_bytes, {.T = 130, .K = 160, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 10}, false},
-    {"attention, tower, 1024 patches, 16 heads of 80", run_attend, attend_bytes, {.T = 1024, .heads = 16, .kv_heads = 16, .dim = 80, .n_seq = 1}, false},
-    {"attention, tower, 11 x 324 patches", run_attend, attend_bytes, {.T = 324, .heads = 16, .kv_heads = 16, .dim = 80, .n_seq = 11}, false},
-    {"attention, decode, 10 x 1 query, 2048 keys", run_attend, attend_bytes, {.T = 1, .K = 2047, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 10}, false},
+    {"attention, prefill 1024, 28/4 heads of 128", run_attend, attend_bytes,
+     {.T = 1024, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 1}, false},
+    {"attention, prefill 10 x 160", run_attend, attend_bytes,
+     {.T = 160, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 10}, false},
+    {"attention, 10 x 130 queries behind 160 keys", run_attend, attend_bytes,
+     {.T = 130, .K = 160, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 10}, false},
+    {"attention, tower, 1024 patches, 16 heads of 80", run_attend, attend_bytes,
+     {.T = 1024, .heads = 16, .kv_heads = 16, .dim = 80, .n_seq = 1}, false},
+    {"attention, tower, 11 x 324 patches", run_attend, attend_bytes,
+     {.T = 324, .heads = 16, .kv_heads = 16, .dim = 80, .n_seq = 11}, false},
+    {"attention, decode, 10 x 1 query, 2048 keys", run_attend, attend_bytes,
+     {.T = 1, .K = 2047, .heads = 28, .kv_heads = 4, .dim = 128, .n_seq = 10}, false},
     {"rmsnorm 4096 x 3584", run_rmsnorm, read_and_write, {.T = 4096, .K = 3584}, false},
     {"layernorm 4096 x 1280", run_layernorm, read_and_write, {.T = 4096, .K = 1280}, false},
     {"glu 4096 x 18944", run_glu, three_operands, {.T = 4096, .K = 18944}, false},
@@ -214,9 +224,12 @@ static const operation TINY[] = {
     {"copy", run_copy, read_and_write, {.T = 5, .K = 64}, false},
     {"product", run_linear, linear_bytes, {.T = 5, .N = 48, .K = 64}, true},
     {"decode product", run_linear, linear_bytes, {.T = 1, .N = 48, .K = 64}, true},
-    {"attention, prefill", run_attend, attend_bytes, {.T = 9, .heads = 4, .kv_heads = 2, .dim = 64, .n_seq = 1}, false},
-    {"attention behind a prefix", run_attend, attend_bytes, {.T = 3, .K = 11, .heads = 4, .kv_heads = 2, .dim = 64, .n_seq = 2}, false},
-    {"attention, tower", run_attend, attend_bytes, {.T = 16, .heads = 2, .kv_heads = 2, .dim = 80, .n_seq = 2}, false},
+    {"attention, prefill", run_attend, attend_bytes,
+     {.T = 9, .heads = 4, .kv_heads = 2, .dim = 64, .n_seq = 1}, false},
+    {"attention behind a prefix", run_attend, attend_bytes,
+     {.T = 3, .K = 11, .heads = 4, .kv_heads = 2, .dim = 64, .n_seq = 2}, false},
+    {"attention, tower", run_attend, attend_bytes,
+     {.T = 16, .heads = 2, .kv_heads = 2, .dim = 80, .n_seq = 2}, false},
     {"rmsnorm", run_rmsnorm, read_and_write, {.T = 5, .K = 64}, false},
     {"layernorm", run_layernorm, read_and_write, {.T = 5, .K = 64}, false},
     {"glu", run_glu, three_operands, {.T = 5, .K = 64}, false},
@@ -305,7 +318,8 @@ static void *first_library(const char *const *names)
 
 static bool load_cublas(cublas *c)
 {
-    static const char *const blas[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so", NULL}, *const driver[] = {"libcuda.so.1", NULL};
+    static const char *const blas[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so", NULL};
+    static const char *const driver[] = {"libcuda.so.1", NULL};
     void *lib = first_library(blas), *cuda = first_library(driver);
     if (!lib || !cuda) return false;
     /* POSIX: a data pointer is copied to a function pointer by way of its bytes */
@@ -331,8 +345,8 @@ static bool measure_products(bench *b, err *e)
     for (int i = -2; i < b->repeats && c.status == 0; i++) {
         double start = clock_ms();
         for (int j = 0; j < 5 && c.status == 0; j++)
-            c.status = c.gemm(c.handle, BLAS_T, BLAS_N, LARGE, LARGE, LARGE, &one, w, R_16BF, LARGE, x, R_16BF, LARGE, &zero, y, R_16BF,
-                              LARGE, COMPUTE_32F, GEMM_DEFAULT);
+            c.status = c.gemm(c.handle, BLAS_T, BLAS_N, LARGE, LARGE, LARGE, &one, w, R_16BF, LARGE, x, R_16BF, LARGE, &zero, y,
+                              R_16BF, LARGE, COMPUTE_32F, GEMM_DEFAULT);
         if (c.status == 0) c.status = c.wait();
         if (i >= 0) s[i] = (clock_ms() - start) / 5e3;
     }
@@ -360,7 +374,8 @@ static bool bench_open(bench *b, const char *device, err *e)
     for (size_t i = 0; i < b->host_n; i++) b->host[i] = (float)((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1;
     b->k->put(b->k, b->pool, b->host, b->host_n);
     for (size_t i = b->host_n; i < b->pool_n; i += b->host_n) b->k->copy(b->k, act_at(b->k, b->pool, i), b->pool, b->host_n);
-    tensor t = {.name = "random", .file = "bench", .type = DTYPE_F32, .n_dims = 1, .dim = {3584}, .count = 3584, .bytes = 3584 * sizeof(float), .data = b->host};
+    tensor t = {.name = "random", .file = "bench", .type = DTYPE_F32, .n_dims = 1, .dim = {3584}, .count = 3584,
+                .bytes = 3584 * sizeof(float), .data = b->host};
     return b->k->weight_open(b->k, &b->vector, &t, 1, 3584, e) && b->k->sync(b->k, e);
 }
 

@@ -117,8 +117,8 @@ bool diagnose_check(const diagnose_request *q, err *e);
 bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e);
 
 /* Answer n requests, at most MAX_TOGETHER, whose candidates are read in the same packed passes: each to the bits that it has alone,
- * with its own arena, deadline and outcome. *e is ERR_NONE and *out set, or *e says why; only a device that failed takes all
- * along. Stages' times are from one's begin to the next's, so they hold what the others did meanwhile. */
+ * with its own arena, deadline and outcome. *e is ERR_NONE and *out set, or *e says why; only a device that failed, or had no memory for
+ * a pass, takes others along. Stages' times are from one's begin to the next's, so they hold what the others did meanwhile. */
 enum { MAX_TOGETHER = 32 };
 typedef struct { const diagnose_request *q; arena *a; answer *out; err *e; } diagnose_job;
 void diagnose_many(const engine *en, kernels *kern, const diagnose_job *job, int n);

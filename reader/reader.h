@@ -101,8 +101,9 @@ typedef struct {
 bool reader_score(reader *r, kernels *k, const reader_query *q, arena *a, reader_scores *out, err *e);
 
 /* The same for n >= 1 requests at once, packed into the same passes: to the same bits, and each with its own outcome. *e is
- * ERR_NONE and *out set, or *e says why that request failed; only a device that failed takes all of them along. false: e, that of
- * the call, is set and nothing was done. Where n > 1 flops are those that the request's own work costs by the formula. */
+ * ERR_NONE and *out set, or *e says why that request failed; only a device that failed, or had no memory for a pass, takes
+ * others along. false: e, that of the call, is set and nothing was done. Where n > 1 flops are those that the request's own
+ * work costs by the formula. */
 typedef struct { const reader_query *q; arena *a; reader_scores *out; err *e; } reader_job;
 bool reader_score_many(reader *r, kernels *k, const reader_job *job, int n, err *e);
 
