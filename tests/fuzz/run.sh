@@ -5,7 +5,8 @@
 set -u
 cd "$(dirname "$0")/../.."
 B=${JOMED_BUILD:-build-fuzz} failed=0
-# A small quarantine: freed memory need not be kept from use for longer than an input lasts, and touching it fresh took half of the time.
+# A small quarantine: freed memory is of no interest for longer than an input lasts, and always touching fresh pages took half
+# of the time.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-allocator_may_return_null=1:detect_leaks=1:quarantine_size_mb=16}
 for name in "$@"; do
     mkdir -p "$B/corpus/$name"

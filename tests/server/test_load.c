@@ -219,6 +219,8 @@ static void a_client_that_vanishes_in_the_middle_of_its_body_leaves_nothing(void
         if (i % 2) shutdown(fd, SHUT_WR); /* half-closed: the rest can never come */
         close(fd);
     }
+    /* all of them: before that, none in flight may mean that they have not come yet */
+    wait_for("jomed_http_requests_total{route=\"/v1/diagnoses\",method=\"POST\",code=\"499\"}", 20);
     wait_for("jomed_inflight_requests", 1);
     assert_true(metric("jomed_request_body_bytes") == 0);
     text_free(&t);
