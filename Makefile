@@ -14,7 +14,7 @@ LDLIBS   = $(CUDA_LIBS) -lmicrohttpd -lgnutls -linih -ljansson -lsqlite3 -lzip -
 # The GPU's kernels (kernels/cuda) are built by nvcc; GPU=0 leaves them out: then --device knows the CPU alone. Code for each
 # architecture named (the last also as PTX, for GPUs to come). A kernel that spills registers does not build.
 NVCC       ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local/cuda/bin)))
-GPU        ?= 0
+GPU        ?= $(if $(NVCC),1,0)
 $(if $(filter 0,$(GPU))$(NVCC),,$(error GPU=$(GPU) needs nvcc in PATH or in /usr/local/cuda/bin; GPU=0 builds without it))
 CUDA_KNOWN := $(if $(filter 0,$(GPU)),,$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
 CUDA_ARCHS ?= $(foreach a,80 86 89 90a 100,$(if $(filter $(a:a=),$(CUDA_KNOWN)),$(a)))
