@@ -54,7 +54,8 @@ endef
 $(foreach d,$(FOLDERS),$(eval $(call folder,$(d))))
 # With and without the GPU in one build folder: the library is made anew when that changes.
 $(call lib,kernels): $(B)/gpu$(GPU)
-$(B)/gpu$(GPU): ; @mkdir -p $(@D); rm -f $(B)/gpu?; touch $@
+$(B)/gpu$(GPU): $(if $(wildcard $(B)/gpu$(GPU)),,changed) ; @mkdir -p $(@D); rm -f $(B)/gpu?; touch $@
+.PHONY: changed # so that .SECONDARY below does not take the missing file for one that nobody needs
 # The server is tested with an engine that does what a test says: its functions, linked first, stand before the real ones.
 $(B)/tests/server/%: LDFLAGS += -Wl,--allow-multiple-definition
 
