@@ -122,7 +122,7 @@ $(SIMT)/tests/simt/%: $(SIMT)/obj/tests/simt/%.o $(SIMT)/libkernels.a $(call lib
 $(SIMT)/tests/cuda/%: $(SIMT)/obj/tests/cuda/%.o $(SIMT_LIBS) ; $(SIMT_LINK)
 $(SIMT)/bench/%: $(SIMT)/obj/bench/%.o $(SIMT_LIBS) ; $(SIMT_LINK)
 
-.PHONY: all deps demo test fuzz check check-sanitized check-threads check-simt check-gpu bench-gpu gpu-tests gpu-bench clean help install
+.PHONY: all deps demo test fuzz check check-programs check-sanitized check-threads check-simt check-gpu bench-gpu gpu-tests gpu-bench clean help install
 .SECONDARY:
 help:
 	@echo "make demo      install packages, build, index the demonstration pictures, serve, ask a question"
@@ -148,7 +148,8 @@ $(DEMO_INDEX)/manifest.json: models/demo/synthetic/index.jsonl models/demo/retri
 tests  = $(filter $(1),$(TESTS:%=$(B)/%))
 script = $(wildcard $(1))
 run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
-check: $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(SIMT_BENCH) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(call script,tests/*/test_*.sh)
+check-programs: $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(SIMT_BENCH) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
+check: check-programs ; $(run) $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparison (tests/e2e/test_demo.sh), which runs the same code.
 SANITIZED_SIMT := $(filter $(SIMT)/tests/simt/% $(addprefix $(SIMT)/tests/cuda/test_,linear rows attend score search preprocess),$(SIMT_TESTS))
 check-sanitized: $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh tests/index/test_*.sh tests/e2e/test_cli.sh)
