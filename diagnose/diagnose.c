@@ -78,7 +78,7 @@ static bool find(run *r, err *e)
     exclusion x = r->q->exclude;
     uint8_t   own[32];
     if (r->q->exclude_self) {
-        index_image_hash(own, &r->img);
+        image_hash(own, &r->img);
         x.image_sha256 = own;
     }
     bool ok = retrieve(r->en->retriever, r->kern, r->en->index, &r->img, r->q->k, &x, r->en->tau, &r->c, &r->out->K, r->a, e);

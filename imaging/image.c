@@ -1,7 +1,9 @@
 /* image.c - what kind of picture, how large, and which decoder; cropping. */
 #include "imaging/image.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <nettle/sha2.h>
 
 #include "imaging/codec.h"
 
@@ -89,4 +91,15 @@ bool image_crop(image *out, const image *in, int left, int top, int width, int h
         memcpy(rgb + (size_t)y * width * 3, in->rgb + ((size_t)(top + y) * in->width + left) * 3, (size_t)width * 3);
     *out = (image){.width = width, .height = height, .rgb = rgb};
     return true;
+}
+
+void image_hash(uint8_t out[32], const image *img)
+{
+    char              size[32];
+    struct sha256_ctx c;
+    int               n = snprintf(size, sizeof size, "%d %d\n", img->width, img->height);
+    sha256_init(&c);
+    sha256_update(&c, (size_t)n, (const uint8_t *)size);
+    sha256_update(&c, (size_t)img->width * (size_t)img->height * 3, img->rgb);
+    sha256_digest(&c, 32, out);
 }

@@ -337,7 +337,7 @@ static bool take_item(builder *b, const import_item *it, err *e)
     passage_row r = {.id = b->n, .source = it->source, .source_id = it->source_id, .caption = it->caption, .study = it->study,
                      .patient = it->patient, .license = it->license, .root = is_file ? b->at.source : -1,
                      .image_path = it->image, .image_bytes = (int64_t)im.n, .embedded = im.bytes};
-    index_image_hash(r.image_sha256, &im.pixels);
+    image_hash(r.image_sha256, &im.pixels);
     if (!note_duplicate(b, it, &r, &drop, e)) return false;
     if (drop) return true;
     if (!embed_item(b, it, &im, &why)) return is_item_error(&why) ? skip_item(b, it, why.text, e) : (*e = why, false);

@@ -3,14 +3,11 @@
 
 #include <math.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <nettle/sha2.h>
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "base/sha256.h"
 #include "base/text.h"
 #include "index/manifest.h"
 #include "index/passages.h"
@@ -319,15 +316,4 @@ bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, s
     *n = (size_t)r.image_bytes;
     *type = image_sniff(*bytes, *n);
     return true;
-}
-
-void index_image_hash(uint8_t out[32], const image *img)
-{
-    char              size[32];
-    struct sha256_ctx c;
-    int               n = snprintf(size, sizeof size, "%d %d\n", img->width, img->height);
-    sha256_init(&c);
-    sha256_update(&c, (size_t)n, (const uint8_t *)size);
-    sha256_update(&c, (size_t)img->width * (size_t)img->height * 3, img->rgb);
-    sha256_digest(&c, 32, out);
 }

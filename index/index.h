@@ -46,9 +46,8 @@ const char *index_searcher(const passage_index *ix); /* as search_parse() takes 
 /* Passages that a query must not find. A NULL member excludes nothing. */
 typedef struct {
     const char    *study, *patient; /* keys as stored */
-    const uint8_t *image_sha256;    /* [32] of the decoded pixels, as index_image_hash() gives: a query never finds itself */
+    const uint8_t *image_sha256;    /* [32] of the decoded pixels, as image_hash() gives: a query never finds itself */
 } exclusion;
-void index_image_hash(uint8_t out[32], const image *img); /* SHA-256 over "W H\n" and the RGB bytes */
 
 /* The k best passages of one head, best first; fewer where the index has fewer. hits live in a. kern: the caller's, for a
  * search on the device; NULL is fine where index_use() was not asked for one. */

@@ -106,7 +106,7 @@ static bool check_image(passage_index *ix, int64_t id, const char **problem, are
               image_decode(&img, bytes, n, &IMAGE_LIMITS, a, &why);
     if (!ok && why.code == ERR_MEMORY) return *e = why, false;
     if (ok) {
-        index_image_hash(hash, &img);
+        image_hash(hash, &img);
         hex_encode(hex, hash, sizeof hash);
         if (strcmp(hex, p.image_sha256) == 0) return *problem = NULL, true;
         err_set(&why, ERR_FILE, "its pixels are not those that were indexed");

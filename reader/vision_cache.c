@@ -4,15 +4,14 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/sha256.h"
 
 /* Two, since a worker of eval has one picture at a time and a viewer's user goes back and forth between two.
  * Each is a few MB at most (324 tokens of width 3,584 in f32 are 4.6 MB). */
 enum { PLACES = 2 };
 
 typedef struct {
-    uint8_t      pixels[SHA256_BYTES];
-    int          width, height, adapter;
+    uint8_t      picture[32]; /* image_hash() */
+    int          adapter;
     image_policy policy;
     size_t       n; /* activations of its tokens: by it another reader's would be told apart */
 } picture_key;
@@ -51,8 +50,8 @@ vision_cache_stats vision_cache_read_stats(const vision_cache *c) { return c->st
 
 static bool same(const picture_key *x, const picture_key *y)
 {
-    return x->width == y->width && x->height == y->height && x->adapter == y->adapter && x->policy == y->policy
-        && x->n == y->n && memcmp(x->pixels, y->pixels, sizeof x->pixels) == 0;
+    return x->adapter == y->adapter && x->policy == y->policy && x->n == y->n
+        && memcmp(x->picture, y->picture, sizeof x->picture) == 0;
 }
 
 static place *lookup(vision_cache *c, const picture_key *key)
@@ -84,8 +83,8 @@ static bool make_room(place *p, kernels *k, size_t n)
 bool vision_cache_take(vision_cache *c, kernels *k, const image *img, image_policy policy, int adapter, size_t n,
                        vision_fill fill, void *ctx, act **out, err *e)
 {
-    picture_key key = {.width = img->width, .height = img->height, .adapter = adapter, .policy = policy, .n = n};
-    sha256(key.pixels, img->rgb, (size_t)img->width * (size_t)img->height * 3);
+    picture_key key = {.adapter = adapter, .policy = policy, .n = n};
+    image_hash(key.picture, img);
     *out = NULL;
     place *p = lookup(c, &key);
     if (p) {

@@ -169,7 +169,7 @@ static void a_query_does_not_find_its_own_pixels(void **state)
     OK(index_passage_image(ix, 10, &bytes, &n, &type, s->a, &e), e);
     assert_int_equal(type, MEDIA_PNG);
     OK(image_decode(&img, bytes, n, &IMAGE_LIMITS, s->a, &e), e);
-    index_image_hash(hash, &img);
+    image_hash(hash, &img);
     assert_int_equal(count_hits(ix, s, 30, &(exclusion){.image_sha256 = hash}, &got), 29);
     for (int i = 0; i < got.n; i++) assert_int_not_equal(got.id[i], 10);
     index_close(ix);
@@ -184,7 +184,7 @@ static void excluding_everything_leaves_nothing(void **state)
     image          img = {3, 2, (uint8_t[18]){5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0}};
     uint8_t        hash[32];
     hits           got;
-    index_image_hash(hash, &img);
+    image_hash(hash, &img);
     assert_int_equal(count_hits(ix, s, 7, &(exclusion){.image_sha256 = hash}, &got), 0);
     index_close(ix);
 }
@@ -194,11 +194,11 @@ static void the_pixel_hash_is_of_size_and_pixels(void **state)
     (void)state;
     uint8_t a[32], b[32], want[32];
     image   img = {2, 1, (uint8_t[6]){1, 2, 3, 4, 5, 6}};
-    index_image_hash(a, &img);
+    image_hash(a, &img);
     sha256(want, "2 1\n\1\2\3\4\5\6", 10);
     assert_memory_equal(a, want, 32);
     img.width = 1, img.height = 2;
-    index_image_hash(b, &img);
+    image_hash(b, &img);
     assert_memory_not_equal(a, b, 32);
 }
 

@@ -257,7 +257,7 @@ static void a_picture_of_the_index_finds_itself_unless_excluded(void **state)
     OK(retrieve(demo, kern, demo_index, &img, 2, NULL, 1, &c, &K, mem, &e), e);
     assert_int_equal(c[0].id, 7);
     assert_true(c[0].score[HEAD_IMAGE] > 0.999999f);
-    index_image_hash(own, &img);
+    image_hash(own, &img);
     OK(retrieve(demo, kern, demo_index, &img, 2, &(exclusion){.image_sha256 = own}, 1, &c, &K, mem, &e), e);
     for (int i = 0; i < K; i++) assert_int_not_equal(c[i].id, 7);
     arena_reset(mem);
