@@ -37,21 +37,13 @@ static json_t *pairs(const float *x, int n)
     return done(list, ok);
 }
 
-static json_t *probabilities(const diagnose_request *q, const answer *ans)
+/* n texts, each under `key`, with its probability. */
+static json_t *probabilities(const char *key, const char *const *text, const float *prob, int n)
 {
     json_t *list = json_array();
     bool    ok = list != NULL;
-    for (int i = 0; ok && i < ans->A; i++)
-        ok = push(list, json_pack("{s:s, s:f}", "answer", q->answers[i], "probability", (double)ans->prob[i]));
-    return done(list, ok);
-}
-
-static json_t *labels_json(const diagnose_request *q, const answer *ans)
-{
-    json_t *list = json_array();
-    bool    ok = list != NULL;
-    for (int l = 0; ok && l < ans->L; l++)
-        ok = push(list, json_pack("{s:s, s:f}", "label", q->labels[l], "probability", (double)ans->label_prob[l]));
+    for (int i = 0; ok && i < n; i++)
+        ok = push(list, json_pack("{s:s, s:f}", key, text[i], "probability", (double)prob[i]));
     return done(list, ok);
 }
 
@@ -134,28 +126,32 @@ json_t *provenance_json(const engine *en, int adapter)
                      "index", "sha256", ix->hash, "passages", (json_int_t)ix->n_passages);
 }
 
-/* The answer itself, by the kind of question, and how sure it is. */
+/* The answer itself, by the kind of question. */
 static bool put_answer(json_t *o, const diagnose_request *q, const answer *ans)
 {
     const open_answer *y = &ans->open;
     if (ans->task == TASK_LABELS)
-        return put(o, "present", present(q, ans->label_prob, ans->L)) && put(o, "labels", labels_json(q, ans))
-            && put(o, "consistent", json_boolean(ans->consistent)) && put(o, "agreement", json_real(ans->agreement))
-            && put(o, "entropy_nats", json_real(ans->entropy));
+        return put(o, "present", present(q, ans->label_prob, ans->L))
+            && put(o, "labels", probabilities("label", q->labels, ans->label_prob, ans->L));
     if (ans->task == TASK_OPEN)
         return put(o, "answer", json_string(y->text)) && put(o, "tokens", json_integer(y->n_tokens))
-            && put(o, "ended", json_boolean(y->ended)) && put(o, "log_likelihood", json_real(y->logp))
-            && put(o, "consistent", json_boolean(ans->consistent)) && put(o, "agreement", json_real(ans->agreement));
+            && put(o, "ended", json_boolean(y->ended)) && put(o, "log_likelihood", json_real(y->logp));
     return put(o, "answer", json_string(q->answers[ans->answer])) && put(o, "probability", json_real(ans->prob[ans->answer]))
-        && put(o, "probabilities", probabilities(q, ans)) && put(o, "consistent", json_boolean(ans->consistent))
-        && put(o, "agreement", json_real(ans->agreement)) && put(o, "entropy_nats", json_real(ans->entropy));
+        && put(o, "probabilities", probabilities("answer", q->answers, ans->prob, ans->A));
+}
+
+/* How far the pairs agree, and how sure all of them together are: of text nobody has a whole distribution. */
+static bool put_agreement(json_t *o, const answer *ans)
+{
+    return put(o, "consistent", json_boolean(ans->consistent)) && put(o, "agreement", json_real(ans->agreement))
+        && (ans->task == TASK_OPEN || put(o, "entropy_nats", json_real(ans->entropy)));
 }
 
 json_t *answer_json(const engine *en, const diagnose_request *q, const answer *ans, const char *request_id)
 {
     json_t *o = json_object();
     return done(o, o && put(o, "request_id", string_or_null(request_id))
-        && put_answer(o, q, ans) && put(o, "mode", json_string(mode_name(q->mode))) && put(o, "k", json_integer(q->k))
+        && put_answer(o, q, ans) && put_agreement(o, ans) && put(o, "mode", json_string(mode_name(q->mode))) && put(o, "k", json_integer(q->k))
         && put(o, "evidence", evidence_json(q, ans))
         && put(o, "work", json_pack("{s:I, s:i, s:i, s:b}", "flops", (json_int_t)ans->flops, "cached_prefixes", ans->n_cached,
                                     "prompt_tokens", ans->prompt_tokens, "end_token_scored", ans->end_token))
