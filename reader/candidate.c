@@ -1,6 +1,7 @@
 #include "reader/candidate.h"
 
 #include "kernels/range.h"
+#include "reader/pictures.h"
 #include "reader/vision_cache.h"
 
 int reader_branch(const reader *r, const reader_query *q) { return r->merged ? 0 : q->adapter; }
@@ -14,8 +15,6 @@ bool query_prepare(const reader *r, const reader_query *q, picture *pic, prompt 
         return err_set(e, ERR_BUG, "reader: adapter %d of %d", q->adapter, r->n_adapters);
     return r->f->prepare(r->m, pic, q->img, q->policy, a, e) && r->f->query(r->m, q->question, pic, ask, a, e);
 }
-
-int picture_tokens(const picture *p) { return p->rows * p->cols; }
 
 bool pictures_encode(const reader *r, kernels *k, int branch, const picture *p, int n, act **out, arena *a, err *e)
 {
@@ -36,7 +35,7 @@ static bool encode_into(void *ctx, act *tokens, err *e)
 bool query_encode(const reader *r, kernels *k, const reader_query *q, const picture *p, act **out, arena *a, err *e)
 {
     encoding x = {r, k, reader_branch(r, q), p, a};
-    size_t   n = (size_t)p->rows * (size_t)p->cols * reader_width(r);
+    size_t   n = (size_t)picture_tokens(p) * reader_width(r);
     *out = NULL;
     if (q->vision && !vision_cache_take(q->vision, k, q->img, q->policy, x.branch, n, encode_into, &x, out, e)) return false;
     return *out || pictures_encode(r, k, x.branch, p, 1, out, a, e);

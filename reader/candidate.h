@@ -20,7 +20,6 @@ bool query_prepare(const reader *r, const reader_query *q, picture *pic, prompt 
 
 /* Vision tokens of n pictures on the scratch stack, one behind the other's. */
 bool pictures_encode(const reader *r, kernels *k, int branch, const picture *p, int n, act **out, arena *a, err *e);
-int  picture_tokens(const picture *p);
 
 /* Those of the query's picture: kept from an earlier request (reader_query.vision), or computed. They are valid until scratch
  * goes back or the cache is asked for another picture. */

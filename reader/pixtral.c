@@ -13,6 +13,7 @@
 
 #include "base/memory.h"
 #include "imaging/preprocess.h"
+#include "reader/pictures.h"
 #include "reader/pixtral_chat.h"
 
 static const float RMS_EPS = 1e-5f; /* the tower's own; the text's stands in the file */
@@ -172,17 +173,14 @@ static bool rope_tables(const pixtral *m, const picture *p, int n, int P, float 
     return true;
 }
 
-static int patches_of(const picture *p) { return p->grid_h * p->grid_w; }
-
 static bool pixtral_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out, const tap *t,
                            arena *a, err *e)
 {
     const pixtral        *m = (const pixtral *)base;
     const pixtral_config *c = &m->c;
-    int        P = 0, E = c->E, F = c->F, hd = E / c->heads, D = c->text.D, n_px = 3 * c->patch * c->patch;
+    int        P = pictures_patches(pic, n), E = c->E, F = c->F, hd = E / c->heads, D = c->text.D, n_px = 3 * c->patch * c->patch;
     float     *host_cos, *host_sin;
     arena_mark am = arena_here(a);
-    for (int i = 0; i < n; i++) P += patches_of(&pic[i]);
     attend_args *at = ARENA_NEW(a, attend_args, n, e);
     if (!at || !rope_tables(m, pic, n, P, &host_cos, &host_sin, a, e)) return false;
 
@@ -192,8 +190,7 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
     act         *h = k->take(k, (size_t)P * (size_t)E);
     size_t       inner = k->mark(k);
     act         *px = k->take(k, (size_t)P * (size_t)n_px);
-    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++]))
-        k->put(k, act_at(k, px, (size_t)row * (size_t)n_px), pic[i].px, (size_t)patches_of(&pic[i]) * (size_t)n_px);
+    pictures_put(k, px, pic, n, n_px);
     k->linear(k, x, E, px, n_px, P, &m->patch_conv, NULL, UNIT_NONE, NULL);
     k->rmsnorm(k, x, x, P, E, &m->ln_pre, RMS_EPS);
     tap_see(t, "vision.ln_pre", -1, k, x, P, E);
@@ -203,13 +200,7 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
     act *keys = act_at(k, qkv, (size_t)E), *values = act_at(k, qkv, 2 * (size_t)E);
     act *gate = k->take(k, (size_t)P * (size_t)F);
     act *up = k->take(k, (size_t)P * (size_t)F);
-    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++])) {
-        size_t from = (size_t)row * 3 * (size_t)E;
-        at[i] = (attend_args){.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
-                              .q = act_at(k, qkv, from), .q_stride = 3 * E, .n_q = patches_of(&pic[i]),
-                              .out = act_at(k, h, (size_t)row * (size_t)E), .out_stride = E, .mask = ATTEND_ALL};
-        at[i].span[1] = (kv_span){act_at(k, keys, from), act_at(k, values, from), patches_of(&pic[i]), 3 * E};
-    }
+    pictures_attend(at, k, pic, n, qkv, h, E, c->heads);
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->rmsnorm(k, h, x, P, E, &b->norm1, RMS_EPS);
@@ -253,7 +244,7 @@ static uint64_t pixtral_encode_flops(const model *base, int adapter, const pictu
 {
     const pixtral        *m = (const pixtral *)base;
     const pixtral_config *c = &m->c;
-    uint64_t P = (uint64_t)pic->grid_h * (uint64_t)pic->grid_w, E = (uint64_t)c->E, F = (uint64_t)c->F, D = (uint64_t)c->text.D;
+    uint64_t P = (uint64_t)picture_patches(pic), E = (uint64_t)c->E, F = (uint64_t)c->F, D = (uint64_t)c->text.D;
     uint64_t n_px = 3 * (uint64_t)c->patch * (uint64_t)c->patch;
     return 2 * P * n_px * E + (uint64_t)c->depth * (2 * P * (4 * E * E + 3 * E * F) + 4 * P * P * E) + 2 * P * (E * D + D * D)
          + P * branch_flops(m, adapter);

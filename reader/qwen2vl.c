@@ -15,6 +15,7 @@
 #include "imaging/preprocess.h"
 #include "reader/chat.h"
 #include "reader/mrope.h"
+#include "reader/pictures.h"
 
 static const float LN_EPS = 1e-6f, ROPE_THETA = 10000.0f;
 
@@ -193,23 +194,20 @@ static bool rope_tables(const qwen2vl *m, const picture *p, int n, int P, float 
     if (!*sin_) return false;
     for (int i = 0; i < n; i++) {
         if (!picture_angles(m, &p[i], *cos_ + at, *sin_ + at, a, e)) return false;
-        at += (size_t)p[i].grid_h * (size_t)p[i].grid_w * half;
+        at += (size_t)picture_patches(&p[i]) * half;
     }
     return true;
 }
-
-static int patches_of(const picture *p) { return p->grid_h * p->grid_w; }
 
 static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out, const tap *t,
                            arena *a, err *e)
 {
     const qwen2vl        *m = (const qwen2vl *)base;
     const qwen2vl_config *c = &m->c;
-    int        P = 0, E = c->E, hd = E / c->heads, D = c->text.D, u = c->merge * c->merge;
+    int        P = pictures_patches(pic, n), E = c->E, hd = E / c->heads, D = c->text.D, u = c->merge * c->merge;
     int        F = 3 * c->temporal * c->patch * c->patch, wide = c->ratio * E;
     float     *host_cos, *host_sin;
     arena_mark am = arena_here(a);
-    for (int i = 0; i < n; i++) P += patches_of(&pic[i]);
     attend_args *at = ARENA_NEW(a, attend_args, n, e);
     if (!at || !rope_tables(m, pic, n, P, &host_cos, &host_sin, a, e)) return false;
 
@@ -219,21 +217,14 @@ static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const pic
     act         *h = k->take(k, (size_t)P * (size_t)E);
     size_t       inner = k->mark(k);
     act         *px = k->take(k, (size_t)P * (size_t)F);
-    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++]))
-        k->put(k, act_at(k, px, (size_t)row * (size_t)F), pic[i].px, (size_t)patches_of(&pic[i]) * (size_t)F);
+    pictures_put(k, px, pic, n, F);
     k->linear(k, x, E, px, F, P, &m->patch_embed, NULL, UNIT_NONE, NULL);
     tap_see(t, "vision.patch_embed", -1, k, x, P, E);
     k->back(k, inner);
 
     act *qkv = k->take(k, (size_t)P * 3 * (size_t)E); /* rows [q | k | v] */
     act *f = k->take(k, (size_t)P * (size_t)wide);
-    for (int i = 0, row = 0; i < n; row += patches_of(&pic[i++])) {
-        act *q = act_at(k, qkv, (size_t)row * 3 * (size_t)E);
-        at[i] = (attend_args){.n_heads = c->heads, .n_kv_heads = c->heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
-                              .q = q, .q_stride = 3 * E, .n_q = patches_of(&pic[i]),
-                              .out = act_at(k, h, (size_t)row * (size_t)E), .out_stride = E, .mask = ATTEND_ALL};
-        at[i].span[1] = (kv_span){act_at(k, q, (size_t)E), act_at(k, q, 2 * (size_t)E), patches_of(&pic[i]), 3 * E};
-    }
+    pictures_attend(at, k, pic, n, qkv, h, E, c->heads);
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->layernorm(k, h, x, P, E, &b->norm1.gain, &b->norm1.bias, LN_EPS);
@@ -273,7 +264,7 @@ static uint64_t qwen2vl_encode_flops(const model *base, int adapter, const pictu
 {
     const qwen2vl        *m = (const qwen2vl *)base;
     const qwen2vl_config *c = &m->c;
-    uint64_t P = (uint64_t)pic->grid_h * (uint64_t)pic->grid_w, E = (uint64_t)c->E, u = (uint64_t)(c->merge * c->merge);
+    uint64_t P = (uint64_t)picture_patches(pic), E = (uint64_t)c->E, u = (uint64_t)(c->merge * c->merge);
     uint64_t F = 3 * (uint64_t)(c->temporal * c->patch * c->patch), ratio = (uint64_t)c->ratio;
     uint64_t blocks = (uint64_t)c->depth * (2 * P * (3 + 1 + 2 * ratio) * E * E + 4 * P * P * E);
     return 2 * P * F * E + blocks + 2 * (P / u) * (u * E * u * E + u * E * (uint64_t)c->text.D)

@@ -13,6 +13,7 @@
 #include "kernels/range.h"
 #include "reader/candidate.h"
 #include "reader/labels.h"
+#include "reader/pictures.h"
 
 /* What all candidates of a request share. Activations are scratch, the rest is the arena's. */
 typedef struct {

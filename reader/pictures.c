@@ -1,0 +1,39 @@
+#include "reader/pictures.h"
+
+#include <math.h>
+
+int picture_tokens(const picture *p) { return p->rows * p->cols; }
+
+int picture_patches(const picture *p) { return p->grid_h * p->grid_w; }
+
+int pictures_patches(const picture *p, int n)
+{
+    int sum = 0;
+    for (int i = 0; i < n; i++) sum += picture_patches(&p[i]);
+    return sum;
+}
+
+void pictures_put(kernels *k, act *px, const picture *p, int n, int width)
+{
+    size_t at = 0;
+    for (int i = 0; i < n; i++) {
+        size_t len = (size_t)picture_patches(&p[i]) * (size_t)width;
+        k->put(k, act_at(k, px, at), p[i].px, len);
+        at += len;
+    }
+}
+
+void pictures_attend(attend_args *at, const kernels *k, const picture *p, int n, const act *qkv, act *out, int E, int heads)
+{
+    size_t row = 0, width = (size_t)E;
+    int    hd = E / heads;
+    for (int i = 0; i < n; i++) {
+        int        P = picture_patches(&p[i]);
+        const act *q = act_at(k, qkv, row * 3 * width);
+        at[i] = (attend_args){.n_heads = heads, .n_kv_heads = heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
+                              .q = q, .q_stride = 3 * E, .n_q = P,
+                              .out = act_at(k, out, row * width), .out_stride = E, .mask = ATTEND_ALL};
+        at[i].span[1] = (kv_span){act_at(k, q, width), act_at(k, q, 2 * width), P, 3 * E};
+        row += (size_t)P;
+    }
+}
