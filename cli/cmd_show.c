@@ -30,41 +30,40 @@ static int place(const diagnose_request *q, const char *s)
     return -1;
 }
 
+/* What may be said, with the probability of each: o's list under key, at most most, each item's text under name. */
+static bool read_choices(const json_t *o, const char *key, const char *name, size_t most, const char **names, float **prob, int *n,
+                         arena *a, err *e)
+{
+    const json_t *list = json_object_get(o, key);
+    size_t        len = json_array_size(list);
+    bool          ok = true;
+    if (len < 1 || len > most) return malformed(key, e);
+    *n = (int)len;
+    if (!(*prob = ARENA_NEW(a, float, len, e))) return false;
+    for (size_t i = 0; i < len; i++) {
+        const json_t *p = json_array_get(list, i);
+        (*prob)[i] = number(p, "probability", &ok);
+        names[i] = json_string_value(json_object_get(p, name));
+        if (!names[i] || !ok || !((*prob)[i] >= 0 && (*prob)[i] <= 1)) return malformed(key, e);
+    }
+    return true;
+}
+
 static bool read_distribution(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
 {
-    const json_t *list = json_object_get(o, "probabilities");
-    size_t        n = json_array_size(list);
-    bool          ok = true;
-    if (n < 1 || n > MAX_ANSWERS) return malformed("probabilities", e);
-    ans->A = q->n_answers = (int)n;
+    if (!read_choices(o, "probabilities", "answer", MAX_ANSWERS, names, &ans->prob, &ans->A, a, e)) return false;
     q->answers = names;
-    if (!(ans->prob = ARENA_NEW(a, float, n, e))) return false;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *p = json_array_get(list, i);
-        ans->prob[i] = number(p, "probability", &ok);
-        names[i] = json_string_value(json_object_get(p, "answer"));
-        if (!names[i] || !ok || !(ans->prob[i] >= 0 && ans->prob[i] <= 1)) return malformed("probabilities", e);
-    }
+    q->n_answers = ans->A;
     ans->answer = place(q, json_string_value(json_object_get(o, "answer")));
     return ans->answer >= 0 || malformed("answer", e);
 }
 
 static bool read_labels(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
 {
-    const json_t *list = json_object_get(o, "labels");
-    size_t        n = json_array_size(list);
-    bool          ok = true;
-    if (n < 1 || n > MAX_LABELS) return malformed("labels", e);
     ans->task = TASK_LABELS;
-    ans->L = q->n_labels = (int)n;
+    if (!read_choices(o, "labels", "label", MAX_LABELS, names, &ans->label_prob, &ans->L, a, e)) return false;
     q->labels = names;
-    if (!(ans->label_prob = ARENA_NEW(a, float, n, e))) return false;
-    for (size_t l = 0; l < n; l++) {
-        const json_t *p = json_array_get(list, l);
-        ans->label_prob[l] = number(p, "probability", &ok);
-        names[l] = json_string_value(json_object_get(p, "label"));
-        if (!names[l] || !ok || !(ans->label_prob[l] >= 0 && ans->label_prob[l] <= 1)) return malformed("labels", e);
-    }
+    q->n_labels = ans->L;
     return true;
 }
 
@@ -88,26 +87,29 @@ static bool read_answer(const json_t *o, diagnose_request *q, answer *ans, const
     return json_object_get(o, "tokens") ? read_open(o, ans, e) : read_distribution(o, q, ans, names, a, e);
 }
 
+/* What a pair gives each of the n answers or labels. */
+static bool read_probabilities(const json_t *o, float **prob, int n, arena *a, err *e)
+{
+    const json_t *list = json_object_get(o, "probabilities");
+    if (json_array_size(list) != (size_t)n) return malformed("evidence", e);
+    if (!(*prob = ARENA_NEW(a, float, n, e))) return false;
+    for (int i = 0; i < n; i++) (*prob)[i] = (float)json_number_value(json_array_get(list, (size_t)i));
+    return true;
+}
+
 static bool read_saying(const json_t *o, const diagnose_request *q, const answer *ans, evidence *z, arena *a, err *e)
 {
-    const json_t *probs = json_object_get(o, "probabilities");
-    bool          ok = true;
-    if (ans->task == TASK_OPEN) {
+    bool ok = true;
+    switch (ans->task) {
+    case TASK_OPEN:
         z->agrees = json_is_true(json_object_get(o, "agrees"));
         z->open_logp = number(o, "log_likelihood", &ok);
         return ok || malformed("evidence", e);
-    }
-    if (ans->task == TASK_LABELS) {
-        if (json_array_size(probs) != (size_t)ans->L) return malformed("evidence", e);
-        if (!(z->label_prob = ARENA_NEW(a, float, ans->L, e))) return false;
-        for (int l = 0; l < ans->L; l++) z->label_prob[l] = (float)json_number_value(json_array_get(probs, (size_t)l));
-        return true;
+    case TASK_LABELS: return read_probabilities(o, &z->label_prob, ans->L, a, e);
+    case TASK_CLOSED: break;
     }
     z->answer = place(q, json_string_value(json_object_get(o, "answer")));
-    if (z->answer < 0 || json_array_size(probs) != (size_t)q->n_answers) return malformed("evidence", e);
-    if (!(z->prob = ARENA_NEW(a, float, q->n_answers, e))) return false;
-    for (int i = 0; i < q->n_answers; i++) z->prob[i] = (float)json_number_value(json_array_get(probs, (size_t)i));
-    return true;
+    return z->answer >= 0 ? read_probabilities(o, &z->prob, ans->A, a, e) : malformed("evidence", e);
 }
 
 static bool read_candidate(const json_t *o, const diagnose_request *q, const answer *ans, evidence *z, arena *a, err *e)
