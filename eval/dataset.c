@@ -13,7 +13,7 @@
 
 enum { LINE_BYTES = 1 << 20 };
 
-typedef struct { size_t at, bytes, number; uint64_t picture; } line;
+typedef struct { size_t at, bytes, number; } line;
 
 struct dataset {
     char            *name;
@@ -62,7 +62,7 @@ static uint64_t line_picture(const dataset *d, const line *l)
     return picture;
 }
 
-/* Note where the lines are, and of which pictures; what else they say is read case by case. */
+/* Note where the lines are; what they say is read case by case. */
 static bool find_lines(dataset *d, err *e)
 {
     const char *s = (const char *)d->map.data;
@@ -78,9 +78,7 @@ static bool find_lines(dataset *d, err *e)
                 if (!more) return err_set(e, ERR_MEMORY, "%s: out of memory", d->name);
                 d->lines = more;
             }
-            d->lines[d->n] = (line){at, n, number, 0};
-            d->lines[d->n].picture = line_picture(d, &d->lines[d->n]);
-            d->n++;
+            d->lines[d->n++] = (line){at, n, number};
         }
         at += n + 1;
     }
@@ -280,7 +278,7 @@ const char *dataset_name(const dataset *d) { return d->name; }
 
 uint64_t dataset_picture(const dataset *d, int64_t i)
 {
-    return d->medmnist ? 0 : d->vqa ? vqa_picture(d->vqa, i) : d->lines[i].picture;
+    return d->medmnist ? 0 : d->vqa ? vqa_picture(d->vqa, i) : line_picture(d, &d->lines[i]);
 }
 
 bool dataset_case(dataset *d, int64_t i, eval_case *out, arena *a, err *e)
