@@ -94,8 +94,8 @@ typedef struct {
 /* Score every answer once per candidate. The prefix [system, z image, z caption] is computed once per passage and cached;
  * [query image, question] once per candidate; answers are branches of a trie on it (a one-token answer adds no token);
  * lm_head runs on scored rows only. Labels are branches of the same trie, so that one pass per candidate answers all of them: a
- * label's scores are those of its question asked alone (labels.h): bit for bit on a CPU, within rounding on a GPU (kernels.h). Same bits for the same (passage, query, answers),
- * whatever was cached or in whatever order.
+ * label's scores are those of its question asked alone (labels.h): bit for bit on a CPU, within rounding on a GPU (kernels.h).
+ * Same bits for the same (passage, query, answers), whatever was cached or in whatever order.
  * ERR_UNUSABLE, field question, answers or labels: prompt too long (both numbers), answer that is empty after tokenising, more
  * tokens of answers and labels than are read at once. */
 bool reader_score(reader *r, kernels *k, const reader_query *q, arena *a, reader_scores *out, err *e);
