@@ -1,9 +1,8 @@
 /* test_adapter.c - fails when a request is answered by another adapter than it asked for, or when the answer does not say by
  * which. The reader is the fixture that has adapters, the retriever the demonstration's. */
-#include "tests/check.h"
+#include "tests/diagnose/demo.h"
 
 #include "base/file.h"
-#include "diagnose/engine.h"
 #include "diagnose/json.h"
 
 enum { A = 2 };
@@ -13,19 +12,19 @@ typedef struct { kernels *k; engine en; char *image; diagnose_request q; arena *
 
 static engine_options options(void)
 {
-    const char *index = getenv("JOMED_DEMO_INDEX");
-    return (engine_options){.reader = FIXTURE("qwen2vl-tiny"), .retriever = DEMO("retriever"),
-                            .index = index ? index : "build/demo-index", .device = "cpu", .threads = 1, .cache_bytes = 64 << 20,
-                            .adapter = {{"text", FIXTURE("qwen2vl-tiny-lora")}, {"both", FIXTURE("qwen2vl-tiny-lora-vision")}},
-                            .n_adapters = 2};
+    engine_options o = demo_options();
+    o.reader = FIXTURE("qwen2vl-tiny");
+    o.adapter[0] = (reader_adapter){"text", FIXTURE("qwen2vl-tiny-lora")};
+    o.adapter[1] = (reader_adapter){"both", FIXTURE("qwen2vl-tiny-lora-vision")};
+    o.n_adapters = 2;
+    return o;
 }
 
 static world start(const engine_options *o)
 {
     err   e = {0};
     world w = {.a = arena_new(0), .q = {.question = "Is it malignant?", .answers = ANSWERS, .n_answers = A, .k = 2}};
-    OK(engine_kernels(&w.k, o, &e), e);
-    OK(engine_open(&w.en, o, w.k, &e), e);
+    demo_engine(&w.en, &w.k, o);
     OK(file_read(&w.image, &w.q.image_bytes, DEMO("synthetic/breast/test/0000.png"), 1 << 20, &e), e);
     w.q.image = (uint8_t *)w.image;
     return w;

@@ -1,10 +1,9 @@
 /* test_faults.c - fails when an allocation that fails on the request's path crashes, leaks (under ASan), gives a wrong
  * answer, or leaves models, cache or index unusable for the next request. */
-#include "tests/check.h"
+#include "tests/diagnose/demo.h"
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "diagnose/engine.h"
 #include "diagnose/json.h"
 
 /* Under AddressSanitizer a request takes thirty times as long, so there every third allocation fails; as shipped every one does. */
@@ -24,21 +23,13 @@ typedef struct {
     float            want[A];
 } world;
 
-static const char *demo_index(void)
-{
-    const char *dir = getenv("JOMED_DEMO_INDEX");
-    return dir ? dir : "build/demo-index";
-}
-
 static int set_up(void **state)
 {
     err            e = {0};
-    engine_options o = {.reader = DEMO("reader"), .retriever = DEMO("retriever"), .index = demo_index(), .device = "cpu",
-                        .threads = 1, .cache_bytes = 64 << 20};
+    engine_options o = demo_options();
     world *w = calloc(1, sizeof *w);
     *state = w;
-    OK(engine_kernels(&w->k, &o, &e), e);
-    OK(engine_open(&w->en, &o, w->k, &e), e);
+    demo_engine(&w->en, &w->k, &o);
     OK(file_read(&w->image, &w->q.image_bytes, DEMO("synthetic/breast/test/0000.png"), 1 << 20, &e), e);
     w->q.image = (uint8_t *)w->image;
     w->q.question = "Does this breast ultrasound image show signs of cancer?";

@@ -1,11 +1,10 @@
 /* test_labels.c - fails when a multi-label request that cannot be answered is let through or blames the wrong
  * field, when what is concluded from the scores is not the formula, or when a label is not the closed question
  * that it stands for. */
-#include "tests/check.h"
+#include "tests/diagnose/demo.h"
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "diagnose/engine.h"
 #include "diagnose/json.h"
 #include "diagnose/labels.h"
 
@@ -170,14 +169,11 @@ static const char *const ASKED[] = {"Pneumonia", "Pleural effusion", "Cardiomega
 
 static int set_up(void **state)
 {
-    const char    *index = getenv("JOMED_DEMO_INDEX");
     err            e = {0};
-    engine_options o = {.reader = DEMO("reader"), .retriever = DEMO("retriever"), .index = index ? index : "build/demo-index",
-                        .device = "cpu", .threads = 1, .cache_bytes = 64 << 20};
+    engine_options o = demo_options();
     world *w = calloc(1, sizeof *w);
     *state = w;
-    OK(engine_kernels(&w->k, &o, &e), e);
-    OK(engine_open(&w->en, &o, w->k, &e), e);
+    demo_engine(&w->en, &w->k, &o);
     OK(file_read(&w->image, &w->q.image_bytes, DEMO("synthetic/pneumonia/test/0003.png"), 1 << 20, &e), e);
     w->a = arena_new(0);
     w->q.image = (uint8_t *)w->image;

@@ -1,9 +1,8 @@
 /* test_many.c - fails when requests that are answered together get other bits than alone, or one's failure is another's. */
-#include "tests/check.h"
+#include "tests/diagnose/demo.h"
 
 #include "base/clock.h"
 #include "base/file.h"
-#include "diagnose/engine.h"
 
 enum { N = 5, A = 2 };
 static const char *const ANSWERS[A] = {"Yes", "No"}, *const LABELS[2] = {"Mass", "Cyst"}, *const PICTURE[N] = {
@@ -11,21 +10,13 @@ static const char *const ANSWERS[A] = {"Yes", "No"}, *const LABELS[2] = {"Mass",
 
 typedef struct { kernels *k; engine en; char *image[N]; diagnose_request q[N]; arena *a[N]; } world;
 
-static const char *demo_index(void)
-{
-    const char *dir = getenv("JOMED_DEMO_INDEX");
-    return dir ? dir : "build/demo-index";
-}
-
 static int set_up(void **state)
 {
     err            e = {0};
-    engine_options o = {.reader = DEMO("reader"), .retriever = DEMO("retriever"), .index = demo_index(), .device = "cpu",
-                        .threads = 1, .cache_bytes = 64 << 20};
+    engine_options o = demo_options();
     world *w = calloc(1, sizeof *w);
     *state = w;
-    OK(engine_kernels(&w->k, &o, &e), e);
-    OK(engine_open(&w->en, &o, w->k, &e), e);
+    demo_engine(&w->en, &w->k, &o);
     for (int i = 0; i < N; i++) {
         char path[128];
         snprintf(path, sizeof path, DEMO("synthetic/%s"), PICTURE[i]);

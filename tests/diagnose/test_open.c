@@ -1,24 +1,19 @@
 /* test_open.c - fails when an open request does not come back in words with its evidence, or says that pairs agree which do
  * not. The decoding itself: tests/reader/test_open_answer.c. */
-#include "tests/check.h"
+#include "tests/diagnose/demo.h"
 
 #include "base/file.h"
-#include "diagnose/engine.h"
 #include "diagnose/json.h"
 
 typedef struct { kernels *k; engine en; arena *a; } world;
 
 static int set_up(void **state)
 {
-    err            e = {0};
-    const char    *index = getenv("JOMED_DEMO_INDEX");
-    engine_options o = {.reader = DEMO("reader"), .retriever = DEMO("retriever"), .index = index ? index : "build/demo-index",
-                        .device = "cpu", .threads = 1, .cache_bytes = 64 << 20};
+    engine_options o = demo_options();
     world *w = calloc(1, sizeof *w);
     *state = w;
     w->a = arena_new(0);
-    OK(engine_kernels(&w->k, &o, &e), e);
-    OK(engine_open(&w->en, &o, w->k, &e), e);
+    demo_engine(&w->en, &w->k, &o);
     return 0;
 }
 
