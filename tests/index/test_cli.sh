@@ -32,6 +32,12 @@ else [ $s = 1 ] && grep -q "run the same command again to continue" "$t/err" && 
 cmp "$t/a/image.faiss" "$t/b/image.faiss" >>"$t/err" 2>&1 && cmp "$t/a/text.faiss" "$t/b/text.faiss" >>"$t/err" 2>&1
 ok $? "an interrupted build ends with the same bytes"
 
+# A terminal sees rate and time left; a file or a pipe does not.
+head -n 200 $demo/synthetic/index.jsonl >"$t/more.jsonl"
+script -qec "$jomed index build --retriever $demo/retriever --jsonl $t/more.jsonl --images $demo/synthetic --out $t/e" /dev/null >"$t/out" 2>"$t/err" </dev/null
+grep -aq "source 1/1 .* items  [0-9.]*/s  0 skipped  [0-9:?]* left" "$t/out"; ok $? "a terminal sees rate and time left"
+run "${build[@]}" --out "$t/f" && ! grep -q " left" "$t/err"; ok $? "a file does not"
+
 run "${build[@]}" --embed-images --out "$t/c" && mv "$t/c" "$t/d" && run verify --images "$t/d"; ok $? "an index with embedded images can be moved"
 
 printf 'x' | dd of="$t/a/text.faiss" bs=1 seek=1000 conv=notrunc 2>/dev/null
