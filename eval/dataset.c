@@ -186,12 +186,11 @@ static bool line_asks(eval_case *c, const json_t *o, const line *l, const datase
         if (!line_answers(c, o, l, d, a, e)) return false;
         return !c->answers || case_closed(c, c->answers, c->n_answers, found, a, e);
     }
-    c->max_new_tokens = t->max_new_tokens;
     switch (t->kind) {
     case EVAL_CLOSED: return case_closed(c, t->answers, t->n_answers, found, a, e);
     case EVAL_MULTILABEL: return case_labels(c, t, found, a, e);
     case EVAL_VQA: return case_vqa(c, t, a, e);
-    case EVAL_OPEN:
+    case EVAL_OPEN: c->max_new_tokens = t->max_new_tokens; break;
     case N_EVAL_KINDS: break;
     }
     return true;

@@ -1,5 +1,4 @@
 /* vqa.c - see vqa.h. The file is parsed once and kept: 10 MB for the largest of them. */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
