@@ -58,6 +58,7 @@ const field RETRIEVAL_FIELDS[] = {IMAGE_FIELD, K_FIELD, EXCLUDE_FIELDS, DEADLINE
 const int   N_RETRIEVAL_FIELDS = sizeof RETRIEVAL_FIELDS / sizeof *RETRIEVAL_FIELDS;
 
 enum { FIELDS_MAX = 16, DEFAULT_K = 2 };
+_Static_assert(sizeof DIAGNOSIS_FIELDS / sizeof *DIAGNOSIS_FIELDS <= FIELDS_MAX, "a request notes which fields it has seen");
 
 /* Bytes on the heap that were counted against the budget before they were taken. */
 typedef struct { char *p; size_t len, cap; } buffer;
