@@ -99,10 +99,10 @@ static json_t *example(const route *r, task_kind kind, bool *ok)
     json_t *o = json_object(), *inner = json_object();
     for (int i = 0; i < *r->n_fields; i++) {
         const field *f = &r->fields[i];
-        const char  *dot = strchr(f->name, '.');
-        json_t      *v = f->type == FIELD_IMAGE ? json_string(EXAMPLE_PNG) : f->example ? literal(f->example) : NULL;
-        if (f->tasks && !(f->tasks & 1u << kind)) json_decref(v);
-        else put(dot ? inner : o, dot ? dot + 1 : f->name, v, ok);
+        if (f->tasks && !(f->tasks & 1u << kind)) continue;
+        const char *dot = strchr(f->name, '.');
+        json_t     *v = f->type == FIELD_IMAGE ? json_string(EXAMPLE_PNG) : f->example ? literal(f->example) : NULL;
+        put(dot ? inner : o, dot ? dot + 1 : f->name, v, ok);
     }
     put(o, "exclude", inner, ok);
     return o;
