@@ -30,10 +30,10 @@ typedef struct {
     int64_t headers;             /* fields of one request */
     int64_t max_pixels, max_side;
     /* [work] */
-    int64_t workers;             /* 0: one per core */
+    int64_t workers;             /* 0: by the models and the device */
     int64_t threads;             /* of each worker; 0: cores / workers */
-    int64_t batch;               /* of those, read in the same passes; 0: by the device */
     int64_t queue;               /* requests that may wait */
+    int64_t batch;               /* of those, read in the same passes; 0: by the device */
     int64_t arena_bytes;         /* memory of one request in a worker; 0: no bound */
     int64_t deadline_ms;         /* of a request that names none */
     int64_t deadline_max_ms;     /* the most it may name */

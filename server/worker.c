@@ -145,7 +145,7 @@ static bool client_gone(const job *j) { return watch_peer_gone(j->fd); }
 
 static bool late(const job *j, double now) { return j->q->deadline_at > 0 && now > j->q->deadline_at; }
 
-static void fail(job *j, const char *request_id) { respond_err(&j->out, &j->why, NULL, request_id); }
+static void fail(job *j) { respond_err(&j->out, &j->why, NULL, j->request_id); }
 
 /* Give up on a job before it is computed. */
 static void give_up(pool *p, job *j, double now)
@@ -156,7 +156,7 @@ static void give_up(pool *p, job *j, double now)
         metrics_shed(p->o.m, SHED_GONE);
     } else {
         err_at(&j->why, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed while it waited");
-        fail(j, j->request_id);
+        fail(j);
         metrics_shed(p->o.m, SHED_DEADLINE);
     }
     p->o.done(j);
@@ -165,9 +165,7 @@ static void give_up(pool *p, job *j, double now)
 static void record(pool *p, job *j, const answer *a)
 {
     j->n_cached = a->n_cached;
-    j->K = a->K;
     j->flops = a->flops;
-    j->total_ms = a->total_ms;
     for (int s = 0; s < N_STAGES; s++) {
         j->stage_ms[s] = a->stage_ms[s];
         if (a->stage_ms[s] > 0) metrics_stage(p->o.m, (stage)s, a->stage_ms[s] / 1e3);
@@ -195,7 +193,7 @@ static void respond(worker *w, job *j, const diagnose_request *q, const answer *
     if (j->stream && stream_lost(j->stream)) {
         j->out.status = STATUS_CLIENT_GONE;
         j->why = (err){0};
-    } else if (j->why.code) fail(j, j->request_id);
+    } else if (j->why.code) fail(j);
     else respond_json(&j->out, 200, j->retrieve_only ? retrieval_json(en, a, j->request_id) : answer_json(en, q, a, j->request_id), j->request_id);
 }
 

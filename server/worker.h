@@ -20,8 +20,8 @@ typedef struct {
     /* out */
     response out;
     err      why;                   /* of a failure, for the log */
-    double   queued_at, queue_ms, stage_ms[N_STAGES], total_ms;
-    int      n_cached, K, n_events;
+    double   queued_at, queue_ms, stage_ms[N_STAGES];
+    int      n_cached, n_events;
     uint64_t flops;
 } job;
 
