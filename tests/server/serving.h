@@ -112,4 +112,25 @@ static inline reply ask_text(int port, text t)
     return r;
 }
 
+/* The value of a metric line that starts with name (labels and all); -1: there is none. */
+static inline double serving_metric(const serving *v, const char *name)
+{
+    reply       r = ask(v->port, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    size_t      n = strlen(name);
+    double      value = -1;
+    const char *s = r.body;
+    assert_non_null(s);
+    for (; s && *s; s = strchr(s, '\n') ? strchr(s, '\n') + 1 : NULL)
+        if (strncmp(s, name, n) == 0 && s[n] == ' ') value = atof(s + n);
+    free(r.body);
+    return value;
+}
+
+static inline void serving_wait_for(const serving *v, const char *name, double value)
+{
+    while (serving_metric(v, name) != value) usleep(2000);
+}
+/* The name of the count of diagnoses that ended with this status. */
+#define COUNTED(code) "jomed_http_requests_total{route=\"/v1/diagnoses\",method=\"POST\",code=\"" #code "\"}"
+
 #endif

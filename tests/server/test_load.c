@@ -40,24 +40,8 @@ static void finish_one(int fd, int status, const char *slug)
     close(fd);
 }
 
-/* The value of a metric line that starts with name (labels and all). */
-static double metric(const char *name)
-{
-    reply       r = ask(S.port, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    size_t      n = strlen(name);
-    double      v = -1;
-    const char *s = r.body;
-    assert_non_null(s);
-    for (; s && *s; s = strchr(s, '\n') ? strchr(s, '\n') + 1 : NULL)
-        if (strncmp(s, name, n) == 0 && s[n] == ' ') v = atof(s + n);
-    free(r.body);
-    return v;
-}
-
-static void wait_for(const char *name, double value)
-{
-    while (metric(name) != value) usleep(2000);
-}
+static double metric(const char *name) { return serving_metric(&S, name); }
+static void   wait_for(const char *name, double value) { serving_wait_for(&S, name, value); }
 
 static void a_full_queue_says_no_at_once_and_says_when_to_come_back(void **state)
 {
@@ -203,7 +187,7 @@ static void a_client_that_gives_up_while_waiting_costs_no_work(void **state)
         finish_one(running, 200, NULL);
         if (fake_calls() != before) fail_msg("%s: computed for nobody", how[i]);
         assert_true(metric("jomed_requests_shed_total{reason=\"client_gone\"}") == 1);
-        wait_for("jomed_http_requests_total{route=\"/v1/diagnoses\",method=\"POST\",code=\"499\"}", 1);
+        wait_for(COUNTED(499), 1);
         end();
     }
 }
@@ -220,7 +204,7 @@ static void a_client_that_vanishes_in_the_middle_of_its_body_leaves_nothing(void
         close(fd);
     }
     /* all of them: before that, none in flight may mean that they have not come yet */
-    wait_for("jomed_http_requests_total{route=\"/v1/diagnoses\",method=\"POST\",code=\"499\"}", 20);
+    wait_for(COUNTED(499), 20);
     wait_for("jomed_inflight_requests", 1);
     assert_true(metric("jomed_request_body_bytes") == 0);
     text_free(&t);
@@ -297,7 +281,7 @@ static void sixteen_clients_get_each_their_own_answers(void **state)
         pthread_join(t[i], &bad);
         assert_ptr_equal(bad, NULL);
     }
-    assert_true(metric("jomed_http_requests_total{route=\"/v1/diagnoses\",method=\"POST\",code=\"200\"}") == CLIENTS * EACH * 4 / 5);
+    assert_true(metric(COUNTED(200)) == CLIENTS * EACH * 4 / 5);
     wait_for("jomed_inflight_requests", 1); /* the one that asks */
     end();
 }

@@ -42,12 +42,7 @@ static void a_body_that_trickles_is_answered_408_and_closed(void **state)
     assert_true(is_ended(fd));
     close(fd);
     free(r.body);
-    do { /* counted as what it was */
-        r = ask(S.port, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-        bool there = strstr(r.body, "route=\"/v1/diagnoses\",method=\"POST\",code=\"408\"} 1\n") != NULL;
-        free(r.body);
-        if (there) break;
-    } while (usleep(5000) == 0);
+    serving_wait_for(&S, COUNTED(408), 1); /* as what it was */
     serving_stop(&S);
 }
 

@@ -291,24 +291,8 @@ static void expect_end(events *s)
     free(ev.data);
 }
 
-static double metric(const char *name)
-{
-    reply       r = ask(S.port, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    size_t      n = strlen(name);
-    double      v = -1;
-    const char *s = r.body;
-    assert_non_null(s);
-    for (; s && *s; s = strchr(s, '\n') ? strchr(s, '\n') + 1 : NULL)
-        if (strncmp(s, name, n) == 0 && s[n] == ' ') v = atof(s + n);
-    free(r.body);
-    return v;
-}
-
-static void wait_for(const char *name, double value)
-{
-    while (metric(name) != value) usleep(2000);
-}
-#define COUNTED(code) "jomed_http_requests_total{route=\"/v1/diagnoses\",method=\"POST\",code=\"" #code "\"}"
+static double metric(const char *name) { return serving_metric(&S, name); }
+static void   wait_for(const char *name, double value) { serving_wait_for(&S, name, value); }
 
 static void a_stream_is_the_tokens_and_then_the_answer_that_others_get(void **state)
 {
