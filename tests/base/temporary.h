@@ -1,4 +1,4 @@
-/* temporary.h - files and a folder that a test of base/ makes for itself. */
+/* temporary.h - files and a folder that a test makes for itself. */
 #ifndef JOMED_TESTS_BASE_TEMPORARY_H
 #define JOMED_TESTS_BASE_TEMPORARY_H
 

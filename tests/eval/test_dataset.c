@@ -1,46 +1,27 @@
 /* test_dataset.c - cases read wrongly, or bad lines that go unnoticed. */
-#include "tests/check.h"
-#include <sys/stat.h>
+#include "tests/base/temporary.h"
 #include <unistd.h>
 #include <zip.h>
 #include "base/memory.h"
 #include "eval/dataset.h"
 #include "imaging/image.h"
 
-static char folder[] = "/tmp/jomed-dataset-XXXXXX";
+static const char *folder;
 
-/* A path in the test's folder; two calls deep. */
-static const char *in(const char *name)
-{
-    static char buf[2][256];
-    static int  i;
-    char       *b = buf[i++ & 1];
-    snprintf(b, sizeof buf[0], "%s/%s", folder, name);
-    return b;
-}
-
-static const char *written(const char *name, const void *bytes, size_t n)
-{
-    const char *path = in(name);
-    FILE       *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, n, f), n);
-    fclose(f);
-    return path;
-}
-static const char *text_file(const char *name, const char *s) { return written(name, s, strlen(s)); }
+static const char *in(const char *name) { return inside(folder, name); }
+static const char *text_file(const char *name, const char *s) { return put_file(folder, name, s, strlen(s)); }
 
 static int make_folder(void **state)
 {
     (void)state;
-    return mkdtemp(folder) ? 0 : -1;
+    folder = temporary_dir();
+    return 0;
 }
 static int remove_folder(void **state)
 {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
+    remove_dir(folder);
+    return 0;
 }
 
 /* ---- JSONL ---- */
@@ -169,7 +150,7 @@ static void overlong_line_is_read(void **state)
     err       e = {0};
     arena    *a = arena_new(0);
     memset(s, 'x', n);
-    OK(dataset_open_jsonl(&d, written("a.jsonl", s, n), folder, NULL, &e), e);
+    OK(dataset_open_jsonl(&d, put_file(folder, "a.jsonl", s, n), folder, NULL, &e), e);
     FAILS(dataset_case(d, 0, &c, a, &e), e, ERR_INPUT, ":1: longer than 1048576 bytes");
     dataset_close(d);
     arena_free(a);

@@ -1,7 +1,7 @@
 /* test_run.c - cases lost, doubled or out of order when several workers run them. diagnose() is a fake of this file, which
  * goes by the first byte of the "image": a digit is the answer, and 's' takes its time, so that later cases overtake it. A
  * request without answers is told "a mass", one with labels has the first of them. */
-#include "tests/check.h"
+#include "tests/base/temporary.h"
 #include <fcntl.h>
 #include <jansson.h>
 #include <pthread.h>
@@ -91,44 +91,26 @@ bool diagnose(const engine *en, kernels *k, const diagnose_request *q, arena *a,
 
 /* ---- a set of cases, one character each ---- */
 
-typedef struct { char folder[64]; eval_task *task; dataset *set; report *report; char path[128]; int fd; } world;
+typedef struct { const char *folder; eval_task *task; dataset *set; report *report; char path[128]; int fd; } world;
 
 /* task: the text of a task file; NULL: none. With one, the gold of every case is "0,1". */
 static world begin_task(const char *cases, const char *task)
 {
-    world w = {.folder = "/tmp/jomed-run-XXXXXX"};
+    world w = {.folder = temporary_dir()};
     err   e = {0};
-    char  name[160];
-    assert_non_null(mkdtemp(w.folder));
-    snprintf(name, sizeof name, "%s/set.jsonl", w.folder);
-    FILE *set = fopen(name, "w");
+    FILE *set = fopen(inside(w.folder, "set.jsonl"), "w");
     assert_non_null(set);
     for (const char *c = cases; *c; c++) {
         if (task) fprintf(set, "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"0,1\"}\n", *c);
         else if (*c == '?') fprintf(set, "{\"image_path\": \"x\", \"question\": \"q\", \"answer\": \"a mass\"}\n");
         else if (*c == '-') fprintf(set, "{\n");
         else fprintf(set, "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"zero\", \"answers\": [\"zero\", \"one\"]}\n", *c);
-        snprintf(w.path, sizeof w.path, "%s/%c", w.folder, *c);
-        FILE *f = fopen(w.path, "w");
-        assert_non_null(f);
-        fputc(*c, f);
-        fclose(f);
+        put_file(w.folder, (char[]){*c, 0}, c, 1);
     }
     fclose(set);
-    if (task) {
-        snprintf(w.path, sizeof w.path, "%s/task.json", w.folder);
-        FILE *f = fopen(w.path, "w");
-        assert_non_null(f);
-        fputs(task, f);
-        fclose(f);
-        OK(task_open(&w.task, w.path, &e), e);
-    }
-    snprintf(w.path, sizeof w.path, "%s/x", w.folder); /* of the open questions */
-    FILE *x = fopen(w.path, "w");
-    assert_non_null(x);
-    fputc('x', x);
-    fclose(x);
-    OK(dataset_open_jsonl(&w.set, name, w.folder, w.task, &e), e);
+    if (task) OK(task_open(&w.task, put_file(w.folder, "task.json", task, strlen(task)), &e), e);
+    put_file(w.folder, "x", "x", 1); /* of the open questions */
+    OK(dataset_open_jsonl(&w.set, inside(w.folder, "set.jsonl"), w.folder, w.task, &e), e);
     OK(report_new(&w.report, &e), e);
     snprintf(w.path, sizeof w.path, "%s/predictions", w.folder);
     w.fd = open(w.path, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -140,13 +122,11 @@ static world begin(const char *cases) { return begin_task(cases, NULL); }
 
 static void end(world *w)
 {
-    char command[128];
     close(w->fd);
     report_free(w->report);
     dataset_close(w->set);
     task_close(w->task);
-    snprintf(command, sizeof command, "rm -rf %s", w->folder);
-    assert_int_equal(system(command), 0);
+    remove_dir(w->folder);
 }
 
 static kernels *const NO_KERNELS[8];

@@ -1,44 +1,26 @@
 /* test_vqa.c - questions of VQA-RAD and SLAKE read wrongly, sorted into the wrong half, or bad records that go unnoticed. */
-#include "tests/check.h"
+#include "tests/base/temporary.h"
 #include <unistd.h>
 #include "base/memory.h"
 #include "diagnose/diagnose.h"
 #include "eval/dataset.h"
 
-static char folder[] = "/tmp/jomed-vqa-XXXXXX";
+static const char *folder;
 
-static const char *in(const char *name)
-{
-    static char buf[2][256];
-    static int  i;
-    char       *b = buf[i++ & 1];
-    snprintf(b, sizeof buf[0], "%s/%s", folder, name);
-    return b;
-}
-
-static const char *text_file(const char *name, const char *s)
-{
-    const char *path = in(name);
-    FILE       *f = fopen(path, "wb");
-    assert_non_null(f);
-    fputs(s, f);
-    fclose(f);
-    return path;
-}
+static const char *text_file(const char *name, const char *s) { return put_file(folder, name, s, strlen(s)); }
 
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder)) return -1;
+    folder = temporary_dir();
     text_file("x.png", "picture");
     return 0;
 }
 static int remove_folder(void **state)
 {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
+    remove_dir(folder);
+    return 0;
 }
 
 static dataset *opened(const char *json, const eval_task *t)
@@ -185,7 +167,7 @@ static void unusable_file_is_opened(void **state)
         FAILS(dataset_open_vqa(&d, text_file("a.json", t[i].file), folder, NULL, &e), e, ERR_FILE, t[i].part);
         if (strstr(e.text, "SECRET")) fail_msg("content in the error: %s", e.text);
     }
-    FAILS(dataset_open_vqa(&d, in("none.json"), folder, NULL, &e), e, ERR_FILE, "none.json");
+    FAILS(dataset_open_vqa(&d, inside(folder, "none.json"), folder, NULL, &e), e, ERR_FILE, "none.json");
 }
 
 /* A task over lines: which members it takes from them, and what it makes of their answer. */
