@@ -1,33 +1,9 @@
 /* test_demo.c - the demonstration model's reader on the CUDA table in bf16, as it is served: PyTorch's answers,
  * numbers close to those of the CPU's bf16 path, and the same bits for a case alone, among others, with cached
  * prefixes and with its candidates in any order. */
-#include "tests/reader/demo.h"
+#include "tests/reader/demo_world.h"
 
 enum { CACHE = 64 << 20, K = 2 /* of DEMO_K, where bits are compared */ };
-
-typedef struct { kernels *k; reader *r; demo *d; arena *a; } world;
-
-static world open_world(const char *device)
-{
-    world w = {.k = open_device(device, PRECISION_BF16, 1), .d = demo_open(), .a = arena_new(0)};
-    w.r = open_reader(DEMO("reader"), CACHE, w.k);
-    return w;
-}
-static void close_world(world *w)
-{
-    arena_free(w->a);
-    reader_close(w->r);
-    w->k->close(w->k);
-    demo_close(w->d);
-}
-
-static reader_scores score(world *w, const reader_query *q)
-{
-    err           e = {0};
-    reader_scores s;
-    OK(reader_score(w->r, w->k, q, w->a, &s, &e), e);
-    return s;
-}
 
 /* The likeliest answer by the mixture of the candidates' distributions, all of one weight; *margin to the next
  * one. */
@@ -58,7 +34,7 @@ static void answers_are_pytorchs_and_near_the_cpus(void **state)
         {"breast", "val", 0, 1, 30}, {"breast", "test", 0, 1, 60}, {"pneumonia", "val", 0, 1, 30}, {"pneumonia", "test", 0, 1, 60},
         {"retina", "val", 0, 1, 30}, {"retina", "test", 0, 1, 60}};
 #endif
-    world gpu = open_world("cuda:0"), cpu = open_world("cpu");
+    world gpu = open_world_on("cuda:0", PRECISION_BF16, CACHE, 1), cpu = open_world_on("cpu", PRECISION_BF16, CACHE, 1);
     for (size_t s = 0; s < sizeof set / sizeof *set; s++)
         for (int i = set[s].first, n = 0; n < set[s].n; n++, i += set[s].step) {
             demo_case    *c = demo_case_open(gpu.d, set[s].task, set[s].split, i);
@@ -78,7 +54,7 @@ static void answers_are_pytorchs_and_near_the_cpus(void **state)
 static void a_case_has_the_same_bits_in_any_company(void **state)
 {
     (void)state;
-    world      w = open_world("cuda:0");
+    world      w = open_world_on("cuda:0", PRECISION_BF16, CACHE, 1);
     demo_case *c = demo_case_open(w.d, "retina", "test", 11), *other = demo_case_open(w.d, "breast", "test", 5);
     int        A = c->q.A;
     c->q.K = other->q.K = K;

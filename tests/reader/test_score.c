@@ -1,6 +1,6 @@
 /* Answers' likelihoods on the demonstration model: PyTorch's values, the same bits whatever surrounds a case, the least
  * arithmetic, and an error instead of a wrong number when something fails. */
-#include "tests/reader/demo.h"
+#include "tests/reader/demo_world.h"
 
 #include <pthread.h>
 
@@ -8,31 +8,6 @@
 #include "imaging/preprocess.h"
 
 enum { CACHE = 64 << 20 };
-
-typedef struct { kernels *k; reader *r; demo *d; arena *a; } world;
-
-static world open_world(size_t cache, int threads)
-{
-    world w = {.k = open_cpu(PRECISION_F32, threads), .d = demo_open(), .a = arena_new(0)};
-    w.r = open_reader(DEMO("reader"), cache, w.k);
-    return w;
-}
-
-static void close_world(world *w)
-{
-    arena_free(w->a);
-    reader_close(w->r);
-    w->k->close(w->k);
-    demo_close(w->d);
-}
-
-static reader_scores score(world *w, const reader_query *q)
-{
-    err           e = {0};
-    reader_scores s;
-    OK(reader_score(w->r, w->k, q, w->a, &s, &e), e);
-    return s;
-}
 
 static void same_bits(const reader_scores *x, const reader_scores *y, int n)
 {

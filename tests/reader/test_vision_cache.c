@@ -1,49 +1,24 @@
 /* test_vision_cache.c - a query picture whose tokens are computed twice, or are taken for another picture's. */
-#include "tests/reader/demo.h"
+#include "tests/reader/demo_world.h"
 
 #include "base/memory.h"
 #include "reader/vision_cache.h"
 
-typedef struct { kernels *k; reader *r; demo *d; arena *a; vision_cache *v; } world;
-
-static world open_world(void)
-{
-    world w = {.k = open_cpu(PRECISION_F32, 1), .d = demo_open(), .a = arena_new(0)};
-    w.r = open_reader(DEMO("reader"), 64 << 20, w.k);
-    w.v = vision_cache_new(w.k);
-    assert_non_null(w.v);
-    return w;
-}
-
-static void close_world(world *w)
-{
-    vision_cache_free(w->v);
-    arena_free(w->a);
-    reader_close(w->r);
-    w->k->close(w->k);
-    demo_close(w->d);
-}
-
-static reader_scores score(world *w, const reader_query *q)
-{
-    err           e = {0};
-    reader_scores s;
-    OK(reader_score(w->r, w->k, q, w->a, &s, &e), e);
-    return s;
-}
+enum { CACHE = 64 << 20 };
 
 /* One request with the cache and one without it: the same bits, and a run of the tower less if it was kept. */
-static void ask(world *w, const reader_query *q, uint64_t encoded, uint64_t reused)
+static void ask(world *w, vision_cache *v, const reader_query *q, uint64_t encoded, uint64_t reused)
 {
     err          e = {0};
     picture      p;
     reader_query with = *q, without = *q;
-    with.vision = w->v;
+    assert_non_null(v);
+    with.vision = v;
     without.vision = NULL;
     score(w, &without); /* prefixes are cached from here on: only the query's tower is left to tell apart */
-    vision_cache_stats before = vision_cache_read_stats(w->v);
+    vision_cache_stats before = vision_cache_read_stats(v);
     reader_scores      want = score(w, &without), got = score(w, &with);
-    vision_cache_stats after = vision_cache_read_stats(w->v);
+    vision_cache_stats after = vision_cache_read_stats(v);
     OK(w->r->f->prepare(w->r->m, &p, q->img, q->policy, w->a, &e), e);
     uint64_t saved = after.reused > before.reused ? w->r->f->encode_flops(w->r->m, 0, &p) : 0;
     assert_memory_equal(got.logp, want.logp, (size_t)q->K * (size_t)q->A * sizeof(float));
@@ -56,25 +31,27 @@ static void ask(world *w, const reader_query *q, uint64_t encoded, uint64_t reus
 static void questions_about_one_picture_run_its_tower_again(void **state)
 {
     (void)state;
-    world      w = open_world();
-    demo_case *x = demo_case_open(w.d, "breast", "val", 0), *y = demo_case_open(w.d, "retina", "test", 3),
-              *z = demo_case_open(w.d, "pneumonia", "val", 5);
+    world         w = open_world(CACHE, 1);
+    vision_cache *v = vision_cache_new(w.k);
+    demo_case    *x = demo_case_open(w.d, "breast", "val", 0), *y = demo_case_open(w.d, "retina", "test", 3),
+                 *z = demo_case_open(w.d, "pneumonia", "val", 5);
     reader_query other = x->q;
     other.question = "Is it a mass?";
-    ask(&w, &x->q, 1, 0);
-    ask(&w, &x->q, 1, 1);
-    ask(&w, &other, 1, 2);
-    ask(&w, &y->q, 2, 2);
-    ask(&w, &x->q, 2, 3); /* two are kept, */
-    ask(&w, &y->q, 2, 4);
-    ask(&w, &z->q, 3, 4); /* the third takes the place of x, which was not used for longest */
-    ask(&w, &y->q, 3, 5);
-    ask(&w, &x->q, 4, 5);
-    ask(&w, &y->q, 4, 6);
-    ask(&w, &z->q, 5, 6);
+    ask(&w, v, &x->q, 1, 0);
+    ask(&w, v, &x->q, 1, 1);
+    ask(&w, v, &other, 1, 2);
+    ask(&w, v, &y->q, 2, 2);
+    ask(&w, v, &x->q, 2, 3); /* two are kept, */
+    ask(&w, v, &y->q, 2, 4);
+    ask(&w, v, &z->q, 3, 4); /* the third takes the place of x, which was not used for longest */
+    ask(&w, v, &y->q, 3, 5);
+    ask(&w, v, &x->q, 4, 5);
+    ask(&w, v, &y->q, 4, 6);
+    ask(&w, v, &z->q, 5, 6);
     demo_case_close(x);
     demo_case_close(y);
     demo_case_close(z);
+    vision_cache_free(v);
     close_world(&w);
 }
 
@@ -82,9 +59,10 @@ static void questions_about_one_picture_run_its_tower_again(void **state)
 static void another_picture_is_taken_for_it(void **state)
 {
     (void)state;
-    world      w = open_world();
-    demo_case *c = demo_case_open(w.d, "breast", "val", 1);
-    err        e = {0};
+    world         w = open_world(CACHE, 1);
+    vision_cache *v = vision_cache_new(w.k);
+    demo_case    *c = demo_case_open(w.d, "breast", "val", 1);
+    err           e = {0};
     enum { W = 128, H = 32 };
     uint8_t *rgb = arena_take(w.a, W * H * 3, &e);
     assert_non_null(rgb);
@@ -93,16 +71,17 @@ static void another_picture_is_taken_for_it(void **state)
     reader_query q = c->q;
     q.K = 1;
     q.img = &wide;
-    ask(&w, &q, 1, 0);
+    ask(&w, v, &q, 1, 0);
     q.img = &tall;
-    ask(&w, &q, 2, 0);
+    ask(&w, v, &q, 2, 0);
     q.policy = IMAGE_JOMED_256;
-    ask(&w, &q, 3, 0);
+    ask(&w, v, &q, 3, 0);
     q.policy = IMAGE_NATIVE;
-    ask(&w, &q, 3, 1);
+    ask(&w, v, &q, 3, 1);
     rgb[5] ^= 1;
-    ask(&w, &q, 4, 1);
+    ask(&w, v, &q, 4, 1);
     demo_case_close(c);
+    vision_cache_free(v);
     close_world(&w);
 }
 
@@ -176,7 +155,7 @@ static void tokens_that_were_not_made_are_kept(void **state)
 static void lost_memory_changes_an_answer(void **state)
 {
     (void)state;
-    world         w = open_world();
+    world         w = open_world(CACHE, 1);
     demo_case    *c = demo_case_open(w.d, "breast", "val", 3);
     c->q.K = 1; /* the tower is the query's; candidates have faults of their own in test_score.c */
     reader_scores want = score(&w, &c->q);
