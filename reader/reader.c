@@ -27,16 +27,21 @@ static bool find_family(const family **out, const json_t *config, const char *wh
 
 /* ---- adapters ---- */
 
-static bool name_adapter(reader *r, const char *name, err *e)
+bool reader_adapter_name(const char *name)
 {
     size_t n = strlen(name);
-    if (n == 0 || n > MAX_ADAPTER_NAME || strcmp(name, "none") == 0
-        || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != n)
+    return n > 0 && n <= MAX_ADAPTER_NAME && strcmp(name, "none") != 0
+        && strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == n;
+}
+
+static bool name_adapter(reader *r, const char *name, err *e)
+{
+    if (!reader_adapter_name(name))
         return err_set(e, ERR_USAGE, "adapter '%.80s': a name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'",
                        name, MAX_ADAPTER_NAME);
     for (int i = 0; i < r->n_adapters; i++)
         if (strcmp(r->adapter_name[i], name) == 0) return err_set(e, ERR_USAGE, "adapter '%s' is named twice", name);
-    memcpy(r->adapter_name[r->n_adapters], name, n + 1);
+    memcpy(r->adapter_name[r->n_adapters], name, strlen(name) + 1);
     return true;
 }
 

@@ -14,6 +14,7 @@ typedef struct reader reader;
 enum { MAX_ADAPTERS = 32, MAX_ADAPTER_NAME = 64 };
 /* A PEFT folder under the name that requests use for it: letters, digits, '_', '-' and '.', but not "none". */
 typedef struct { const char *name, *dir; } reader_adapter;
+bool reader_adapter_name(const char *name); /* it is such a name */
 
 typedef struct {
     size_t                cache_bytes; /* of candidate prefixes' keys and values; 0: no cache */

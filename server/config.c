@@ -127,15 +127,19 @@ static const char ADAPTERS_HELP[] = "NAME = folder of a PEFT LoRA adapter; reque
 
 static bool set_adapter(config *c, const char *name, size_t n, const char *dir, bool replace, const char *where, err *e)
 {
-    int i = 0;
-    if (n == 0 || n > MAX_ADAPTER_NAME) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: an adapter's name has 1 to %d letters", where, MAX_ADAPTER_NAME);
+    int  i = 0;
+    char own[MAX_ADAPTER_NAME + 2]; /* room for one too many, so that it is seen to be */
+    snprintf(own, sizeof own, "%.*s", (int)(n < sizeof own ? n : sizeof own - 1), name);
+    if (!reader_adapter_name(own)) /* others would not even come back from the file that --print-config writes */
+        return err_at(e, ERR_USAGE, NULL, "adapter", "%s: an adapter's name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'",
+                      where, MAX_ADAPTER_NAME);
     if (strlen(dir) >= sizeof c->adapter[0].dir || *dir == 0 || strpbrk(dir, "\r\n"))
         return err_at(e, ERR_USAGE, NULL, "adapter", "%s: an adapter's folder is one line of 1 to %zu bytes", where, sizeof c->adapter[0].dir - 1);
-    while (i < c->n_adapters && (strlen(c->adapter[i].name) != n || strncmp(c->adapter[i].name, name, n) != 0)) i++;
-    if (i < c->n_adapters && !replace) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: [adapters] %.*s is set twice", where, (int)n, name);
+    while (i < c->n_adapters && strcmp(c->adapter[i].name, own) != 0) i++;
+    if (i < c->n_adapters && !replace) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: [adapters] %s is set twice", where, own);
     if (i == MAX_ADAPTERS) return err_at(e, ERR_USAGE, NULL, "adapter", "%s: at most %d adapters are taken", where, MAX_ADAPTERS);
     if (i == c->n_adapters) c->n_adapters++;
-    snprintf(c->adapter[i].name, sizeof c->adapter[i].name, "%.*s", (int)n, name);
+    memcpy(c->adapter[i].name, own, strlen(own) + 1);
     snprintf(c->adapter[i].dir, sizeof c->adapter[i].dir, "%s", dir);
     return true;
 }

@@ -83,6 +83,8 @@ static void wrong_files_name_their_line(void **state)
         {"[adapters]\na = /a\na = /b\n", ":3: [adapters] a is set twice"},
         {"[adapters]\na =\n", ":2: an adapter's folder is"},
         {"[adapters]\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa = /b\n", ":2: an adapter's name has 1 to 64"},
+        {"[adapters]\nnone = /b\n", ":2: an adapter's name has 1 to 64 letters, digits"},
+        {"[adapters]\na b = /b\n", ":2: an adapter's name has 1 to 64 letters, digits"},
         {"[log]\nlevel = loud\n", ":2: level is one of"},
         {"[models]\nreader = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", ":2: a line has at most 190 bytes"},
@@ -103,6 +105,9 @@ static void wrong_flags_and_variables_are_named(void **state)
     config_action action;
     err           e;
     FAILS(from(&c, ARGS("--prot", "1"), NO_ENV, &action, &e), e, ERR_USAGE, "--prot is no option");
+    FAILS(from(&c, ARGS("--adapter", "; x=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter: an adapter's name has");
+    FAILS(from(&c, ARGS("--adapter", "[x]=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter: an adapter's name has");
+    FAILS(from(&c, ARGS("--adapter", "a\nb=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter: an adapter's name has");
     FAILS(from(&c, ARGS("port"), NO_ENV, &action, &e), e, ERR_USAGE, "port is no option");
     FAILS(from(&c, ARGS("--port"), NO_ENV, &action, &e), e, ERR_USAGE, "--port needs a value");
     FAILS(from(&c, ARGS("--config"), NO_ENV, &action, &e), e, ERR_USAGE, "--config needs a value");
