@@ -249,15 +249,15 @@ static __global__ void __launch_bounds__(THREADS) ties_kernel(uint32_t *id, uint
 bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, int dim, err *e)
 {
     enum { PIECE_BYTES = 4 << 20 };
-    cuda         *g = cuda_of(k);
-    const size_t  pitch = (size_t)(dim + 7) / 8 * 8, bytes = (size_t)n * pitch * sizeof(__half);
-    const int64_t piece = PIECE_BYTES / ((int64_t)dim * (int64_t)sizeof(float)) + 1;
-    uint32_t      none = 0, error = 0;
+    cuda    *g = cuda_of(k);
+    uint32_t none = 0, error = 0;
     *v = vector_set{NULL, n, dim, 0};
     if (!g) return k->sync(k, e);
     if (n < 1 || n >= (int64_t)1 << 32 || dim < 1 || dim > MAX_DIM)
         return err_set(e, ERR_UNUSABLE, "search: %lld vectors of dimension %d; below 2^32 of at most %d can be searched on the device",
                        (long long)n, dim, MAX_DIM);
+    const size_t  pitch = (size_t)(dim + 7) / 8 * 8, bytes = (size_t)n * pitch * sizeof(__half);
+    const int64_t piece = PIECE_BYTES / ((int64_t)dim * (int64_t)sizeof(float)) + 1;
     v->rows = k->alloc(k, bytes);
     if (!v->rows)
         return err_set(e, ERR_MEMORY, "search: %zu MiB of device memory are not free for the vectors; faiss keeps them on "

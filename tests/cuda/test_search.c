@@ -134,6 +134,7 @@ static void what_cannot_be_done_is_said(void **state)
     kernels   *k = gpu_open(PRECISION_BF16);
     FAILS(k->vectors_open(k, &v, rows, 0, 8, &e), e, ERR_UNUSABLE, "0 vectors");
     FAILS(k->vectors_open(k, &v, rows, 1, 4097, &e), e, ERR_UNUSABLE, "at most 4096");
+    FAILS(k->vectors_open(k, &v, rows, 1, 0, &e), e, ERR_UNUSABLE, "of dimension 0");
     e = (err){0};
     OK(k->vectors_open(k, &v, rows, 1, 8, &e), e);
     k->search(k, &v, rows, 2, score, id);
