@@ -121,11 +121,12 @@ void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, con
 void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
 void cuda_add(kernels *k, act *y, const act *x, size_t n);
 void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D);
-/* On the device: n f32 to bf16 and back; rows that cp.async cannot read (ld % 8 != 0, or src not aligned to 16) to
- * rows `pitch` apart. */
+/* On the device: n f32 to bf16 and back. */
 void cuda_round(cuda *g, bf16 *dst, const float *src, size_t n);
 void cuda_widen(cuda *g, float *dst, const bf16 *src, size_t n);
-void cuda_pack_rows(cuda *g, bf16 *dst, int pitch, const bf16 *src, int ld, int T, int D);
+/* T rows of D elements as cp.async can read them: x itself, or where it is not aligned to 16 or *ld % 8 != 0 a copy in
+ * scratch, whose rows are *ld apart then. NULL: spent (kept). */
+const bf16 *cuda_pack_rows(cuda *g, const bf16 *x, int *ld, int T, int D);
 /* attend.cu */
 bool cuda_attend_open(cuda *g);
 void cuda_attend(kernels *k, const attend_args *a, int n);

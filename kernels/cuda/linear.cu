@@ -152,14 +152,8 @@ bool cuda_linear_open(cuda *g)
 
 static void run_tensor(cuda *g, tensor_product p)
 {
-    if (p.ldx % 8 != 0 || !aligned_16(p.x)) {
-        int   pitch = (p.K + 7) / 8 * 8;
-        bf16 *packed = (bf16 *)cuda_take(g, (size_t)p.T * (size_t)pitch * sizeof(bf16));
-        if (!packed) return;
-        cuda_pack_rows(g, packed, pitch, p.x, p.ldx, p.T, p.K);
-        p.x = packed;
-        p.ldx = pitch;
-    }
+    p.x = cuda_pack_rows(g, p.x, &p.ldx, p.T, p.K);
+    if (!p.x) return;
     int64_t wide = (int64_t)blocks_of(p.T, wide_shape::BM) * blocks_of(p.N, wide_shape::BN);
     if (p.T <= narrow_shape::BM) launch<narrow_shape>(g, p);
     else if (p.T <= few_shape::BM) launch<few_shape>(g, p);

@@ -229,9 +229,15 @@ void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int
     k->back(k, mark);
 }
 
-void cuda_pack_rows(cuda *g, bf16 *dst, int pitch, const bf16 *src, int ld, int T, int D)
+const bf16 *cuda_pack_rows(cuda *g, const bf16 *x, int *ld, int T, int D)
 {
-    if (T > 0 && D > 0) run_gather(g, dst, pitch, src, ld, (const int32_t *)NULL, T, D);
+    if (*ld % 8 == 0 && aligned_16(x)) return x;
+    int   pitch = (D + 7) / 8 * 8;
+    bf16 *packed = (bf16 *)cuda_take(g, (size_t)T * (size_t)pitch * sizeof(bf16));
+    if (!packed) return NULL;
+    run_gather(g, packed, pitch, x, *ld, (const int32_t *)NULL, T, D);
+    *ld = pitch;
+    return packed;
 }
 
 /* y += x, n elements, eight a thread */

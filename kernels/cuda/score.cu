@@ -189,14 +189,8 @@ static bool run_head(cuda *g, scoring *s, const act *x, const weight *w)
     plan p = w->type != DTYPE_BF16 ? plan{g->f32 ? head_f32_kernel<float> : head_f32_kernel<bf16>, FMA_ROWS, FMA_BYTES}
              : s->R <= 16          ? few_plan()
                                    : many_plan();
-    if (w->type == DTYPE_BF16 && (s->ldx % 8 != 0 || !aligned_16(x))) {
-        int   pitch = (s->K + 7) / 8 * 8;
-        bf16 *packed = (bf16 *)cuda_take(g, (size_t)s->R * pitch * sizeof(bf16));
-        if (!packed) return false;
-        cuda_pack_rows(g, packed, pitch, (const bf16 *)x, s->ldx, s->R, s->K);
-        s->x = packed;
-        s->ldx = pitch;
-    }
+    if (w->type == DTYPE_BF16) s->x = cuda_pack_rows(g, (const bf16 *)x, &s->ldx, s->R, s->K);
+    if (!s->x) return false;
     LAUNCH(p.run, dim3(blocks_of(s->R, p.rows), blocks_of(s->V, COLUMNS)), dim3(THREADS), p.shared_bytes, g->stream, *s);
     return cu_launched(&g->k, "head of the vocabulary");
 }
