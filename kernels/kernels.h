@@ -175,7 +175,8 @@ static inline void kernels_recover(kernels *k)
 {
     if (k->failed.code == ERR_MEMORY) memset(&k->failed, 0, sizeof k->failed); /* C and C++ alike */
 }
-/* (query, key) pairs of one head that are not masked: what attention's flops count. */
+/* What flops count: of a product of T rows with w, and of attention the (query, key) pairs of one head that are not masked. */
+static inline uint64_t product_flops(int T, const weight *w) { return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols; }
 uint64_t attend_pairs(const attend_args *a);
 
 #endif

@@ -90,8 +90,6 @@ static void run_gemm(cpu *c, const gemm *g)
     pool_run(c->pool, run_part, &s, s.n_parts * ((g->T + s.t_step - 1) / s.t_step));
 }
 
-static uint64_t product_flops(int T, const weight *w) { return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols; }
-
 void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
                 const act *residual)
 {

@@ -241,8 +241,6 @@ template <class X> static void run_fma(cuda *g, const product<X, float> &p)
     cu_launched(&g->k, "linear");
 }
 
-static uint64_t product_flops(int T, const weight *w) { return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols; }
-
 static void run(cuda *g, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                 branch_of low, unit u, const act *residual)
 {

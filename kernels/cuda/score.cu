@@ -195,8 +195,6 @@ static bool run_head(cuda *g, scoring *s, const act *x, const weight *w)
     return cu_launched(&g->k, "head of the vocabulary");
 }
 
-static uint64_t head_flops(int R, const weight *w) { return 2 * (uint64_t)R * (uint64_t)w->rows * (uint64_t)w->cols; }
-
 void cuda_logits(kernels *k, float *out, const act *x, int R, const weight *w)
 {
     cuda *g = cuda_of(k);
@@ -205,7 +203,7 @@ void cuda_logits(kernels *k, float *out, const act *x, int R, const weight *w)
     scoring s = {};
     s.R = R;
     s.all = (float *)cuda_take(g, bytes);
-    if (s.all && run_head(g, &s, x, w) && cuda_fetch(g, out, s.all, bytes)) k->flops += head_flops(R, w);
+    if (s.all && run_head(g, &s, x, w) && cuda_fetch(g, out, s.all, bytes)) k->flops += product_flops(R, w);
     k->back(k, mark);
 }
 
@@ -228,7 +226,7 @@ void cuda_score(kernels *k, float *logit, float *lse, const act *x, int R, const
     if (k->failed.code == ERR_NONE && run_head(g, &s, x, w)) {
         LAUNCH(join_kernel, dim3(R), dim3(32), 0, g->stream, s, tiles);
         if (cu_launched(k, "log-sum-exp") && cuda_fetch(g, logit, s.logit, bytes) && cuda_fetch(g, lse, s.lse, bytes))
-            k->flops += head_flops(R, w);
+            k->flops += product_flops(R, w);
     }
     k->back(k, mark);
 }
