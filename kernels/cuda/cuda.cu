@@ -35,8 +35,7 @@ bool cu_ok(kernels *k, cudaError_t status, const char *what)
 cuda *cuda_of(kernels *k)
 {
     if (k->failed.code != ERR_NONE) return NULL;
-    cuda *g = (cuda *)k;
-    return cu_ok(k, cudaSetDevice(g->device), "device") ? g : NULL;
+    return cu_ok(k, cudaSetDevice(k->gpu), "device") ? (cuda *)k : NULL;
 }
 
 static bool gpu_sync(kernels *k, err *e)
@@ -50,7 +49,7 @@ static bool gpu_sync(kernels *k, err *e)
 static void *gpu_alloc(kernels *k, size_t bytes)
 {
     void *p = NULL;
-    if (cudaSetDevice(((cuda *)k)->device) == cudaSuccess && cudaMalloc(&p, bytes ? bytes : 1) == cudaSuccess) return p;
+    if (cudaSetDevice(k->gpu) == cudaSuccess && cudaMalloc(&p, bytes ? bytes : 1) == cudaSuccess) return p;
     (void)cudaGetLastError();
     return NULL;
 }
@@ -59,7 +58,7 @@ static void *gpu_alloc(kernels *k, size_t bytes)
 static void gpu_free(kernels *k, void *p)
 {
     if (!p) return;
-    (void)cudaSetDevice(((cuda *)k)->device);
+    (void)cudaSetDevice(k->gpu);
     (void)cudaFree(p);
     (void)cudaGetLastError();
 }
@@ -199,6 +198,7 @@ static bool count_devices(int *n, err *e)
     return err_at(e, ERR_GPU, NULL, "device", "device: CUDA does not start: %s; cpu works without it", cudaGetErrorString(status));
 }
 
+/* 10 * major + minor; 0: not told. */
 static int capability_of(int device)
 {
     int major = 0, minor = 0;
@@ -220,7 +220,7 @@ bool cuda_find(int *device, err *e)
     return true;
 }
 
-static bool device_check(cuda *g, int device, err *e)
+static bool device_check(int device, err *e)
 {
     int n;
     if (!count_devices(&n, e)) return false;
@@ -229,11 +229,10 @@ static bool device_check(cuda *g, int device, err *e)
                       device);
     if (device >= n)
         return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: there are cuda:0 to cuda:%d", device, n - 1);
-    g->device = device;
-    g->capability = capability_of(device);
-    if (g->capability >= MIN_CAPABILITY) return true;
+    int capability = capability_of(device);
+    if (capability >= MIN_CAPABILITY) return true;
     return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d has compute capability %d.%d; 8.0 (Ampere) or later is "
-                  "needed", device, g->capability / 10, g->capability % 10);
+                  "needed", device, capability / 10, capability % 10);
 }
 
 /* ------------------------------------------------------------------------------------------------- open and close */
@@ -242,7 +241,7 @@ static void gpu_close(kernels *k)
     cuda *g = (cuda *)k;
     if (!g) return;
     gpu_close(k->exact);
-    (void)cudaSetDevice(g->device);
+    (void)cudaSetDevice(k->gpu);
     if (g->stream) (void)cudaStreamSynchronize(g->stream);
     for (int i = 0; i < 2; i++)
         if (g->staging.done[i]) (void)cudaEventDestroy(g->staging.done[i]);
@@ -268,7 +267,6 @@ static kernels table(bool f32)
     k.attend = cuda_attend, k.gather = cuda_gather, k.add = cuda_add, k.mean_rows = cuda_mean_rows;
     k.logits = cuda_logits, k.score = cuda_score;
     k.vectors_open = cuda_vectors_open, k.vectors_close = cuda_vectors_close, k.search = cuda_search;
-    k.vectors_open = cuda_vectors_open, k.vectors_close = cuda_vectors_close, k.search = cuda_search;
     return k;
 }
 
@@ -277,7 +275,7 @@ static bool take_memory(cuda *g, err *e)
 {
     kernels *k = &g->k;
     size_t   free_bytes = 0, all = 0;
-    if (!cu_ok(k, cudaSetDevice(g->device), "device") || !cu_ok(k, cudaMemGetInfo(&free_bytes, &all), "device memory") ||
+    if (!cu_ok(k, cudaSetDevice(k->gpu), "device") || !cu_ok(k, cudaMemGetInfo(&free_bytes, &all), "device memory") ||
         !cu_ok(k, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream"))
         return false;
     if (cudaMalloc((void **)&g->scratch, g->scratch_bytes) != cudaSuccess) {
@@ -306,7 +304,7 @@ static bool open_table(kernels **out, const kernels_options *o, int device, err 
     g->k.name = g->name;
     g->k.gpu = device;
 
-    if (!device_check(g, device, e)) goto done;
+    if (!device_check(device, e)) goto done;
     if (!cu_ok(&g->k, cudaGetDeviceProperties(&prop, device), "device")) goto done;
     g->n_sms = prop.multiProcessorCount;
     snprintf(g->name, sizeof g->name, "cuda:%d %.50s, %s, %zu MiB workspace", device, prop.name,

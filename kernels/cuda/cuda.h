@@ -56,7 +56,7 @@ struct cuda_staging {
 
 struct cuda {
     kernels      k; /* first: a kernels * is a cuda * */
-    int          device, n_sms, capability /* 10 * major + minor */;
+    int          n_sms;
     cudaStream_t stream;
     bool         f32;
     uint8_t     *scratch; /* device memory */
