@@ -3,14 +3,14 @@
  * A `kernels` is one worker's device: its function table, its threads (CPU) or stream (GPU), and its scratch memory.
  * Weights are opened once through any of them and may then be read by all of the same device.
  *
- * Activations   `act *`: the device's own element type, act_bytes each (CPU: f32; CUDA: bf16). Model code never looks
- *               inside: kern_put and kern_get convert. Row-major, T rows of D unless said otherwise.
+ * Activations   `act *`: the device's own element type, act_bytes each (CPU: f32; CUDA: bf16, or f32 where products
+ *               are). Model code never looks inside: put and get convert. Row-major, T rows of D unless said otherwise.
  * Errors        Operations return nothing: a launch can fail only by our own mistake or because the device is gone,
  *               and on a GPU that shows later anyway. The first failure is kept and every later operation does
- *               nothing; kern_sync() reports it. So a forward pass reads straight down and checks once.
+ *               nothing; sync() reports it. So a forward pass reads straight down and checks once.
  * Same bits     A row of a result depends on that row of the input and on the weights alone: not on T, not on the
  *               number of threads, not on what else is in the batch. Every sum has one fixed order.
- * Scratch       kern_take() is a stack: take, use, kern_back() to the mark. NULL is ERR_MEMORY, kept as above.
+ * Scratch       take() is a stack: take, use, back() to the mark. NULL is ERR_MEMORY, kept as above.
  * FLOPs         flops counts 2 x multiply-adds of products and attention as really done (masked pairs not counted). */
 #ifndef JOMED_KERNELS_KERNELS_H
 #define JOMED_KERNELS_KERNELS_H
