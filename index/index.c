@@ -25,8 +25,7 @@ struct passage_index {
     index_info info;
     passages  *db;
     vectors   *head[N_HEADS];
-    bool       on_device; /* then both heads' vectors are */
-    kernels   *uploaded_by;
+    kernels   *uploaded_by; /* both heads' vectors are on its device; NULL: not there */
     vector_set device[N_HEADS];
 };
 
@@ -108,7 +107,6 @@ static void leave_device(passage_index *ix)
         if (ix->head[h]) vectors_from_gpu(ix->head[h]);
     for (int h = 0; h < N_HEADS && ix->uploaded_by; h++) ix->uploaded_by->vectors_close(ix->uploaded_by, &ix->device[h]);
     ix->uploaded_by = NULL;
-    ix->on_device = false;
 }
 
 void index_close(passage_index *ix)
@@ -140,7 +138,6 @@ static bool upload(passage_index *ix, kernels *k, err *e)
     ix->uploaded_by = k;
     for (int h = 0; h < N_HEADS; h++)
         if (!k->vectors_open(k, &ix->device[h], vectors_row(ix->head[h], 0), ix->m.n_passages, ix->m.dim, e)) return false;
-    ix->on_device = true;
     return true;
 }
 
@@ -154,17 +151,18 @@ bool index_use(passage_index *ix, search_choice how, kernels *k, err *e)
         return err_at(e, ERR_USAGE, NULL, "search", "search: exact needs the vectors themselves, a %s index does not keep them; "
                       "take faiss, or build it Flat", ix->m.factory);
     leave_device(ix);
+    bool ok = true;
     if (how == SEARCH_FAISS_GPU) {
         int gpu = k->gpu < 0 ? 0 : k->gpu;
-        return vectors_to_gpu(ix->head[HEAD_IMAGE], gpu, e) && vectors_to_gpu(ix->head[HEAD_TEXT], gpu, e);
-    }
-    if (how == SEARCH_FAISS || !k->vectors_open || !rows) return true;
-    return upload(ix, k, e);
+        ok = vectors_to_gpu(ix->head[HEAD_IMAGE], gpu, e) && vectors_to_gpu(ix->head[HEAD_TEXT], gpu, e);
+    } else if (how != SEARCH_FAISS && k->vectors_open && rows) ok = upload(ix, k, e);
+    if (!ok) leave_device(ix); /* never with one head alone */
+    return ok;
 }
 
 const char *index_searcher(const passage_index *ix)
 {
-    return SEARCH_NAME[ix->on_device ? SEARCH_EXACT : vectors_on_gpu(ix->head[HEAD_IMAGE]) ? SEARCH_FAISS_GPU : SEARCH_FAISS];
+    return SEARCH_NAME[ix->uploaded_by ? SEARCH_EXACT : vectors_on_gpu(ix->head[HEAD_IMAGE]) ? SEARCH_FAISS_GPU : SEARCH_FAISS];
 }
 
 /* ---- Search ---- */
@@ -182,7 +180,7 @@ static int by_score(const void *a, const void *b)
 static bool fetch_rough(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, float *score, int64_t *id,
                         err *e)
 {
-    if (!ix->on_device) return vectors_search(ix->head[h], z, fetch, score, id, e);
+    if (!ix->uploaded_by) return vectors_search(ix->head[h], z, fetch, score, id, e);
     if (!kern) return err_set(e, ERR_BUG, "index: a search on the device needs kernels");
     kern->search(kern, &ix->device[h], z, fetch, score, id);
     return kern->sync(kern, e);
@@ -195,7 +193,7 @@ static double slack_of(const passage_index *ix, head h, const float *z)
 {
     double norm = 0;
     for (int i = 0; i < ix->m.dim; i++) norm += (double)z[i] * z[i];
-    return 1.01 * ((ix->m.dim + 2) * 0x1p-24 + (ix->on_device ? (double)ix->device[h].error : 0)) * sqrt(norm);
+    return 1.01 * ((ix->m.dim + 2) * 0x1p-24 + (ix->uploaded_by ? (double)ix->device[h].error : 0)) * sqrt(norm);
 }
 
 /* The fetch best of one head, rescored where rows are stored as they were added, sorted by (score, id). *n <= fetch.
@@ -252,7 +250,7 @@ bool index_search(passage_index *ix, kernels *kern, head h, const float *z, int 
 
     /* Equal pictures and equal captions are common, so the k-th score may be shared by passages that were not fetched, and
      * exclusion thins the list: fetch twice as many until the rest is surely worse, or there is no rest. */
-    for (int64_t fetch = (int64_t)k + (ix->on_device ? DEVICE_MARGIN : FETCH_MARGIN);; fetch *= 2) {
+    for (int64_t fetch = (int64_t)k + (ix->uploaded_by ? DEVICE_MARGIN : FETCH_MARGIN);; fetch *= 2) {
         arena_mark mark = arena_here(a);
         scored    *s;
         int64_t    m;
