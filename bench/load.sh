@@ -9,6 +9,7 @@ dir=$(mktemp -d) server=
 stop() { [ -z "$server" ] || { kill -TERM "$server" 2>/dev/null || :; wait "$server" 2>/dev/null || :; }; server=; }
 trap 'stop; rm -rf "$dir"' EXIT
 serve() { # more options of jomed serve
+    : >"$dir/out" # or the address of the server before could be read
     "$B/jomed" serve --reader $demo/reader --retriever $demo/retriever --index build/demo-index --port 0 "$@" >"$dir/out" 2>"$dir/err" &
     server=$!
     url=
