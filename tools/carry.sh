@@ -2,7 +2,7 @@
 # carry.sh - put what `make check-gpu` and `make bench-gpu` use of the system's packages into third_party/, where the Makefile looks
 # first: so that a plain copy of the tree builds them on a GPU machine that lacks these packages and has no network.
 # Headers of every package that a source file includes; libraries only of those that these two targets link (kernels, reader,
-# base), static where the package has one. Some 4 MB. The machine needs make, gcc, g++ and CUDA.
+# base), static where the package has one. Some 6 MB. The machine needs make, gcc, g++ and CUDA.
 set -eu
 cd "$(dirname "$0")/.."
 
