@@ -104,6 +104,45 @@ static void what_searches_is_chosen_by_device_and_index(void **state)
     plain->close(plain);
 }
 
+/* A device with room for one head's vectors. */
+static struct {
+    bool (*open)(kernels *, vector_set *, const float *, int64_t, int, err *);
+    void (*close)(kernels *, vector_set *);
+    int held;
+} table;
+static bool open_one(kernels *k, vector_set *v, const float *rows, int64_t n, int dim, err *e)
+{
+    if (table.held == 1) return err_set(e, ERR_MEMORY, "room for one");
+    table.held++;
+    return table.open(k, v, rows, n, dim, e);
+}
+static void close_one(kernels *k, vector_set *v)
+{
+    table.held -= v->rows != NULL;
+    table.close(k, v);
+}
+
+static void no_head_stays_alone_on_a_device(void **state)
+{
+    sample        *s = *state;
+    err            e = {0};
+    kernels       *k = gpu_open(PRECISION_BF16);
+    passage_index *ix = build_and_open(s, 40, own_picture, own_caption, NULL);
+    float          z[DIM];
+    hits           got;
+    table.open = k->vectors_open, table.close = k->vectors_close, table.held = 0;
+    k->vectors_open = open_one, k->vectors_close = close_one;
+    FAILS(index_use(ix, SEARCH_EXACT, k, &e), e, ERR_MEMORY, "room for one");
+    assert_int_equal(table.held, 0);
+    assert_string_equal(index_searcher(ix), "faiss");
+    unit_of(z, 3);
+    e = (err){0};
+    OK(index_search(ix, NULL, HEAD_IMAGE, z, 2, NULL, &got, s->a, &e), e);
+    assert_int_equal(got.n, 2);
+    index_close(ix);
+    k->close(k);
+}
+
 /* Each allocation of a search, in turn: an error, and the next search is whole. */
 static void a_failed_allocation_is_an_error(void **state)
 {
@@ -138,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SAMPLE_TEST(the_device_finds_what_faiss_finds),
         SAMPLE_TEST(what_searches_is_chosen_by_device_and_index),
+        SAMPLE_TEST(no_head_stays_alone_on_a_device),
         SAMPLE_TEST(a_failed_allocation_is_an_error),
     };
     return cmocka_run_group_tests_name("cuda index", tests, NULL, NULL);
