@@ -21,7 +21,7 @@ void progress_show(progress *p, int source, int64_t items, int64_t bad, double d
         p->source_ms = now;
         p->source_done = done; /* after a resume this is not 0, and was not this run's work */
     }
-    if (now - p->last_ms < 200) return;
+    if (now - p->last_ms < 200 && done < 1) return; /* the end is always shown */
     p->last_ms = now;
 
     double rate = (double)(items - p->first_items) / (now - p->start_ms) * 1000;

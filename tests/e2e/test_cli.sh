@@ -118,6 +118,39 @@ gives 0 '"image_policy":"jomed-256"' "an answer does not name the image policy" 
 gives 2 "--image-policy takes native or jomed-256" "an unknown image policy is taken" ask --answers 0,1 --image-policy jomed $picture
 gives 0 "2 cases scored" "eval does not run a Pixtral reader" "$jomed" eval $pixtral $retriever --image-policy jomed-256 --jsonl $demo/synthetic/breast_val.jsonl --limit 2
 
+# ---- what an answer rests on ----
+# A picture of the index finds itself, unless it is left out.
+own=$(sed -n '1s/.*"img_path": *"\([^"]*\)".*/\1/p' $demo/synthetic/index.jsonl)
+ids() { sed -n 's/.*"evidence":\(.*\)/\1/p' "$dir/out" | grep -o '{"id":[0-9]*' | tr '\n' ' '; }
+gives 0 '"id":0,"heads":' "a picture of the index does not find itself" "$jomed" diagnose $models --question q --answers 0,1 --json $demo/synthetic/$own
+"$jomed" diagnose $models --question q --answers 0,1 --json --exclude-self $demo/synthetic/$own >"$dir/out" 2>"$dir/err"
+case "$(ids)" in *'"id":0 '*|'') false;; *) true;; esac; ok $? "--exclude-self does not leave out the picture itself"
+hash=$("$jomed" index info --json "$index" | sed -n 's/^  "hash": "\([0-9a-f]\{64\}\)".*/\1/p')
+of_retriever=$("$jomed" index info --json "$index" | sed -n 's/^  "retriever_hash": "\([0-9a-f]\{64\}\)".*/\1/p')
+gives 0 "\"index\":{\"sha256\":\"${hash:-?}\",\"passages\":720}" "an answer does not name the index" ask --answers 0,1 --json $picture
+gives 0 "\"retriever\":{\"family\":\"jina-clip-v1\",\"sha256\":\"${of_retriever:-?}\"" "an answer does not name the retriever" ask --answers 0,1 --json $picture
+gives 0 '"reader":{"family":"qwen2_vl","sha256":"[0-9a-f]\{64\}"' "an answer does not name the reader" ask --answers 0,1 --json $picture
+gives 0 "\"program\":{\"name\":\"jomed\",\"version\":\"$("$jomed" version | sed -n 's/^jomed //p')\"}" "an answer does not name the program" ask --answers 0,1 --json $picture
+gives 0 '"timings_ms":{"decode":[0-9.]*,"retrieve":[0-9.]*,"passages":[0-9.]*,"read":[0-9.]*,"fuse":[0-9.]*,"total":[0-9.]*}' "an answer has no timings" ask --answers 0,1 --json $picture
+# entropy in nats, of the probabilities beside it
+ask --answers 0,1,2,3,4 --json $picture >"$dir/out" 2>"$dir/err"
+sed 's/"evidence".*//' "$dir/out" | grep -o '"probability":[0-9.e-]*\|"entropy_nats":[0-9.e-]*' | tr ':' ' ' |
+    awk '/entropy/ {h = $2} /probability/ {if (n++) s -= $2 * log($2)} END {exit !(n == 6 && h > 0.1 && s - h < 1e-5 && h - s < 1e-5)}'
+ok $? "the entropy is not that of the probabilities"
+
+# ---- adapters ----
+tiny="--reader tests/fixtures/qwen2vl-tiny" lora=tests/fixtures/qwen2vl-tiny-lora
+first() { sed -n 's/.*"probability":\([0-9.e-]*\),"probabilities".*/\1/p' "$dir/out"; }
+gives 0 '"adapter":null' "an answer of the base model names an adapter" ask $tiny --answers yes,no --json $picture
+base=$(first)
+gives 0 '"adapter":{"name":"a","sha256":"[0-9a-f]\{64\}","merged":false}' "an answer does not name its adapter" ask $tiny --adapter a=$lora --answers yes,no --json $picture
+branch=$(first)
+gives 0 '"adapter":{"name":"a","sha256":"[0-9a-f]\{64\}","merged":true}' "an answer does not name the merged adapter" ask $tiny --adapter a=$lora --lora-merge --answers yes,no --json $picture
+merged=$(first)
+awk -v b="$base" -v x="$branch" -v y="$merged" 'BEGIN {exit !(b != "" && b != x && x - y < 1e-4 && y - x < 1e-4)}'
+ok $? "an adapter does nothing, or something else when merged ($base, $branch, $merged)"
+gives 0 "2 cases scored" "eval does not take an adapter" "$jomed" eval $tiny $retriever --adapter a=$lora --jsonl $demo/synthetic/breast_val.jsonl --limit 2
+
 gives 0 "grade 3" "retrieve does not show captions" "$jomed" retrieve $retriever $picture
 gives 0 '"embedding":\[' "embed gives no embedding" "$jomed" embed --retriever $demo/retriever --text "a fundus photograph"
 

@@ -33,12 +33,34 @@ cmp "$t/a/image.faiss" "$t/b/image.faiss" >>"$t/err" 2>&1 && cmp "$t/a/text.fais
 ok $? "an interrupted build ends with the same bytes"
 
 # A terminal sees rate and time left; a file or a pipe does not.
-head -n 200 $demo/synthetic/index.jsonl >"$t/more.jsonl"
-script -qec "$jomed index build --retriever $demo/retriever --jsonl $t/more.jsonl --images $demo/synthetic --out $t/e" /dev/null >"$t/out" 2>"$t/err" </dev/null
-grep -aq "source 1/1 .* items  [0-9.]*/s  0 skipped  [0-9:?]* left" "$t/out"; ok $? "a terminal sees rate and time left"
+script -qec "$jomed index build --retriever $demo/retriever --jsonl $t/items.jsonl --images $demo/synthetic --out $t/e" /dev/null >"$t/out" 2>"$t/err" </dev/null
+grep -aq "source 1/1  100 %  60 items  [0-9.]*/s  0 skipped  [0-9:?]* left" "$t/out"; ok $? "a terminal sees rate and time left"
 run "${build[@]}" --out "$t/f" && ! grep -q " left" "$t/err"; ok $? "a file does not"
 
 run "${build[@]}" --embed-images --out "$t/c" && mv "$t/c" "$t/d" && run verify --images "$t/d"; ok $? "an index with embedded images can be moved"
+
+# ---- each kind of source, several in one index, exact duplicates ----
+pictures=($demo/synthetic/breast/train/*.png)
+mkdir -p "$t/roco/images" "$t/pmc" "$t/mimic/files/p10/p10000032/s50414267"
+cp "${pictures[0]}" "$t/roco/images/ROCO_1.jpg" && cp "${pictures[1]}" "$t/roco/images/ROCO_2.jpg"
+printf 'ROCO_1\tA mass.\nROCO_2\tA cyst.\n' >"$t/roco/captions.txt"
+cp "${pictures[2]}" "$t/pmc/a.png"
+printf '{"image": "a.png", "caption": "A figure."}\n{"image": "a.png", "caption": "A figure."}\n' >"$t/pmc.jsonl"
+cp "${pictures[3]}" "$t/mimic/files/p10/p10000032/s50414267/aa.jpg"
+printf 'dicom_id,subject_id,study_id,ViewPosition\naa,10000032,50414267,PA\n' >"$t/mimic/mimic-cxr-2.0.0-metadata.csv"
+printf 'FINDINGS: The lungs are clear.\n' >"$t/mimic/files/p10/p10000032/s50414267.txt"
+all=(build --retriever $demo/retriever --roco "$t/roco" --pmc-oa "$t/pmc.jsonl" --images "$t/pmc" --mimic "$t/mimic"
+     --jsonl "$t/items.jsonl" --images $demo/synthetic --name ours)
+run "${all[@]}" --out "$t/all"; [ $? = 0 ] && grep -q "65 passages of 65 items" "$t/out"; ok $? "four kinds of sources make one index"
+run info "$t/all"; [ "$(grep -c '^source ' "$t/out")" = 4 ] && grep -q "^source .*mimic-cxr: 1$" "$t/out" && grep -q "65 of 65 items (0 skipped, 1 exact duplicates" "$t/out"
+ok $? "info counts each source, and a duplicate"
+run "${all[@]}" --dedupe --out "$t/fewer"; [ $? = 0 ] && grep -q "64 passages of 65 items" "$t/out"; ok $? "--dedupe merges the duplicate"
+npz=${JOMED_SHARED:-../shared}/data/medmnist/retinamnist.npz
+if [ -f "$npz" ]; then
+    echo '{"0": ["none a", "none b"], "1": ["mild"], "2": ["moderate"], "3": ["severe"], "4": ["proliferative"]}' >"$t/captions.json"
+    run build --retriever $demo/retriever --medmnist "$npz" --split val --captions "$t/captions.json" --out "$t/retina"
+    [ $? = 0 ] && grep -q "120 passages of 120 items" "$t/out"; ok $? "a MedMNIST archive makes an index"
+else n=$((n + 1)); echo "ok $n # SKIP $npz is not there"; fi
 
 printf 'x' | dd of="$t/a/text.faiss" bs=1 seek=1000 conv=notrunc 2>/dev/null
 run verify "$t/a"; [ $? = 1 ] && grep -q "problem: .*text.faiss: damaged" "$t/out"; ok $? "verify names a damaged file: status 1"
