@@ -15,7 +15,7 @@ static const char *const ALLOWED[] = {
     "queue_ms", "decode_ms", "retrieve_ms", "passages_ms", "read_ms", "fuse_ms", "total_ms", "flops", "trace",
     "text", "file", "port", "host", "version", "reader", "retriever", "index", "workers", "threads", "queue",
     "bytes", "scratch_bytes", "cache_bytes", "arena_bytes", "passages", "parameters", "device", "signal", "waiting",
-    "adapter", "sha256", "merged_bytes", "seconds", "library", "option", "count",
+    "adapter", "sha256", "merged_bytes", "seconds", "library", "option", "count", "search",
 };
 
 static atomic_int least_level = LOG_INFO; /* set once by main from the configuration */
