@@ -63,6 +63,12 @@ head -c4 "$dir/body" | grep -qa PNG; ok $? "which is the picture"
 is "$(ask "$url/v1/models")" 200 "models"
 is "$(ask "$url/openapi.json")" 200 "contract"
 is "$(ask -F "image=@$picture" -F k=51 "$url/v1/retrievals")" 422 "k out of bounds"
+# a picture of the index, which would find itself
+own=(-F "image=@$demo/synthetic/breast/train/0000.png" -F question=q -F answers=0 -F answers=1)
+ask "${own[@]}" "$url/v1/diagnoses" >"$dir/code"
+has "$(cat "$dir/body")" '"evidence":[{"id":0,' "a picture of the index finds itself"
+is "$(ask "${own[@]}" -F exclude.self=true "$url/v1/diagnoses")" 200 "and is answered without itself"
+! grep -q '{"id":0,' "$dir/body"; ok $? "which leaves it out"
 # more than the limit: refused while curl still waits for 100 Continue
 head -c 40000000 /dev/zero >"$dir/large"
 is "$(ask -F "image=@$dir/large" "$url/v1/diagnoses")" 413 "a body over the limit"
@@ -72,6 +78,7 @@ stop TERM
 is $code 0 "SIGTERM ends it with status 0"
 grep -q '"event": "stopped"' "$dir/log"; ok $? "and the log says so"
 ! grep -q -e malignant -e 0000.png "$dir/log"; ok $? "the log holds nothing of the requests"
+! grep -q dropped_field "$dir/log" && grep -q '"search": "faiss"' "$dir/log"; ok $? "and every field of ours"
 
 # ---- draining ----
 start "${set_up[@]}" --drain-grace-ms 3600000
@@ -97,7 +104,24 @@ stop TERM
 is $code 0 "a server with adapters ends with status 0"
 ! grep -q retina "$dir/log"; ok $? "the log does not hold the name that was asked for"
 
+# ---- a reader of few tokens ----
+mkdir "$dir/short" && cp $demo/reader/* "$dir/short/"
+sed -i 's/"max_position_embeddings": 32768/"max_position_embeddings": 120/' "$dir/short/config.json"
+start "${set_up[@]}" --reader "$dir/short"
+long=(-F "image=@$picture" -F "question=$(printf 'why %.0s' $(seq 60))")
+refused 422 prompt-too-long question "a closed question that is too long" "${long[@]}" -F answers=a -F answers=b "$url/v1/diagnoses"
+grep -q "make [0-9]* tokens, at most 120" "$dir/body"; ok $? "both numbers are told"
+refused 422 prompt-too-long question "an open question that is too long" "${long[@]}" "$url/v1/diagnoses"
+refused 422 prompt-too-long question "labels that are too long" "${long[@]}" -F labels=a "$url/v1/diagnoses"
+is "$(ask "${diagnose[@]}" "$url/v1/diagnoses")" 200 "a short one is answered"
+ends "a server that refused long ones"
+
 # ---- what must not start ----
 exits 1 "is it for another base model?" $models --index "$index" --port 0 --adapter a=$tiny-lora
 exits 2 "use_adapter is 'b'" $models --index "$index" --port 0 --adapter a=$tiny-lora --use-adapter b
+# a case is scored at start: weights that give no numbers are found before anybody asks
+mkdir "$dir/nan" && cp $demo/reader/* "$dir/nan/"
+head -c 2000 /dev/zero | tr '\0' '\377' | dd of="$dir/nan/model.safetensors" bs=1 seek=$(($(stat -c %s "$dir/nan/model.safetensors") - 2000)) conv=notrunc 2>/dev/null
+exits 1 "the scores are not finite numbers" --reader "$dir/nan" --retriever $demo/retriever --index "$index" --port 0
+is "$(cat "$dir/out")" "" "and it never listened"
 exit $status
