@@ -4,6 +4,7 @@
 #include "tests/diagnose/demo.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "diagnose/json.h"
 #include "diagnose/labels.h"
@@ -130,6 +131,62 @@ static void marginals_differ_from_the_formula(void **state)
         assert_float_equal(m.ans.label_prob[l], 1 / (1 + exp(-odds)), 1e-6);
     }
     arena_free(a);
+}
+
+/* PyTorch's marginals of all three checkpoints from PyTorch's own log-likelihoods and logits; that the reader's are these is
+ * tests/reader/test_labels.c. */
+enum { GOLD_K = 4, GOLD_L = 16 };
+
+static void read_pairs(float *out, const json_t *all, int n_k, int n_l)
+{
+    for (int k = 0; k < n_k; k++)
+        for (int l = 0; l < n_l; l++)
+            for (int i = 0; i < 2; i++)
+                out[(k * n_l + l) * 2 + i] = (float)json_number_value(
+                    json_array_get(json_array_get(json_array_get(all, (size_t)k), (size_t)l), (size_t)i));
+}
+
+static void is_list(const json_t *want, const float *got, int n, const char *what)
+{
+    assert_int_equal(json_array_size(want), n);
+    for (int i = 0; i < n; i++) {
+        double x = json_number_value(json_array_get(want, (size_t)i));
+        if (fabs(x - (double)got[i]) > 1e-5) fail_msg("%s[%d]: %.8f, PyTorch has %.8f", what, i, (double)got[i], x);
+    }
+}
+
+static void marginals_differ_from_those_of_pytorch(void **state)
+{
+    (void)state;
+    err     e = {0};
+    json_t *root, *one;
+    size_t  at;
+    OK(json_open(&root, FIXTURE("golden/labels.json"), &e), e);
+    assert_int_equal(json_array_size(root), 3);
+    json_array_foreach(root, at, one) {
+        static float     logp[GOLD_K * GOLD_L * 2], logit[GOLD_K * GOLD_L * 2];
+        const json_t    *z = json_object_get(one, "candidates"), *each = json_object_get(one, "each");
+        int              n_k = (int)json_array_size(z), n_l = (int)json_array_size(json_object_get(one, "labels"));
+        evidence         found[GOLD_K] = {0};
+        reader_scores    s = {.logp = logp, .logit = logit};
+        diagnose_request q = {.n_labels = n_l};
+        answer           ans = {.task = TASK_LABELS, .K = n_k, .z = found};
+        arena           *a = arena_new(0);
+        assert_in_range(n_k, 2, GOLD_K);
+        assert_in_range(n_l, 2, GOLD_L);
+        read_pairs(logp, json_object_get(one, "logp"), n_k, n_l);
+        read_pairs(logit, json_object_get(one, "logit"), n_k, n_l);
+        for (int k = 0; k < n_k; k++)
+            found[k].c = (candidate){.id = k, .weight = (float)json_number_value(json_object_get(json_array_get(z, (size_t)k), "weight"))};
+        OK(labels_conclude(&q, &s, &ans, a, &e), e);
+        is_list(json_object_get(one, "paper"), ans.label_prob, n_l, "paper");
+        for (int k = 0; k < n_k; k++) is_list(json_array_get(each, (size_t)k), found[k].label_prob, n_l, "each");
+        q.mode = MODE_REFERENCE;
+        OK(labels_conclude(&q, &s, &ans, a, &e), e);
+        is_list(json_object_get(one, "reference"), ans.label_prob, n_l, "reference");
+        arena_free(a);
+    }
+    json_decref(root);
 }
 
 static void agreement_counts_the_whole_set(void **state)
@@ -326,7 +383,7 @@ int main(void)
     json_set_alloc_funcs(mem_alloc, mem_free); /* as the program does: the response's JSON may fail too */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(labels_that_cannot_be_asked_are_refused_by_name),
-        cmocka_unit_test(marginals_differ_from_the_formula),
+        cmocka_unit_test(marginals_differ_from_the_formula), cmocka_unit_test(marginals_differ_from_those_of_pytorch),
         cmocka_unit_test(agreement_counts_the_whole_set),
         cmocka_unit_test(a_label_is_the_closed_question_that_it_stands_for),
         cmocka_unit_test(the_json_says_what_was_concluded),
