@@ -216,6 +216,31 @@ static void shipped_task_is_wrong(void **state)
     }
 }
 
+/* What the reader is asked, whole: the published code's strings, legend included. */
+static void the_published_question_is_another(void **state)
+{
+    (void)state;
+    static const struct { const char *file, *asked; } want[] = {
+        {"breastmnist", "Does this breast ultrasound image show signs of cancer?"},
+        {"retinamnist", "what is the severity of diabetic retinopathy?"},
+        {"dermamnist", "Provide answer according to the labels:\n0 - 'Actinic keratoses and intraepithelial carcinoma'\n"
+                       "1 - 'Basal cell carcinoma'\n2 - 'Benign keratosis-like lesions'\n3 - 'Dermatofibroma'\n4 - 'Melanoma'\n"
+                       "5 - 'Melanocytic nevi'\n6 - 'Vascular lesions'\n\nWhat type of skin lesion does the patient have?"}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        char        name[80];
+        const char *asked;
+        eval_task  *t = NULL;
+        err         e = {0};
+        arena      *a = arena_new(0);
+        snprintf(name, sizeof name, "tasks/%s.json", want[i].file);
+        OK(task_open(&t, name, &e), e);
+        OK(task_question(&asked, t, NULL, a, &e), e);
+        assert_string_equal(asked, want[i].asked);
+        task_close(t);
+        arena_free(a);
+    }
+}
+
 /* Where the answer is a number, the legend must give each class the number that it has in the list. */
 static void legend_numbers_classes_otherwise(void **state)
 {
@@ -270,7 +295,7 @@ int main(void)
         cmocka_unit_test(simple_file_is_not_a_closed_task), cmocka_unit_test(keys_are_read_wrongly),
         cmocka_unit_test(legend_stands_elsewhere),          cmocka_unit_test(wrong_file_is_taken_or_not_named),
         cmocka_unit_test(limits_are_off_by_one),            cmocka_unit_test(shipped_task_is_wrong),
-        cmocka_unit_test(legend_numbers_classes_otherwise), cmocka_unit_test(out_of_memory_leaks_or_passes),
+        cmocka_unit_test(the_published_question_is_another), cmocka_unit_test(legend_numbers_classes_otherwise), cmocka_unit_test(out_of_memory_leaks_or_passes),
     };
     return cmocka_run_group_tests_name("task", tests, make_file, remove_file);
 }

@@ -86,6 +86,29 @@ static void equal_scores_go_by_id(void **state)
     index_close(ix);
 }
 
+/* Whether a file of that name is mapped into this process. */
+static bool is_mapped(const char *path)
+{
+    char  line[4096 + 200]; /* a path, and what stands before it */
+    bool  found = false;
+    FILE *f = fopen("/proc/self/maps", "r");
+    assert_non_null(f);
+    while (!found && fgets(line, sizeof line, f)) found = strstr(line, path) != NULL;
+    fclose(f);
+    return found;
+}
+
+/* FAISS can leave the lists of an IVF index in the file; a flat index it reads. */
+static void an_inverted_file_is_mapped(void **state)
+{
+    sample        *s = *state;
+    passage_index *ix = build_and_open(s, 200, own_picture, own_caption, "IVF4,Flat");
+    bool           both = is_mapped("/index/image.faiss") && is_mapped("/index/text.faiss");
+    index_close(ix);
+    assert_true(both);
+    assert_false(is_mapped("/index/image.faiss"));
+}
+
 static void other_factories_find_the_same_best(void **state)
 {
     static const char *const factory[] = {"IVF4,Flat", "HNSW8", "SQfp16"};
@@ -459,6 +482,7 @@ int main(void)
         SAMPLE_TEST(one_passage_is_enough),
         SAMPLE_TEST(equal_scores_go_by_id),
         SAMPLE_TEST(other_factories_find_the_same_best),
+        SAMPLE_TEST(an_inverted_file_is_mapped),
         SAMPLE_TEST(a_query_that_is_not_finite_is_our_mistake),
         SAMPLE_TEST(excluded_passages_are_never_found),
         SAMPLE_TEST(a_query_does_not_find_its_own_pixels),
