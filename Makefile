@@ -21,7 +21,8 @@ CUDA_ARCHS ?= $(foreach a,80 86 89 90a 100,$(if $(filter $(a:a=),$(CUDA_KNOWN)),
 CUDA_PTX   ?= $(patsubst %a,%,$(lastword $(CUDA_ARCHS)))
 NVFLAGS     = -std=c++17 -O3 -g --fmad=false -I. -MMD -MP $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(,)code=sm_$(a)) \
               -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) -Xptxas -v -Xcompiler -pthread,-Wall,-Wextra,-Wno-unused-function
-CUDA_LIBS   = $(if $(filter 0,$(GPU)),,-L$(NVCC:%/bin/nvcc=%/lib64) -lcudart_static -ldl -lrt)
+# Where the runtime's library is, nvcc itself says: the nvcc found may be a wrapper that stands anywhere.
+CUDA_LIBS  := $(if $(filter 0,$(GPU)),,$(shell $(NVCC) --dryrun -x cu /dev/null -o /dev/null 2>&1 | sed -n 's/^.. LIBRARIES=//p') -lcudart_static -ldl -lrt)
 # What kernels, reader and base alone want of it, where tools/carry.sh brought no more.
 GPU_LDLIBS = $(if $(CARRIED),$(filter-out -lmicrohttpd -lgnutls -linih -lsqlite3 -lzip -lfaiss_c -lfaiss -lopenblas -lgomp,$(LDLIBS)),$(LDLIBS))
 

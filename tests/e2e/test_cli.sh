@@ -152,6 +152,9 @@ ok $? "an adapter does nothing, or something else when merged ($base, $branch, $
 gives 0 "2 cases scored" "eval does not take an adapter" "$jomed" eval $tiny $retriever --adapter a=$lora --jsonl $demo/synthetic/breast_val.jsonl --limit 2
 
 gives 0 "grade 3" "retrieve does not show captions" "$jomed" retrieve $retriever $picture
+gives 0 '"candidates":\[{"id":[0-9]*,"heads":' "retrieve --json has no candidates" "$jomed" retrieve $retriever --json $picture
+gives 0 '"embedding":\[' "embed gives no embedding of a picture" "$jomed" embed --retriever $demo/retriever $picture
+gives 0 "" "a configuration without a mistake is refused" "$jomed" serve --check-config $models
 gives 0 '"embedding":\[' "embed gives no embedding" "$jomed" embed --retriever $demo/retriever --text "a fundus photograph"
 
 # ---- eval ----
