@@ -11,8 +11,9 @@ size_t dtype_bytes(dtype t)
 
 const char *dtype_name(dtype t)
 {
-    static const char *const name[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16", [DTYPE_I64] = "I64",
-                                       [DTYPE_I32] = "I32", [DTYPE_U8] = "U8",   [DTYPE_OTHER] = "another type"};
+    static const char *const name[] = {
+        [DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16",         [DTYPE_I64] = "I64",
+        [DTYPE_I32] = "I32", [DTYPE_U8] = "U8",   [DTYPE_OTHER] = "another type"};
     return name[t];
 }
 

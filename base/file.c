@@ -16,7 +16,8 @@
 static int open_regular(const char *path, size_t *bytes, err *e)
 {
     struct stat st;
-    int         fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* or a pipe without a writer would block the open */
+    /* or a pipe without a writer would block the open */
+    int         fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return err_set(e, ERR_FILE, "%s: %s", path, strerror(errno)), -1;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         close(fd);

@@ -6,9 +6,9 @@
 #include "base/err.h"
 
 /* Let jansson allocate through base/memory.h; to be called first of all.
- * TRAP: jansson (2.13, 2.14) drops a character of a string, and says nothing, when memory runs out while it reads one.
- * So whoever parses what a client sent asks json_ran_out() before and after: has an allocation by jansson failed on this
- * thread since it was last asked? */
+ * TRAP: jansson (2.13, 2.14) drops a character of a string, and says nothing, when memory runs out while it
+ * reads one. So whoever parses what a client sent asks json_ran_out() before and after: has an allocation by
+ * jansson failed on this thread since it was last asked? */
 void json_use_our_memory(void);
 bool json_ran_out(void);
 

@@ -11,11 +11,15 @@
 
 /* What may be written. Nothing here can hold an image, a question, a caption, an answer or a patient's key. */
 static const char *const ALLOWED[] = {
-    "request", "route", "method", "status", "problem", "field", "code", "k", "task", "answers", "labels", "events", "cached", "body_bytes",
-    "queue_ms", "decode_ms", "retrieve_ms", "passages_ms", "read_ms", "fuse_ms", "total_ms", "flops", "trace",
-    "text", "file", "port", "host", "version", "reader", "retriever", "index", "workers", "threads", "queue",
-    "bytes", "scratch_bytes", "cache_bytes", "arena_bytes", "passages", "parameters", "device", "signal", "waiting",
-    "adapter", "sha256", "merged_bytes", "seconds", "library", "option", "count", "search",
+    "request",     "route",       "method",   "status",       "problem",     "field",
+    "code",        "k",           "task",     "answers",      "labels",      "events",
+    "cached",      "body_bytes",  "queue_ms", "decode_ms",    "retrieve_ms", "passages_ms",
+    "read_ms",     "fuse_ms",     "total_ms", "flops",        "trace",       "text",
+    "file",        "port",        "host",     "version",      "reader",      "retriever",
+    "index",       "workers",     "threads",  "queue",        "bytes",       "scratch_bytes",
+    "cache_bytes", "arena_bytes", "passages", "parameters",   "device",      "signal",
+    "waiting",     "adapter",     "sha256",   "merged_bytes", "seconds",     "library",
+    "option",      "count",       "search",
 };
 
 static atomic_int least_level = LOG_INFO; /* set once by main from the configuration */
@@ -31,8 +35,8 @@ bool log_level_parse(log_level *out, const char *name)
     return false;
 }
 
-/* A line under construction in a fixed buffer. A string that does not fit is cut inside its quotes; a field that would not
- * find room for its name and a number is left out: the line is JSON whatever is in it. */
+/* A line under construction in a fixed buffer. A string that does not fit is cut inside its quotes; a field
+ * that would not find room for its name and a number is left out: the line is JSON whatever is in it. */
 typedef struct { char s[4096]; size_t n; } line;
 enum { ROOM_TO_CLOSE = 8, ROOM_FOR_A_FIELD = 160 };
 
@@ -51,7 +55,8 @@ static void put_string(line *l, const char *s)
         unsigned char c = (unsigned char)*s;
         char          esc[8] = {(char)c, 0};
         if (c == '"' || c == '\\') snprintf(esc, sizeof esc, "\\%c", c);
-        else if (c < 0x20 || c >= 0x7f) snprintf(esc, sizeof esc, "\\u%04x", c); /* bytes as Latin-1: a log stays ASCII */
+        else if (c < 0x20 || c >= 0x7f)
+            snprintf(esc, sizeof esc, "\\u%04x", c); /* bytes as Latin-1: a log stays ASCII */
         put(l, esc);
     }
     put(l, "\"");
@@ -108,6 +113,6 @@ void log_line(log_level level, const char *event, const log_field *f, int n)
 
 void log_err(const char *event, const err *e)
 {
-    LOG(LOG_ERROR, event, LOG_S("code", err_code_name(e->code)), LOG_S("problem", e->problem), LOG_S("field", e->field),
-        LOG_S("text", e->text));
+    LOG(LOG_ERROR, event, LOG_S("code", err_code_name(e->code)), LOG_S("problem", e->problem),
+        LOG_S("field", e->field), LOG_S("text", e->text));
 }

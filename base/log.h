@@ -11,7 +11,13 @@ typedef enum { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR } log_level;
 void log_threshold(log_level least); /* INFO at start */
 bool log_level_parse(log_level *out, const char *name);
 
-typedef struct { const char *key; enum { LOG_STR, LOG_INT, LOG_NUM } kind; const char *s; int64_t i; double d; } log_field;
+typedef struct {
+    const char *key;
+    enum { LOG_STR, LOG_INT, LOG_NUM } kind;
+    const char *s;
+    int64_t i;
+    double d;
+} log_field;
 #define LOG_S(k, v) ((log_field){.key = (k), .kind = LOG_STR, .s = (v)})
 #define LOG_I(k, v) ((log_field){.key = (k), .kind = LOG_INT, .i = (int64_t)(v)})
 #define LOG_D(k, v) ((log_field){.key = (k), .kind = LOG_NUM, .d = (double)(v)})

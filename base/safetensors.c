@@ -25,13 +25,17 @@ struct safetensors {
     int       n;
 };
 
-/* *size: bytes of one element. Types that no model here computes with are DTYPE_OTHER: their place is checked all the same. */
+/* *size: bytes of one element. Types that no model here computes with are DTYPE_OTHER: their place is checked
+ * all the same. */
 static bool parse_dtype(dtype *out, size_t *size, const char *s)
 {
     for (dtype t = DTYPE_F32; t < DTYPE_OTHER; t++)
         if (strcmp(s, dtype_name(t)) == 0) return *out = t, *size = dtype_bytes(t), true;
-    static const struct { const char *name; size_t size; } other[] = {{"F64", 8}, {"U64", 8}, {"U32", 4},  {"I16", 2},     {"U16", 2},
-                                                                      {"I8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+    static const struct {
+        const char *name;
+        size_t size;
+    } other[] = {{"F64", 8}, {"U64", 8},  {"U32", 4},     {"I16", 2},    {"U16", 2},
+                 {"I8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
     for (size_t i = 0; i < sizeof other / sizeof *other; i++)
         if (strcmp(s, other[i].name) == 0) return *out = DTYPE_OTHER, *size = other[i].size, true;
     return false;
@@ -54,7 +58,8 @@ static bool parse_shape(tensor *t, const json_t *shape, const char *file, const 
     return true;
 }
 
-static bool parse_tensor(tensor *t, const char *name, const json_t *v, const char *file, const uint8_t *data, size_t bytes, err *e)
+static bool parse_tensor(tensor *t, const char *name, const json_t *v, const char *file, const uint8_t *data,
+                         size_t bytes, err *e)
 {
     const json_t *o = json_object_get(v, "data_offsets");
     const char   *type = json_string_value(json_object_get(v, "dtype"));
@@ -64,7 +69,8 @@ static bool parse_tensor(tensor *t, const char *name, const json_t *v, const cha
     if (!parse_shape(t, json_object_get(v, "shape"), file, name, e)) return false;
     const json_t *b = json_array_get(o, 0), *f = json_array_get(o, 1);
     int64_t       begin = json_integer_value(b), end = json_integer_value(f);
-    if (json_array_size(o) != 2 || !json_is_integer(b) || !json_is_integer(f) || begin < 0 || end < begin || (uint64_t)end > bytes)
+    if (json_array_size(o) != 2 || !json_is_integer(b) || !json_is_integer(f) || begin < 0 || end < begin
+        || (uint64_t)end > bytes)
         return err_set(e, ERR_FILE, "%s: %s: data offsets lie outside the file (is it truncated?)", file, name);
     if ((uint64_t)(end - begin) != (uint64_t)t->count * size)
         return err_set(e, ERR_FILE, "%s: %s: %lld bytes of data do not fit its shape and dtype %s", file, name,
@@ -84,7 +90,10 @@ static int by_address(const void *a, const void *b)
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-static int by_tensor_name(const void *a, const void *b) { return strcmp(((const tensor *)a)->name, ((const tensor *)b)->name); }
+static int by_tensor_name(const void *a, const void *b)
+{
+    return strcmp(((const tensor *)a)->name, ((const tensor *)b)->name);
+}
 
 /* Tensors t[0..n) of one shard must not share bytes. */
 static bool no_overlap(tensor *t, int n, err *e)
@@ -216,7 +225,9 @@ static bool open_path(safetensors *s, const char *path, char *index, err *e)
         if (!path_join(file, sizeof file, path, single[i], e)) return false;
         if (file_exists(file)) return add_shard(s, file, e);
     }
-    return err_set(e, ERR_FILE, "%s: holds no model.safetensors, model.safetensors.index.json or adapter_model.safetensors", path);
+    return err_set(e, ERR_FILE,
+                   "%s: holds no model.safetensors, model.safetensors.index.json or adapter_model.safetensors",
+                   path);
 }
 
 bool safetensors_open(safetensors **out, const char *path, err *e)

@@ -57,7 +57,11 @@ void text_free(text *t)
 static size_t sequence(const unsigned char *s, size_t n)
 {
     unsigned char c = s[0];
-    size_t        len = c < 0x80 ? 1 : c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
+    size_t len = c < 0x80                 ? 1
+                 : c >= 0xc2 && c <= 0xdf ? 2
+                 : c >= 0xe0 && c <= 0xef ? 3
+                 : c >= 0xf0 && c <= 0xf4 ? 4
+                                          : 0;
     if (len == 0 || len > n) return 0;
     for (size_t i = 1; i < len; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
@@ -94,7 +98,8 @@ int utf8_put(char out[4], uint32_t cp)
     if (cp < 0x80) return out[0] = (char)cp, 1;
     if (cp < 0x800) return out[0] = (char)(0xc0 | cp >> 6), out[1] = (char)(0x80 | (cp & 0x3f)), 2;
     if (cp < 0x10000)
-        return out[0] = (char)(0xe0 | cp >> 12), out[1] = (char)(0x80 | (cp >> 6 & 0x3f)), out[2] = (char)(0x80 | (cp & 0x3f)), 3;
+        return out[0] = (char)(0xe0 | cp >> 12), out[1] = (char)(0x80 | (cp >> 6 & 0x3f)),
+               out[2] = (char)(0x80 | (cp & 0x3f)), 3;
     out[0] = (char)(0xf0 | cp >> 18);
     out[1] = (char)(0x80 | (cp >> 12 & 0x3f));
     out[2] = (char)(0x80 | (cp >> 6 & 0x3f));
@@ -119,7 +124,8 @@ bool base64_decode(uint8_t **out, size_t *n, const char *s, size_t len, const ch
     for (int c = 0; c < 256; c++) table[c] = (int8_t)base64_value((unsigned char)c);
 
     if (len % 4 != 0)
-        return err_at(e, ERR_INPUT, slug, field, "%s: base64 length %zu is not a multiple of 4 (is padding missing?)", field, len);
+        return err_at(e, ERR_INPUT, slug, field,
+                      "%s: base64 length %zu is not a multiple of 4 (is padding missing?)", field, len);
     size_t   pad = len ? (s[len - 1] == '=') + (s[len - 1] == '=' && s[len - 2] == '=') : 0;
     size_t   bytes = len / 4 * 3 - pad;
     uint8_t *o = arena_take(a, bytes + 3, e);
@@ -129,7 +135,8 @@ bool base64_decode(uint8_t **out, size_t *n, const char *s, size_t len, const ch
         uint32_t v = 0;
         for (size_t c = 0; c < 4; c++) {
             int d = last && c >= 4 - pad ? 0 : table[(unsigned char)s[i + c]];
-            if (d < 0) return err_at(e, ERR_INPUT, slug, field, "%s: not a base64 character at offset %zu", field, i + c);
+            if (d < 0)
+                return err_at(e, ERR_INPUT, slug, field, "%s: not a base64 character at offset %zu", field, i + c);
             v = v << 6 | (uint32_t)d;
         }
         if (last && pad && (v & (pad == 1 ? 0xffu : 0xffffu)))

@@ -1,11 +1,13 @@
-/* bench_gpu.c - every operation of a device by itself, at the sizes of Qwen2-VL-7B: time, TFLOP/s and GB/s, each also as a share
- * of the ceiling measured in the same run: of products a large one by cuBLAS, of memory a copy.
+/* bench_gpu.c - every operation of a device by itself, at the sizes of Qwen2-VL-7B: time, TFLOP/s and GB/s,
+ * each also as a share of the ceiling measured in the same run: of products a large one by cuBLAS, of memory a
+ * copy.
  *     bench_gpu [--device cuda:0] [--repeats 20] [--tiny]
  *
- * A line is the median of the repeats; a repeat is as many calls as take some 10 ms, one behind the other, so that launches are
- * hidden as in a forward pass. FLOPs are those that the operation counts. Bytes are what it must read and write at least.
- * Operands come in turn from more memory than any cache holds. --tiny: sizes that an emulated device can do, to see that it runs;
- * its numbers mean nothing. Whole cases: bench/bench_reader.c; both together: bench/gpu.sh, `make bench-gpu`. */
+ * A line is the median of the repeats; a repeat is as many calls as take some 10 ms, one behind the other, so
+ * that launches are hidden as in a forward pass. FLOPs are those that the operation counts. Bytes are what it
+ * must read and write at least. Operands come in turn from more memory than any cache holds. --tiny: sizes that
+ * an emulated device can do, to see that it runs; its numbers mean nothing. Whole cases: bench/bench_reader.c;
+ * both together: bench/gpu.sh, `make bench-gpu`. */
 #include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
@@ -68,7 +70,13 @@ static bool open_weights(bench *b, int64_t N, int64_t K, err *e)
     uint16_t *data = mem_zalloc(n, sizeof *data);
     if (!data) return err_set(e, ERR_MEMORY, "out of memory for a matrix");
     for (size_t i = 0; i < n; i++) data[i] = bf16_from_f32(0.05f * b->host[i % b->host_n]);
-    tensor t = {.name = "random", .file = "bench", .type = DTYPE_BF16, .n_dims = 2, .dim = {N, K}, .count = N * K, .bytes = bytes,
+    tensor t = {.name = "random",
+                .file = "bench",
+                .type = DTYPE_BF16,
+                .n_dims = 2,
+                .dim = {N, K},
+                .count = N * K,
+                .bytes = bytes,
                 .data = data};
     bool   ok = true;
     close_weights(b);
@@ -151,7 +159,8 @@ static void run_gather(bench *b, const shape *s)
     free(id);
 }
 
-/* n_seq sequences of T queries over T + K keys, of which K are a prefix; K 0 and equal heads: a picture, every key seen. */
+/* n_seq sequences of T queries over T + K keys, of which K are a prefix; K 0 and equal heads: a picture, every
+ * key seen. */
 static void run_attend(bench *b, const shape *s)
 {
     attend_args a[64];
@@ -160,8 +169,15 @@ static void run_attend(bench *b, const shape *s)
         act *k0 = operand(b, (size_t)s->K * (size_t)KV), *v0 = operand(b, (size_t)s->K * (size_t)KV);
         act *k1 = operand(b, (size_t)s->T * (size_t)KV), *v1 = operand(b, (size_t)s->T * (size_t)KV);
         act *q = operand(b, (size_t)s->T * (size_t)Q), *out = operand(b, (size_t)s->T * (size_t)Q);
-        a[i] = (attend_args){.n_heads = s->heads, .n_kv_heads = s->kv_heads, .head_dim = s->dim,
-                             .scale = 1 / sqrtf((float)s->dim), .q = q, .q_stride = Q, .n_q = s->T, .out = out, .out_stride = Q,
+        a[i] = (attend_args){.n_heads = s->heads,
+                             .n_kv_heads = s->kv_heads,
+                             .head_dim = s->dim,
+                             .scale = 1 / sqrtf((float)s->dim),
+                             .q = q,
+                             .q_stride = Q,
+                             .n_q = s->T,
+                             .out = out,
+                             .out_stride = Q,
                              .span = {{k0, v0, s->K, KV}, {k1, v1, s->T, KV}},
                              .mask = s->heads == s->kv_heads ? ATTEND_ALL : ATTEND_CAUSAL};
     }
@@ -182,10 +198,14 @@ static void run_score(bench *b, const shape *s)
     }
     b->k->score(b->k, logit, lse, operand(b, (size_t)s->T * (size_t)s->K), s->T, next_weight(b), row, token, s->T);
 }
-static double score_bytes(const bench *b, const shape *s) { return act_bytes(b, (double)s->T * s->K + (double)s->N * s->K); }
+static double score_bytes(const bench *b, const shape *s)
+{
+    return act_bytes(b, (double)s->T * s->K + (double)s->N * s->K);
+}
 
-/* Qwen2-VL-7B: D 3584, 28 heads of 128 (4 for keys), F 18944, V 152064; tower E 1280, 16 heads of 80, 5120 wide. A cold case
- * of design.md, K 10 and 252 px, is some 1,400 patches and 1,600 tokens of prefixes; 4,096 rows fill a pass. */
+/* Qwen2-VL-7B: D 3584, 28 heads of 128 (4 for keys), F 18944, V 152064; tower E 1280, 16 heads of 80, 5120
+ * wide. A cold case of design.md, K 10 and 252 px, is some 1,400 patches and 1,600 tokens of prefixes; 4,096
+ * rows fill a pass. */
 static const operation FULL[] = {
     {"copy, 4096 x 18944", run_copy, read_and_write, {.T = 4096, .K = 18944}, false},
     {"product 4096 x 3584 x 3584 (q, o)", run_linear, linear_bytes, {.T = 4096, .N = 3584, .K = 3584}, true},
@@ -248,7 +268,8 @@ static int compare(const void *x, const void *y)
 }
 
 /* Seconds of one call, the median; and its FLOPs. */
-static bool time_calls(bench *b, void (*call)(bench *b, const void *arg), const void *arg, double *seconds, double *flops, err *e)
+static bool time_calls(bench *b, void (*call)(bench *b, const void *arg), const void *arg, double *seconds,
+                       double *flops, err *e)
 {
     double   s[MAX_REPEATS];
     uint64_t before = b->k->flops;
@@ -296,12 +317,13 @@ static bool run_operation(bench *b, const operation *o, err *e)
 
 /* ---- the ceiling of products: cuBLAS, if this machine has it ---- */
 
-/* What is used of its interface, which has not changed since version 11; the enumerators' numbers are cublas_api.h's and
- * library_types.h's. Loaded by name, since nothing else here needs it. */
+/* What is used of its interface, which has not changed since version 11; the enumerators' numbers are
+ * cublas_api.h's and library_types.h's. Loaded by name, since nothing else here needs it. */
 typedef struct {
     int (*create)(void **handle);
-    int (*gemm)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda,
-                const void *b, int type_b, int ldb, const void *beta, void *c, int type_c, int ldc, int compute, int algo);
+    int (*gemm)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a,
+                int lda, const void *b, int type_b, int ldb, const void *beta, void *c, int type_c, int ldc,
+                int compute, int algo);
     int (*destroy)(void *handle);
     int (*wait)(void); /* the driver's */
     void *handle;
@@ -345,8 +367,8 @@ static bool measure_products(bench *b, err *e)
     for (int i = -2; i < b->repeats && c.status == 0; i++) {
         double start = clock_ms();
         for (int j = 0; j < 5 && c.status == 0; j++)
-            c.status = c.gemm(c.handle, BLAS_T, BLAS_N, LARGE, LARGE, LARGE, &one, w, R_16BF, LARGE, x, R_16BF, LARGE, &zero, y,
-                              R_16BF, LARGE, COMPUTE_32F, GEMM_DEFAULT);
+            c.status = c.gemm(c.handle, BLAS_T, BLAS_N, LARGE, LARGE, LARGE, &one, w, R_16BF, LARGE, x, R_16BF,
+                              LARGE, &zero, y, R_16BF, LARGE, COMPUTE_32F, GEMM_DEFAULT);
         if (c.status == 0) c.status = c.wait();
         if (i >= 0) s[i] = (clock_ms() - start) / 5e3;
     }
@@ -354,8 +376,8 @@ static bool measure_products(bench *b, err *e)
     if (c.status != 0) return err_set(e, ERR_GPU, "cuBLAS failed with status %d", c.status);
     qsort(s, (size_t)b->repeats, sizeof *s, compare);
     b->product_flops_s = 2.0 * LARGE * LARGE * LARGE / s[b->repeats / 2];
-    printf("%-48s %10.1f us %8.2f TFLOP/s 100.0 %%\n", "cuBLAS, bf16, 8192 cubed: the ceiling", s[b->repeats / 2] * 1e6,
-           b->product_flops_s / 1e12);
+    printf("%-48s %10.1f us %8.2f TFLOP/s 100.0 %%\n", "cuBLAS, bf16, 8192 cubed: the ceiling",
+           s[b->repeats / 2] * 1e6, b->product_flops_s / 1e12);
     return true;
 }
 
@@ -369,11 +391,14 @@ static bool bench_open(bench *b, const char *device, err *e)
     b->host_n = b->tiny ? (size_t)1 << 12 : (size_t)1 << 20;
     b->host = mem_zalloc(b->host_n, sizeof *b->host);
     b->pool = b->k->alloc(b->k, b->pool_n * (size_t)b->k->act_bytes);
-    if (!b->host || !b->pool) return err_set(e, ERR_MEMORY, "%s: no memory for %zu activations", b->k->name, b->pool_n);
+    if (!b->host || !b->pool)
+        return err_set(e, ERR_MEMORY, "%s: no memory for %zu activations", b->k->name, b->pool_n);
     uint32_t seed = 1;
-    for (size_t i = 0; i < b->host_n; i++) b->host[i] = (float)((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1;
+    for (size_t i = 0; i < b->host_n; i++)
+        b->host[i] = (float)((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1;
     b->k->put(b->k, b->pool, b->host, b->host_n);
-    for (size_t i = b->host_n; i < b->pool_n; i += b->host_n) b->k->copy(b->k, act_at(b->k, b->pool, i), b->pool, b->host_n);
+    for (size_t i = b->host_n; i < b->pool_n; i += b->host_n)
+        b->k->copy(b->k, act_at(b->k, b->pool, i), b->pool, b->host_n);
     tensor t = {.name = "random", .file = "bench", .type = DTYPE_F32, .n_dims = 1, .dim = {3584}, .count = 3584,
                 .bytes = 3584 * sizeof(float), .data = b->host};
     return b->k->weight_open(b->k, &b->vector, &t, 1, 3584, e) && b->k->sync(b->k, e);

@@ -2,9 +2,9 @@
  *
  *   build/bench/bench_imaging [SECONDS]       default: 0.5 s a line
  *
- * One core, processor time of this thread (so that a busy machine disturbs little), median and 95th percentile. The picture
- * is a smooth scene with noise, as an X-ray is: its JPEG (4:2:0, quality 90) and PNG are of realistic size. Pictures rotate
- * through 16 copies. The arena is warm, as in a server. */
+ * One core, processor time of this thread (so that a busy machine disturbs little), median and 95th percentile.
+ * The picture is a smooth scene with noise, as an X-ray is: its JPEG (4:2:0, quality 90) and PNG are of
+ * realistic size. Pictures rotate through 16 copies. The arena is warm, as in a server. */
 #include <stdio.h> /* jpeglib.h needs FILE */
 
 #include <jpeglib.h>
@@ -22,8 +22,8 @@ typedef struct {
 } picture;
 
 #define CLIP_NORM {{0.48145466f, 0.4578275f, 0.40821073f}, {0.26862954f, 0.26130258f, 0.27577711f}}
-static const qwen2vl_image_config QWEN = {.patch = 14, .merge = 2, .temporal = 2, .min_pixels = 3136, .max_pixels = 12845056,
-                                          .norm = CLIP_NORM};
+static const qwen2vl_image_config QWEN = {
+    .patch = 14, .merge = 2, .temporal = 2, .min_pixels = 3136, .max_pixels = 12845056, .norm = CLIP_NORM};
 static const jina_image_config    JINA = {.size = 224, .norm = CLIP_NORM};
 
 static void fail(const err *e)
@@ -156,7 +156,8 @@ static void measure(const char *name, stage run, const picture *p, double second
         if (i >= 2) t[n++] = thread_ms() - start; /* two to warm up */
     }
     qsort(t, (size_t)n, sizeof *t, ascending);
-    printf("%4d px  %-22s median %7.3f ms   p95 %7.3f ms   %5d runs\n", p->img[0].width, name, t[n / 2], t[(int)(n * 0.95)], n);
+    printf("%4d px  %-22s median %7.3f ms   p95 %7.3f ms   %5d runs\n", p->img[0].width, name, t[n / 2],
+           t[(int)(n * 0.95)], n);
 }
 
 int main(int argc, char **argv)
@@ -177,7 +178,8 @@ int main(int argc, char **argv)
         to_jpeg(&p);
         if (!image_encode_png(&p.png, &p.png_bytes, &p.img[0], keep, &e)) fail(&e);
         printf("%4d px  JPEG %zu bytes, PNG %zu bytes\n", side[i], p.jpeg_bytes, p.png_bytes);
-        for (size_t k = 0; k < sizeof stages / sizeof *stages; k++) measure(stages[k].name, stages[k].run, &p, seconds, a);
+        for (size_t k = 0; k < sizeof stages / sizeof *stages; k++)
+            measure(stages[k].name, stages[k].run, &p, seconds, a);
         free(p.jpeg);
         arena_free(a);
         arena_free(keep);

@@ -2,10 +2,11 @@
  *
  *   build/bench/bench_index FOLDER N [DIM [FACTORY [DEVICE]]]       N passages, DIM 768, FACTORY Flat, DEVICE cpu
  *
- * The items are 1 x 1 pictures of one .npz file with random unit vectors as embeddings, so that the builder's own work is what is
- * timed. FOLDER is made, and removed at the end. Times are processor time of the process (so that a busy machine disturbs
- * little), summed over OpenBLAS's threads: run with OPENBLAS_NUM_THREADS=1, where it is the time an idle machine takes.
- * Queries are random: 50 of them for each line. With a DEVICE of cuda:N the search is the one on it, by the clock on the wall. */
+ * The items are 1 x 1 pictures of one .npz file with random unit vectors as embeddings, so that the builder's
+ * own work is what is timed. FOLDER is made, and removed at the end. Times are processor time of the process
+ * (so that a busy machine disturbs little), summed over OpenBLAS's threads: run with OPENBLAS_NUM_THREADS=1,
+ * where it is the time an idle machine takes. Queries are random: 50 of them for each line. With a DEVICE of
+ * cuda:N the search is the one on it, by the clock on the wall. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,7 +127,8 @@ static void time_search(passage_index *ix, kernels *kern, const char *what, int 
         arena_reset(a);
     }
     qsort(ms, QUERIES, sizeof *ms, by_value);
-    printf("search, both heads, k %2d, %-24s %8.3f ms (95 %%: %.3f, least %.3f)\n", k, what, ms[QUERIES / 2], ms[QUERIES * 95 / 100], ms[0]);
+    printf("search, both heads, k %2d, %-24s %8.3f ms (95 %%: %.3f, least %.3f)\n", k, what, ms[QUERIES / 2],
+           ms[QUERIES * 95 / 100], ms[0]);
     arena_free(a);
     free(z);
 }
@@ -149,13 +151,18 @@ int main(int argc, char **argv)
     make_items(npz, captions, n);
 
     import_source src = {.kind = SOURCE_MEDMNIST, .path = npz, .captions = captions};
-    build_options o = {.out = out, .sources = &src, .n_sources = 1, .factory = argc > 4 ? argv[4] : "Flat", .tool_version = "bench",
-                       .quiet = true, .embed = {embed_image, embed_text, &r, dim, "0123456789"}};
+    build_options o = {.out = out,
+                       .sources = &src,
+                       .n_sources = 1,
+                       .factory = argc > 4 ? argv[4] : "Flat",
+                       .tool_version = "bench",
+                       .quiet = true,
+                       .embed = {embed_image, embed_text, &r, dim, "0123456789"}};
     double        start = cpu_ms();
     if (!index_build(&o, &c, &e)) fail(&e);
     double built = cpu_ms();
-    printf("%d x %d, %s\nbuild without the model                     %8.1f s, %.0f items/s\n", n, dim, o.factory, (built - start) / 1000,
-           n / (built - start) * 1000);
+    printf("%d x %d, %s\nbuild without the model                     %8.1f s, %.0f items/s\n", n, dim, o.factory,
+           (built - start) / 1000, n / (built - start) * 1000);
     if (!index_open(&ix, out, NULL, &e)) fail(&e);
     printf("open, checksums compared                    %8.0f ms\n", cpu_ms() - built);
     if (!index_use(ix, SEARCH_AUTO, kern, &e)) fail(&e);
@@ -166,8 +173,9 @@ int main(int argc, char **argv)
     index_close(ix);
     kern->close(kern);
 
-    static const char *const file[] = {"index/manifest.json", "index/passages.db", "index/image.faiss", "index/text.faiss",
-                                       "index/report.jsonl", "x.npz", "captions.json"};
+    static const char *const file[] = {"index/manifest.json", "index/passages.db",  "index/image.faiss",
+                                       "index/text.faiss",    "index/report.jsonl", "x.npz",
+                                       "captions.json"};
     for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
         snprintf(out, sizeof out, "%s/%s", argv[1], file[i]);
         remove(out);

@@ -2,14 +2,17 @@
  *
  *   build/bench/bench_linear [THREADS [SECONDS [T]]]       default: all cores, 0.4 s a cell, all rows of the table
  *
- * All five are timed in turn, round after round, so that a change of clock meets them alike; the table shows the median.
- *   ours bf16     kernels' linear: f32 activations in, rounded to bf16 on the way (that is counted); bf16 weights as mapped
+ * All five are timed in turn, round after round, so that a change of clock meets them alike; the table shows
+ * the median.
+ *   ours bf16     kernels' linear: f32 activations in, rounded to bf16 on the way (that is counted); bf16
+ *                 weights as mapped
  *   ours f32      kernels' linear with exact f32 products of the same bf16 weights
  *   dnnl plain    oneDNN matmul bf16 x bf16 -> f32 on the weights as they lie, [N,K]
  *   dnnl packed   the same on weights in the layout that oneDNN chooses: a second copy of the model, not counted
  *   openblas      sgemm on weights widened beforehand: twice the memory, not counted
  * The libraries are given x in the form that they want. Weights rotate through 150 MB, so that they come from memory.
- * Needs libdnnl-dev. With one thread the clock is that thread's processor time, so that a machine's other work disturbs less. */
+ * Needs libdnnl-dev. With one thread the clock is that thread's processor time, so that a machine's other work
+ * disturbs less. */
 #include <cblas.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
@@ -42,13 +45,16 @@ static void check(dnnl_status_t s, const char *what)
 
 typedef struct { dnnl_primitive_t p; dnnl_exec_arg_t arg[3]; dnnl_stream_t stream; } matmul;
 
-static matmul matmul_new(dnnl_engine_t eng, dnnl_stream_t stream, const shape *s, uint16_t *x, uint16_t *w, float *y, bool packed)
+static matmul matmul_new(dnnl_engine_t eng, dnnl_stream_t stream, const shape *s, uint16_t *x, uint16_t *w,
+                         float *y, bool packed)
 {
     matmul m = {.stream = stream};
     dnnl_memory_desc_t xd, wd, wa, yd;
     check(dnnl_memory_desc_init_by_tag(&xd, 2, (dnnl_dims_t){s->T, s->K}, dnnl_bf16, dnnl_ab), "x");
     check(dnnl_memory_desc_init_by_tag(&wd, 2, (dnnl_dims_t){s->K, s->N}, dnnl_bf16, dnnl_ba), "w");
-    check(dnnl_memory_desc_init_by_tag(&wa, 2, (dnnl_dims_t){s->K, s->N}, dnnl_bf16, packed ? dnnl_format_tag_any : dnnl_ba), "w");
+    check(dnnl_memory_desc_init_by_tag(&wa, 2, (dnnl_dims_t){s->K, s->N}, dnnl_bf16,
+                                       packed ? dnnl_format_tag_any : dnnl_ba),
+          "w");
     check(dnnl_memory_desc_init_by_tag(&yd, 2, (dnnl_dims_t){s->T, s->N}, dnnl_f32, dnnl_ab), "y");
     dnnl_matmul_desc_t d;
     check(dnnl_matmul_desc_init(&d, &xd, &wa, NULL, &yd), "matmul");
@@ -66,7 +72,8 @@ static matmul matmul_new(dnnl_engine_t eng, dnnl_stream_t stream, const shape *s
         dnnl_primitive_t      r;
         check(dnnl_reorder_primitive_desc_create(&rd, &wd, eng, chosen, eng, NULL), "reorder");
         check(dnnl_primitive_create(&r, rd), "reorder");
-        check(dnnl_primitive_execute(r, stream, 2, (dnnl_exec_arg_t[]){{DNNL_ARG_SRC, plain}, {DNNL_ARG_DST, mw}}), "reorder");
+        check(dnnl_primitive_execute(r, stream, 2, (dnnl_exec_arg_t[]){{DNNL_ARG_SRC, plain}, {DNNL_ARG_DST, mw}}),
+              "reorder");
         dnnl_stream_wait(stream);
         dnnl_primitive_destroy(r);
     }
@@ -115,8 +122,8 @@ int main(int argc, char **argv)
     dnnl_stream_t stream;
     check(dnnl_engine_create(&eng, dnnl_cpu, 0), "engine");
     check(dnnl_stream_create(&stream, eng, dnnl_stream_default_flags), "stream");
-    printf("%s; oneDNN %d.%d.%d; %s\nGFLOP/s, median\n%5s %5s %5s", fast->name, dnnl_version()->major, dnnl_version()->minor,
-           dnnl_version()->patch, openblas_get_config(), "T", "N", "K");
+    printf("%s; oneDNN %d.%d.%d; %s\nGFLOP/s, median\n%5s %5s %5s", fast->name, dnnl_version()->major,
+           dnnl_version()->minor, dnnl_version()->patch, openblas_get_config(), "T", "N", "K");
     for (int i = 0; i < WAYS; i++) printf(" %12s", WAY[i]);
     printf("   bf16/best dnnl   f32/openblas\n");
 
@@ -130,7 +137,8 @@ int main(int argc, char **argv)
         uint16_t *xb = malloc(nx * 2), *w = malloc(nw * 2 * (size_t)copies);
         matmul   *plain = malloc(sizeof *plain * (size_t)copies), *packed = malloc(sizeof *packed * (size_t)copies);
         if (!x || !y || !wf || !xb || !w || !plain || !packed) return 1;
-        for (size_t j = 0; j < nx; j++) xb[j] = bf16_from_f32(x[j] = (float)((j * 2654435761u >> 7) % 2001) / 1000 - 1);
+        for (size_t j = 0; j < nx; j++)
+            xb[j] = bf16_from_f32(x[j] = (float)((j * 2654435761u >> 7) % 2001) / 1000 - 1);
         for (size_t j = 0; j < nw * (size_t)copies; j++)
             wf[j] = bf16_to_f32(w[j] = bf16_from_f32((float)((j * 2246822519u >> 7) % 2001) / 1000 - 1));
         for (int c = 0; c < copies; c++) {
@@ -140,9 +148,11 @@ int main(int argc, char **argv)
         static double ms[WAYS][MAX_ROUNDS];
         int    rounds = 0;
         double begin = clock_ms();
-        for (int r = -1; r < MAX_ROUNDS && (r < 5 || clock_ms() - begin < budget_ms); r++) /* round -1 is the warm-up */
+        /* round -1 is the warm-up */
+        for (int r = -1; r < MAX_ROUNDS && (r < 5 || clock_ms() - begin < budget_ms); r++)
             for (int way = 0; way < WAYS; way++) {
-                int rest = threads > 1; /* the libraries' threads spin for milliseconds after a call: let them go to sleep */
+                int rest = threads > 1; /* the libraries' threads spin for milliseconds after a call: let them
+                                           go to sleep */
                 if (rest) nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000}, NULL);
                 for (; rest >= 0; rest--) { /* then one call to wake up, and one that counts */
                     int    c = (2 * r + 2 + rest) % copies;
@@ -154,8 +164,8 @@ int main(int argc, char **argv)
                     case 2: execute(&plain[c]); break;
                     case 3: execute(&packed[c]); break;
                     default:
-                        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, s.T, s.N, s.K, 1, x, s.K, wf + nw * (size_t)c, s.K, 0, y,
-                                    s.N);
+                        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, s.T, s.N, s.K, 1, x, s.K,
+                                    wf + nw * (size_t)c, s.K, 0, y, s.N);
                     }
                     if (r >= 0) ms[way][r] = now_ms(threads) - t;
                 }

@@ -2,10 +2,10 @@
  *     bench_reader DIR [--threads N] [--products bf16|f32] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
  *                      [--k 4] [--case-image 224] [--answers 2] [--adapter DIR] [--device cpu]
  *                      [--pass-tokens N]: what one packed pass takes (default: as the device says)
- * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by the kernels'
- * own count. The first run is not counted. Ends with the peak of resident memory beside the size of the weights. Pictures
- * are grey noise, tokens random: a forward pass takes the same time whatever they say. With an adapter each task is run
- * without and with it in turn, and what it adds is said in processor time. */
+ * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by
+ * the kernels' own count. The first run is not counted. Ends with the peak of resident memory beside the size
+ * of the weights. Pictures are grey noise, tokens random: a forward pass takes the same time whatever they say.
+ * With an adapter each task is run without and with it in turn, and what it adds is said in processor time. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,14 @@ typedef struct {
     precision   products;
 } options;
 
-typedef struct { options o; kernels *k; reader *r; arena *a; uint32_t seed; int adapter; /* of the run under way */ } bench;
+typedef struct {
+    options o;
+    kernels *k;
+    reader *r;
+    arena *a;
+    uint32_t seed;
+    int adapter; /* of the run under way */
+} bench;
 
 /* One thing to time: false with e set on failure. units: what the rate counts. */
 typedef struct { const char *name, *unit; double units; bool (*run)(bench *b, void *arg, err *e); void *arg; } task;
@@ -72,8 +79,9 @@ static bool time_it(bench *b, const task *t, err *e)
     for (int v = 0; v < variants; v++) {
         qsort(y[v].ms, (size_t)b->o.repeats, sizeof *y[v].ms, compare);
         double median = y[v].ms[b->o.repeats / 2];
-        printf("%-28s %10.2f ms median %10.2f best %10.2f cpu %10.1f %s/s %8.1f GFLOP/s\n", v ? "  with the adapter" : t->name, median,
-               y[v].ms[0], y[v].cpu, 1000 * t->units / median, t->unit, y[v].flops / median / 1e6);
+        printf("%-28s %10.2f ms median %10.2f best %10.2f cpu %10.1f %s/s %8.1f GFLOP/s\n",
+               v ? "  with the adapter" : t->name, median, y[v].ms[0], y[v].cpu, 1000 * t->units / median, t->unit,
+               y[v].flops / median / 1e6);
     }
     if (variants == 2)
         printf("  the adapter adds %.1f %% of processor time, %.1f %% of FLOPs\n", 100 * (y[1].cpu / y[0].cpu - 1),
@@ -164,10 +172,17 @@ static bool one_case(bench *b, void *arg, err *e)
     reader_passage z[64];
     if (c->cold) reader_cache_clear(b->r);
     for (int i = 0; i < b->o.k; i++) z[i] = (reader_passage){i, "Ultrasound of the breast showing a benign finding."};
-    static const char *const few[] = {"Yes", "No"}, *const letters[] = {"A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L",
-                                                                        "M", "N", "O", "P"}; /* of one token each */
-    reader_query q = {.img = &c->query, .question = "Does this breast ultrasound image show signs of cancer?",
-                      .answers = b->o.answers == 2 ? few : letters, .A = b->o.answers, .z = z, .K = b->o.k, .load = load, .load_ctx = c,
+    static const char *const few[] = {"Yes", "No"}, *const letters[] = {
+                                                        "A", "B", "C", "D", "E", "F", "G", "H", "I",
+                                                        "J", "K", "L", "M", "N", "O", "P"}; /* of one token each */
+    reader_query q = {.img = &c->query,
+                      .question = "Does this breast ultrasound image show signs of cancer?",
+                      .answers = b->o.answers == 2 ? few : letters,
+                      .A = b->o.answers,
+                      .z = z,
+                      .K = b->o.k,
+                      .load = load,
+                      .load_ctx = c,
                       .adapter = b->adapter};
     bool ok = reader_score(b->r, b->k, &q, b->a, &s, e);
     if (ok) c->prompt_tokens = s.prompt_tokens;
@@ -181,7 +196,8 @@ static bool run(bench *b, err *e)
     case_images c = {0};
     char        name[4][64];
     const options *o = &b->o;
-    if (!noise(b, o->image_px, &img, e) || !b->r->f->prepare(b->r->m, &pic, &img, IMAGE_NATIVE, b->a, e)) return false;
+    if (!noise(b, o->image_px, &img, e) || !b->r->f->prepare(b->r->m, &pic, &img, IMAGE_NATIVE, b->a, e))
+        return false;
     if (!noise(b, o->case_px, &c.query, e) || !noise(b, o->case_px, &c.z, e)) return false;
     snprintf(name[0], 64, "prefill %d tokens", o->tokens);
     snprintf(name[1], 64, "vision %d px, %d tokens", o->image_px, pic.rows * pic.cols);
@@ -208,8 +224,17 @@ static bool parse(options *o, int argc, char **argv)
         {"--decode", &o->decode, 1, 4096}, {"--repeats", &o->repeats, 1, MAX_REPEATS}, {"--k", &o->k, 0, 64},
         {"--case-image", &o->case_px, 28, 4096}, {"--answers", &o->answers, 2, 16},
         {"--pass-tokens", &o->pass_tokens, 1, 1 << 20}};
-    *o = (options){.dir = argc > 1 ? argv[1] : NULL, .threads = 1, .tokens = 512, .image_px = 448, .decode = 32, .repeats = 5,
-                   .k = 4, .case_px = 224, .answers = 2, .products = PRECISION_BF16, .device = "cpu"};
+    *o = (options){.dir = argc > 1 ? argv[1] : NULL,
+                   .threads = 1,
+                   .tokens = 512,
+                   .image_px = 448,
+                   .decode = 32,
+                   .repeats = 5,
+                   .k = 4,
+                   .case_px = 224,
+                   .answers = 2,
+                   .products = PRECISION_BF16,
+                   .device = "cpu"};
     for (int i = 2; i + 1 < argc; i += 2) {
         size_t j = 0;
         if (strcmp(argv[i], "--adapter") == 0) {
@@ -237,21 +262,25 @@ int main(int argc, char **argv)
     bench b = {.seed = 1};
     err   e = {0};
     if (!parse(&b.o, argc, argv)) {
-        fprintf(stderr, "usage: bench_reader DIR [--threads N] [--products bf16|f32] [--tokens N] [--image PX] [--decode N]\n"
-                        "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
-                        "                    [--pass-tokens N]\n");
+        fprintf(
+            stderr,
+            "usage: bench_reader DIR [--threads N] [--products bf16|f32] [--tokens N] [--image PX] [--decode N]\n"
+            "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
+            "                    [--pass-tokens N]\n");
         return 2;
     }
     double          start = clock_ms();
     kernels_options ko = {.device = b.o.device, .products = b.o.products, .threads = b.o.threads};
     reader_adapter  adapter = {"adapter", b.o.adapter_dir};
-    reader_options  ro = {.cache_bytes = (size_t)1 << 30, .adapters = &adapter, .n_adapters = b.o.adapter_dir ? 1 : 0};
+    reader_options ro = {
+        .cache_bytes = (size_t)1 << 30, .adapters = &adapter, .n_adapters = b.o.adapter_dir ? 1 : 0};
     b.a = arena_new(0);
     bool ok = b.a && kernels_open(&b.k, &ko, &e) && reader_open(&b.r, b.o.dir, &ro, b.k, &e);
     if (ok && b.o.pass_tokens) b.k->pass_tokens = b.o.pass_tokens;
     if (ok) {
-        printf("%s, %s products, %lld parameters, opened in %.0f ms\n", b.k->name, b.o.products == PRECISION_F32 ? "f32" : "bf16",
-               (long long)reader_parameters(b.r), clock_ms() - start);
+        printf("%s, %s products, %lld parameters, opened in %.0f ms\n", b.k->name,
+               b.o.products == PRECISION_F32 ? "f32" : "bf16", (long long)reader_parameters(b.r),
+               clock_ms() - start);
         ok = run(&b, &e);
     }
     if (ok) {

@@ -1,9 +1,11 @@
 /* bench_retriever.c - what a query costs before the search: picture to embedding, caption to embedding.
  *   bench_retriever DIR IMAGE [THREADS] [REPEATS]   median and 95th percentile, one line a stage
  *   bench_retriever --random DIR TOKENIZER          write a checkpoint of jina-clip-v1's published sizes with random
- *                                                   weights (F32, 890 MB) and this tokenizer.json, to time the real size
- * One thread is timed by its processor time, which other load on the machine hardly moves; more threads by the wall clock.
- * Every repeat embeds another picture (one pixel differs), so nothing can be reused between them. */
+ *                                                   weights (F32, 890 MB) and this tokenizer.json, to time the
+ *                                                   real size
+ * One thread is timed by its processor time, which other load on the machine hardly moves; more threads by the
+ * wall clock. Every repeat embeds another picture (one pixel differs), so nothing can be reused between
+ * them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,9 +30,12 @@ static void tensor_out(writer *w, const char *name, double mean, double deviatio
     size_t count = 1;
     for (int i = 0; i < n_dims; i++) count *= (size_t)dim[i];
     if (!w->writing) {
-        w->len += (size_t)sprintf(w->header + w->len, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", w->len > 1 ? "," : "", name);
-        for (int i = 0; i < n_dims; i++) w->len += (size_t)sprintf(w->header + w->len, "%s%lld", i ? "," : "", (long long)dim[i]);
-        w->len += (size_t)sprintf(w->header + w->len, "],\"data_offsets\":[%zu,%zu]}", w->offset, w->offset + 4 * count);
+        w->len += (size_t)sprintf(w->header + w->len, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[",
+                                  w->len > 1 ? "," : "", name);
+        for (int i = 0; i < n_dims; i++)
+            w->len += (size_t)sprintf(w->header + w->len, "%s%lld", i ? "," : "", (long long)dim[i]);
+        w->len +=
+            (size_t)sprintf(w->header + w->len, "],\"data_offsets\":[%zu,%zu]}", w->offset, w->offset + 4 * count);
         w->offset += 4 * count;
         return;
     }
@@ -113,20 +118,22 @@ static void published_tensors(writer *w)
 static int make_random(const char *dir, const char *tokenizer)
 {
     static const char CONFIG[] = "{\"model_type\": \"jina_clip\"}\n"; /* all sizes by default: the published ones */
-    static const char PREPROCESSOR[] = "{\"size\": 224, \"mean\": [0.48145466, 0.4578275, 0.40821073],"
-                                       " \"std\": [0.26862954, 0.26130258, 0.27577711], \"resize_mode\": \"shortest\","
-                                       " \"interpolation\": \"bicubic\", \"fill_color\": 0}\n";
+    static const char PREPROCESSOR[] =
+        "{\"size\": 224, \"mean\": [0.48145466, 0.4578275, 0.40821073],"
+        " \"std\": [0.26862954, 0.26130258, 0.27577711], \"resize_mode\": \"shortest\","
+        " \"interpolation\": \"bicubic\", \"fill_color\": 0}\n";
     char   path[4096], *words;
     size_t n;
     err    e = {0};
     writer w = {.header = malloc(1 << 20), .seed = 20240917};
     if (!w.header) return 1;
     mkdir(dir, 0777);
-    if (!path_join(path, sizeof path, dir, "config.json", &e) || !file_write(path, CONFIG, sizeof CONFIG - 1, &e) ||
-        !path_join(path, sizeof path, dir, "preprocessor_config.json", &e) ||
-        !file_write(path, PREPROCESSOR, sizeof PREPROCESSOR - 1, &e) || !file_read(&words, &n, tokenizer, 1 << 28, &e) ||
-        !path_join(path, sizeof path, dir, "tokenizer.json", &e) || !file_write(path, words, n, &e) ||
-        !path_join(path, sizeof path, dir, "model.safetensors", &e))
+    if (!path_join(path, sizeof path, dir, "config.json", &e) || !file_write(path, CONFIG, sizeof CONFIG - 1, &e)
+        || !path_join(path, sizeof path, dir, "preprocessor_config.json", &e)
+        || !file_write(path, PREPROCESSOR, sizeof PREPROCESSOR - 1, &e)
+        || !file_read(&words, &n, tokenizer, 1 << 28, &e)
+        || !path_join(path, sizeof path, dir, "tokenizer.json", &e) || !file_write(path, words, n, &e)
+        || !path_join(path, sizeof path, dir, "model.safetensors", &e))
         return die(&e);
     free(words);
     if (!(w.f = fopen(path, "wb"))) return perror(path), 1;
@@ -167,7 +174,15 @@ static void report(const char *what, double *ms, int n, double flops)
     putchar('\n');
 }
 
-typedef struct { retriever *r; kernels *k; int threads; arena *a; image img; jina_image_config c; float *z[N_HEADS]; } bench;
+typedef struct {
+    retriever *r;
+    kernels *k;
+    int threads;
+    arena *a;
+    image img;
+    jina_image_config c;
+    float *z[N_HEADS];
+} bench;
 typedef bool (*work)(bench *b, int i, err *e);
 
 static bool do_pixels(bench *b, int i, err *e)
@@ -176,11 +191,18 @@ static bool do_pixels(bench *b, int i, err *e)
     (void)i;
     return jina_pixels(&px, NULL, &b->img, &b->c, b->a, e);
 }
-static bool do_image(bench *b, int i, err *e) { return (void)i, retriever_embed_image(b->r, b->k, &b->img, b->z[0], b->a, e); }
-static bool do_queries(bench *b, int i, err *e) { return (void)i, retriever_embed_queries(b->r, b->k, &b->img, b->z, b->a, e); }
+static bool do_image(bench *b, int i, err *e)
+{
+    return (void)i, retriever_embed_image(b->r, b->k, &b->img, b->z[0], b->a, e);
+}
+static bool do_queries(bench *b, int i, err *e)
+{
+    return (void)i, retriever_embed_queries(b->r, b->k, &b->img, b->z, b->a, e);
+}
 static bool do_caption(bench *b, int i, err *e)
 {
-    static const char *const TEXT[] = {"Breast ultrasound of a malignant lesion, cancer.", "Chest X-ray of a child, normal lungs.",
+    static const char *const TEXT[] = {"Breast ultrasound of a malignant lesion, cancer.",
+                                       "Chest X-ray of a child, normal lungs.",
                                        "Fundus photograph, mild diabetic retinopathy, grade 1."};
     return retriever_embed_text(b->r, b->k, TEXT[i % 3], 0, b->z[0], b->a, e);
 }
@@ -214,7 +236,9 @@ static bool time_it(const char *what, work w, bench *b, int n, err *e)
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "--random") == 0) return make_random(argv[2], argv[3]);
-    if (argc < 3) return fprintf(stderr, "usage: bench_retriever DIR IMAGE [THREADS] [REPEATS] | --random DIR TOKENIZER\n"), 2;
+    if (argc < 3)
+        return fprintf(stderr, "usage: bench_retriever DIR IMAGE [THREADS] [REPEATS] | --random DIR TOKENIZER\n"),
+               2;
     int             threads = argc > 3 ? atoi(argv[3]) : 1, n = argc > 4 ? atoi(argv[4]) : 1000;
     err             e = {0};
     char           *bytes;
@@ -235,9 +259,10 @@ int main(int argc, char **argv)
     printf("%s: %lld parameters, opened and hashed in %.0f ms; %s; picture %d x %d; %d repeats\n", argv[1],
            (long long)retriever_parameters(b.r), opened, b.k->name, b.img.width, b.img.height, n);
     printf("%-28s %9s %9s %10s %8s\n", "", "median ms", "p95 ms", "MFLOP", "GFLOP/s");
-    if (!time_it("preprocess", do_pixels, &b, n, &e) || !time_it("embed image", do_image, &b, n, &e) ||
-        !time_it("queries of both heads", do_queries, &b, n, &e) || !time_it("embed caption", do_caption, &b, n, &e) ||
-        !time_it("embed caption, 256 tokens", do_long_caption, &b, n / 4 + 1, &e))
+    if (!time_it("preprocess", do_pixels, &b, n, &e) || !time_it("embed image", do_image, &b, n, &e)
+        || !time_it("queries of both heads", do_queries, &b, n, &e)
+        || !time_it("embed caption", do_caption, &b, n, &e)
+        || !time_it("embed caption, 256 tokens", do_long_caption, &b, n / 4 + 1, &e))
         return die(&e);
     free(bytes);
     retriever_close(b.r);

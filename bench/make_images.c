@@ -1,4 +1,5 @@
-/* make_images.c - N distinct pictures for load tests: each a source picture with its pixels nudged by noise of its own.
+/* make_images.c - N distinct pictures for load tests: each a source picture with its pixels nudged by noise of
+ * its own.
  *     make_images N OUT_DIR SOURCE.png...      writes OUT_DIR/00000.png ... */
 #include <stdio.h>
 #include <stdlib.h>

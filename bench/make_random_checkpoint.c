@@ -2,11 +2,12 @@
  * without downloading it.
  *     make_random_checkpoint 2b|7b|tiny TOKENIZER_DIR OUT_DIR [LAYERS]
  *     make_random_checkpoint 2b|7b|tiny --adapter RANK OUT_DIR [LAYERS]
- * Layout, names and configuration are those of the published files; shards of at most 4 GB with an index where there is
- * more. TOKENIZER_DIR's tokenizer.json (and chat_template.json) are copied, its ids go into config.json. Values are uniform
- * with the deviation 1 / sqrt(columns), gains about 1, so that activations stay in range through 28 layers. LAYERS cuts both
- * halves short: real shapes in a small file. With --adapter, a PEFT folder instead: F32, all linear layers of both towers but
- * not the merger, as LLaMA-Factory trains them. */
+ * Layout, names and configuration are those of the published files; shards of at most 4 GB with an index where
+ * there is more. TOKENIZER_DIR's tokenizer.json (and chat_template.json) are copied, its ids go into
+ * config.json. Values are uniform with the deviation 1 / sqrt(columns), gains about 1, so that activations stay
+ * in range through 28 layers. LAYERS cuts both halves short: real shapes in a small file. With --adapter, a
+ * PEFT folder instead: F32, all linear layers of both towers but not the merger, as LLaMA-Factory trains
+ * them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,12 @@
 enum { MAX_TENSORS = 2048, MAX_NAME = 96, VISION_F = 3 * 2 * 14 * 14 };
 static const int64_t SHARD_BYTES = 4000000000;
 
-typedef struct { const char *name; int D, F, L, N, kv_heads, V, section[3]; bool tied; int E, depth, heads; } size_class;
+typedef struct {
+    const char *name;
+    int D, F, L, N, kv_heads, V, section[3];
+    bool tied;
+    int E, depth, heads;
+} size_class;
 static const size_class SIZES[] = {
     {"2b", 1536, 8960, 28, 12, 2, 151936, {16, 24, 24}, true, 1280, 32, 16},
     {"7b", 3584, 18944, 28, 28, 4, 152064, {16, 24, 24}, false, 1280, 32, 16},
@@ -186,7 +192,8 @@ static bool weights_out(const char *dir, const plan *p, err *e)
         n = shard_len(p->t + i, p->n - i);
         if (shards == 1) snprintf(file, sizeof file, "model.safetensors");
         else snprintf(file, sizeof file, "model-%05d-of-%05d.safetensors", s, shards);
-        if (!path_join(path, sizeof path, dir, file, e) || !shard_out(path, p->t + i, n, p->type, &seed, e)) return false;
+        if (!path_join(path, sizeof path, dir, file, e) || !shard_out(path, p->t + i, n, p->type, &seed, e))
+            return false;
         for (int j = i; j < i + n; j++) text_printf(&index, "%s\"%s\": \"%s\"", j ? ", " : "", p->t[j].name, file);
     }
     text_add(&index, "}}");
@@ -223,23 +230,30 @@ static bool configs_out(const char *dir, const size_class *s, const bpe *b, err 
 {
     text c = {0}, g = {0}, p = {0};
     int  end = bpe_special(b, "<|im_end|>"), pad = bpe_special(b, "<|endoftext|>");
-    text_printf(&c, "{\"architectures\": [\"Qwen2VLForConditionalGeneration\"], \"model_type\": \"qwen2_vl\", \"hidden_act\": \"silu\",\n"
-                " \"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d,\n"
-                " \"num_key_value_heads\": %d, \"vocab_size\": %d, \"tie_word_embeddings\": %s, \"rms_norm_eps\": 1e-06,\n"
-                " \"rope_theta\": 1000000.0, \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [%d, %d, %d]},\n"
-                " \"max_position_embeddings\": 32768, \"torch_dtype\": \"bfloat16\", \"bos_token_id\": %d, \"eos_token_id\": %d,\n",
-                s->D, s->F, s->L, s->N, s->kv_heads, s->V, s->tied ? "true" : "false", s->section[0], s->section[1],
-                s->section[2], pad, end);
-    text_printf(&c, " \"vision_start_token_id\": %d, \"vision_end_token_id\": %d, \"image_token_id\": %d,\n"
-                " \"vision_config\": {\"depth\": %d, \"embed_dim\": %d, \"num_heads\": %d, \"hidden_size\": %d, \"mlp_ratio\": 4,\n"
-                " \"in_chans\": 3, \"patch_size\": 14, \"spatial_merge_size\": 2, \"spatial_patch_size\": 14, \"temporal_patch_size\": 2}}\n",
-                bpe_special(b, "<|vision_start|>"), bpe_special(b, "<|vision_end|>"), bpe_special(b, "<|image_pad|>"),
-                s->depth, s->E, s->heads, s->D);
-    text_printf(&g, "{\"bos_token_id\": %d, \"pad_token_id\": %d, \"eos_token_id\": [%d, %d], \"do_sample\": false}\n", pad, pad,
-                end, pad);
-    text_add(&p, "{\"min_pixels\": 3136, \"max_pixels\": 12845056, \"patch_size\": 14, \"temporal_patch_size\": 2, \"merge_size\": 2,\n"
-                 " \"image_mean\": [0.48145466, 0.4578275, 0.40821073], \"image_std\": [0.26862954, 0.26130258, 0.27577711],\n"
-                 " \"image_processor_type\": \"Qwen2VLImageProcessor\"}\n");
+    text_printf(
+        &c,
+        "{\"architectures\": [\"Qwen2VLForConditionalGeneration\"], \"model_type\": \"qwen2_vl\", \"hidden_act\": \"silu\",\n"
+        " \"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d,\n"
+        " \"num_key_value_heads\": %d, \"vocab_size\": %d, \"tie_word_embeddings\": %s, \"rms_norm_eps\": 1e-06,\n"
+        " \"rope_theta\": 1000000.0, \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [%d, %d, %d]},\n"
+        " \"max_position_embeddings\": 32768, \"torch_dtype\": \"bfloat16\", \"bos_token_id\": %d, \"eos_token_id\": %d,\n",
+        s->D, s->F, s->L, s->N, s->kv_heads, s->V, s->tied ? "true" : "false", s->section[0], s->section[1],
+        s->section[2], pad, end);
+    text_printf(
+        &c,
+        " \"vision_start_token_id\": %d, \"vision_end_token_id\": %d, \"image_token_id\": %d,\n"
+        " \"vision_config\": {\"depth\": %d, \"embed_dim\": %d, \"num_heads\": %d, \"hidden_size\": %d, \"mlp_ratio\": 4,\n"
+        " \"in_chans\": 3, \"patch_size\": 14, \"spatial_merge_size\": 2, \"spatial_patch_size\": 14, \"temporal_patch_size\": 2}}\n",
+        bpe_special(b, "<|vision_start|>"), bpe_special(b, "<|vision_end|>"), bpe_special(b, "<|image_pad|>"),
+        s->depth, s->E, s->heads, s->D);
+    text_printf(&g,
+                "{\"bos_token_id\": %d, \"pad_token_id\": %d, \"eos_token_id\": [%d, %d], \"do_sample\": false}\n",
+                pad, pad, end, pad);
+    text_add(
+        &p,
+        "{\"min_pixels\": 3136, \"max_pixels\": 12845056, \"patch_size\": 14, \"temporal_patch_size\": 2, \"merge_size\": 2,\n"
+        " \"image_mean\": [0.48145466, 0.4578275, 0.40821073], \"image_std\": [0.26862954, 0.26130258, 0.27577711],\n"
+        " \"image_processor_type\": \"Qwen2VLImageProcessor\"}\n");
     bool ok = text_out(dir, "config.json", &c, e);
     ok = text_out(dir, "generation_config.json", &g, e) && ok;
     return text_out(dir, "preprocessor_config.json", &p, e) && ok;
@@ -256,8 +270,9 @@ static bool make_adapter(const size_class *s, int rank, const char *out, err *e)
     plan_vision(&p, s);
     plan_text(&p, s);
     text_printf(&c, "{\"peft_type\": \"LORA\", \"r\": %d, \"lora_alpha\": %d, \"bias\": \"none\"}\n", rank, 2 * rank);
-    return text_out(out, "adapter_config.json", &c, e) && path_join(path, sizeof path, out, "adapter_model.safetensors", e)
-        && shard_out(path, p.t, p.n, p.type, &seed, e);
+    return text_out(out, "adapter_config.json", &c, e)
+           && path_join(path, sizeof path, out, "adapter_model.safetensors", e)
+           && shard_out(path, p.t, p.n, p.type, &seed, e);
 }
 
 static bool make(const size_class *s, const char *tokenizer, const char *out, err *e)
@@ -269,9 +284,11 @@ static bool make(const size_class *s, const char *tokenizer, const char *out, er
     if (!path_join(path, sizeof path, tokenizer, "tokenizer.json", e) || !bpe_open(&b, path, e)) return false;
     plan_vision(&p, s);
     plan_text(&p, s);
-    bool ok = bpe_vocab(b) <= s->V || err_set(e, ERR_USAGE, "the tokenizer has %d ids, this size %d rows", bpe_vocab(b), s->V);
-    ok = ok && copy_file(tokenizer, out, "tokenizer.json", true, e) && copy_file(tokenizer, out, "chat_template.json", false, e)
-      && configs_out(out, s, b, e) && weights_out(out, &p, e);
+    bool ok = bpe_vocab(b) <= s->V
+              || err_set(e, ERR_USAGE, "the tokenizer has %d ids, this size %d rows", bpe_vocab(b), s->V);
+    ok = ok && copy_file(tokenizer, out, "tokenizer.json", true, e)
+         && copy_file(tokenizer, out, "chat_template.json", false, e) && configs_out(out, s, b, e)
+         && weights_out(out, &p, e);
     bpe_close(b);
     return ok;
 }
@@ -280,8 +297,10 @@ int main(int argc, char **argv)
 {
     err  e = {0};
     bool adapter = argc > 2 && strcmp(argv[2], "--adapter") == 0;
-    int  words = adapter ? 5 : 4, layers = argc == words + 1 ? atoi(argv[words]) : 512, rank = adapter && argc > 3 ? atoi(argv[3]) : 1;
-    for (size_t i = 0; (argc == words || argc == words + 1) && layers > 0 && rank > 0 && i < sizeof SIZES / sizeof *SIZES; i++) {
+    int words = adapter ? 5 : 4, layers = argc == words + 1 ? atoi(argv[words]) : 512,
+        rank = adapter && argc > 3 ? atoi(argv[3]) : 1;
+    for (size_t i = 0;
+         (argc == words || argc == words + 1) && layers > 0 && rank > 0 && i < sizeof SIZES / sizeof *SIZES; i++) {
         if (strcmp(argv[1], SIZES[i].name) != 0) continue;
         size_class s = SIZES[i];
         if (s.L > layers) s.L = layers;

@@ -59,7 +59,8 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
     case CLI_PRODUCTS:
         return products_parse(&o->products, value) || err_set(e, ERR_USAGE, "--products takes auto, f32 or bf16");
     case CLI_SEARCH:
-        return search_parse(&o->search, value) || err_set(e, ERR_USAGE, "--search takes auto, faiss, faiss-gpu or exact");
+        return search_parse(&o->search, value)
+               || err_set(e, ERR_USAGE, "--search takes auto, faiss, faiss-gpu or exact");
     case CLI_THREADS:
         if (!cli_int(&n, "--threads", value, 1, 1024, e)) return false;
         o->threads = (int)n;
@@ -77,7 +78,8 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
     case CLI_USE_ADAPTER: o->use_adapter = value; return true;
     case CLI_LORA_MERGE: o->merge_adapter = true; return true;
     case CLI_POLICY:
-        return image_policy_parse(&o->policy, value) || err_set(e, ERR_USAGE, "--image-policy takes native or jomed-256");
+        return image_policy_parse(&o->policy, value)
+               || err_set(e, ERR_USAGE, "--image-policy takes native or jomed-256");
     default: *taken = false; return true;
     }
 }
@@ -85,7 +87,8 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
 bool cli_choose_adapter(engine_options *o, err *e)
 {
     if (o->use_adapter || o->n_adapters == 0) return true;
-    if (o->n_adapters > 1) return err_set(e, ERR_USAGE, "--use-adapter is missing: %d adapters are given", o->n_adapters);
+    if (o->n_adapters > 1)
+        return err_set(e, ERR_USAGE, "--use-adapter is missing: %d adapters are given", o->n_adapters);
     o->use_adapter = o->adapter[0].name;
     return true;
 }
@@ -95,8 +98,8 @@ void cli_tell_merged(const char *command, const engine *en)
     if (!en->reader || !en->adapter) return;
     reader_adapter_info a = reader_describe_adapter(en->reader, en->adapter);
     if (a.merged)
-        fprintf(stderr, "jomed %s: adapter %s is merged: %.1f MB of weights are in memory of their own\n", command, a.name,
-                (double)a.merged_bytes / 1e6);
+        fprintf(stderr, "jomed %s: adapter %s is merged: %.1f MB of weights are in memory of their own\n", command,
+                a.name, (double)a.merged_bytes / 1e6);
 }
 
 int cli_each_image(const char *command, const engine_options *o, char *const *path, int n, cli_image each, void *ctx)
@@ -185,17 +188,21 @@ void cli_print_reasons(FILE *f, const diagnose_request *q, const answer *ans)
     if (ans->task == TASK_OPEN)
         fprintf(f, "          log p %.3f, %d token%s%s\n", y->logp, y->n_tokens, y->n_tokens == 1 ? "" : "s",
                 y->ended ? "" : ", cut off: no end came");
-    fprintf(f, "\n  Evidence: %d retrieved pairs, each read with the query on its own\n%s", ans->K, heading(ans->task));
+    fprintf(f, "\n  Evidence: %d retrieved pairs, each read with the query on its own\n%s", ans->K,
+            heading(ans->task));
     for (int k = 0; k < ans->K; k++) {
         const evidence *z = &ans->z[k];
         fprintf(f, "  %.4f  ", z->c.weight);
         print_saying(f, q, ans, z);
         fprintf(f, "  %7lld  ", (long long)z->c.id);
         print_heads(f, &z->c);
-        fprintf(f, "\n          %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "", z->p.caption ? z->p.caption : "");
+        fprintf(f, "\n          %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "",
+                z->p.caption ? z->p.caption : "");
     }
     if (ans->consistent) fprintf(f, "\n  The pairs agree.");
-    else fprintf(f, "\n  THE PAIRS DISAGREE: %.0f %% of the weight stands behind the answer.", 100 * (double)ans->agreement);
+    else
+        fprintf(f, "\n  THE PAIRS DISAGREE: %.0f %% of the weight stands behind the answer.",
+                100 * (double)ans->agreement);
     if (ans->task == TASK_OPEN) fprintf(f, "  Mode %s,", mode_name(q->mode));
     else fprintf(f, "  Entropy %.3f nats, mode %s,", ans->entropy, mode_name(q->mode));
     fprintf(f, " %.1f ms.\n  %s\n", ans->total_ms, RESEARCH_USE);

@@ -53,16 +53,29 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --adapter NAME=DIR  PEFT LoRA adapter of the reader (repeat it for several)\n" \
     "  --use-adapter NAME the one that answers, or none; not needed where there is one\n" \
     "  --lora-merge       add it to the weights instead of running it beside them\n"
-enum { CLI_READER = 1000, CLI_RETRIEVER, CLI_INDEX, CLI_DEVICE, CLI_PRODUCTS, CLI_SEARCH, CLI_THREADS, CLI_CACHE, CLI_TAU, CLI_POLICY,
-       CLI_ADAPTER, CLI_USE_ADAPTER, CLI_LORA_MERGE };
+enum {
+    CLI_READER = 1000,
+    CLI_RETRIEVER,
+    CLI_INDEX,
+    CLI_DEVICE,
+    CLI_PRODUCTS,
+    CLI_SEARCH,
+    CLI_THREADS,
+    CLI_CACHE,
+    CLI_TAU,
+    CLI_POLICY,
+    CLI_ADAPTER,
+    CLI_USE_ADAPTER,
+    CLI_LORA_MERGE
+};
 /* Take one of those options. *taken tells whether opt was one; false: ERR_USAGE. */
 bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken, err *e);
 /* One adapter is meant to be used; of several one must be named. */
 bool cli_choose_adapter(engine_options *o, err *e);
 /* Tell on stderr what merging an adapter took. */
 void cli_tell_merged(const char *command, const engine *en);
-/* Open the models and call each for every image file, the arena reset in between: one that fails is told and the others go on.
- * The exit status. */
+/* Open the models and call each for every image file, the arena reset in between: one that fails is told and
+ * the others go on. The exit status. */
 typedef bool (*cli_image)(void *ctx, const engine *en, kernels *k, const char *path, arena *a, err *e);
 int cli_each_image(const char *command, const engine_options *o, char *const *path, int n, cli_image each, void *ctx);
 /* ERR_USAGE naming the flag when a wanted folder was not given. */

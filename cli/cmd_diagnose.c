@@ -75,14 +75,34 @@ static bool one_kind(options *o, err *e)
     const open_options *w = &o->q.open;
     o->q.answers = o->q.n_answers > 0 ? o->answer : NULL;
     o->q.labels = o->q.n_labels > 0 ? o->label : NULL;
-    if (o->q.answers && o->q.labels) return err_set(e, ERR_USAGE, "--answers and --labels: a question has one or the other");
-    if (diagnose_task(&o->q) == TASK_OPEN || !(w->max_new_tokens || w->beams || w->repetition_penalty != 0)) return true;
-    return err_set(e, ERR_USAGE, "--max-new-tokens, --beams and --repetition-penalty are for open questions, which have no answers and no labels");
+    if (o->q.answers && o->q.labels)
+        return err_set(e, ERR_USAGE, "--answers and --labels: a question has one or the other");
+    if (diagnose_task(&o->q) == TASK_OPEN || !(w->max_new_tokens || w->beams || w->repetition_penalty != 0))
+        return true;
+    return err_set(
+        e, ERR_USAGE,
+        "--max-new-tokens, --beams and --repetition-penalty are for open questions, which have no answers and no labels");
 }
 
 static bool parse(options *o, int argc, char **argv, err *e)
 {
-    enum { QUESTION = 1, ANSWERS, ANSWER, LABELS, LABEL, K, MODE, STUDY, PATIENT, SELF, TOKENS, BEAMS, PENALTY, JSON, HELP_ };
+    enum {
+        QUESTION = 1,
+        ANSWERS,
+        ANSWER,
+        LABELS,
+        LABEL,
+        K,
+        MODE,
+        STUDY,
+        PATIENT,
+        SELF,
+        TOKENS,
+        BEAMS,
+        PENALTY,
+        JSON,
+        HELP_
+    };
     static const struct option known[] = {
         CLI_MODEL_OPTIONS,
         CLI_ADAPTER_OPTIONS,
@@ -108,7 +128,9 @@ static bool parse(options *o, int argc, char **argv, err *e)
         case LABELS: if (!add_all(&labels, optarg, e)) return false; break;
         case LABEL: if (!add(&labels, optarg, e)) return false; break;
         case K: if (!cli_int(&n, "--k", optarg, 1, MAX_K, e)) return false; o->q.k = (int)n; break;
-        case MODE: if (!mode_parse(&o->q.mode, optarg)) return err_set(e, ERR_USAGE, "--mode takes paper or reference"); break;
+        case MODE:
+            if (!mode_parse(&o->q.mode, optarg)) return err_set(e, ERR_USAGE, "--mode takes paper or reference");
+            break;
         case STUDY: o->q.exclude.study = optarg; break;
         case PATIENT: o->q.exclude.patient = optarg; break;
         case SELF: o->q.exclude_self = true; break;
@@ -116,7 +138,10 @@ static bool parse(options *o, int argc, char **argv, err *e)
             if (!cli_int(&n, "--max-new-tokens", optarg, 1, MAX_NEW_TOKENS, e)) return false;
             o->q.open.max_new_tokens = (int)n;
             break;
-        case BEAMS: if (!cli_int(&n, "--beams", optarg, 1, MAX_BEAMS, e)) return false; o->q.open.beams = (int)n; break;
+        case BEAMS:
+            if (!cli_int(&n, "--beams", optarg, 1, MAX_BEAMS, e)) return false;
+            o->q.open.beams = (int)n;
+            break;
         case PENALTY: if (!set_penalty(&o->q.open, optarg, e)) return false; break;
         case JSON: o->json = true; break;
         case HELP_: o->help = true; return true;
@@ -126,9 +151,9 @@ static bool parse(options *o, int argc, char **argv, err *e)
     o->image = argv + optind;
     o->n_images = argc - optind;
     return cli_need(o->models.reader, "--reader", e) && cli_need(o->models.retriever, "--retriever", e)
-        && cli_choose_adapter(&o->models, e) && cli_need(o->models.index, "--index", e) && cli_need(o->q.question, "--question", e)
-        && one_kind(o, e)
-        && (o->n_images > 0 || err_set(e, ERR_USAGE, "an image file is missing"));
+           && cli_choose_adapter(&o->models, e) && cli_need(o->models.index, "--index", e)
+           && cli_need(o->q.question, "--question", e) && one_kind(o, e)
+           && (o->n_images > 0 || err_set(e, ERR_USAGE, "an image file is missing"));
 }
 
 static void print_heading(const options *o, const char *path)
@@ -147,7 +172,8 @@ static bool speak(void *ctx, const char *words, size_t n, err *e)
         printf("Question  %s\nAnswer    ", s->o->q.question);
     }
     s->begun = true;
-    return (fwrite(words, 1, n, stdout) == n && fflush(stdout) == 0) || err_set(e, ERR_FILE, "standard output cannot be written");
+    return (fwrite(words, 1, n, stdout) == n && fflush(stdout) == 0)
+           || err_set(e, ERR_FILE, "standard output cannot be written");
 }
 
 static bool print_json(const engine *en, const options *o, const answer *ans, const char *path, err *e)

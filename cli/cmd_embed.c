@@ -43,7 +43,10 @@ static bool parse(options *o, int argc, char **argv, err *e)
         if (taken) continue;
         switch (opt) {
         case TEXT: o->text[o->n_texts++] = optarg; break;
-        case TOKENS: if (!cli_int(&n, "--max-tokens", optarg, 2, MAX_TOKENS, e)) return false; o->max_tokens = (int)n; break;
+        case TOKENS:
+            if (!cli_int(&n, "--max-tokens", optarg, 2, MAX_TOKENS, e)) return false;
+            o->max_tokens = (int)n;
+            break;
         case HELP_: o->help = true; return true;
         default: return err_set(e, ERR_USAGE, "an option is not known or lacks its value");
         }

@@ -19,9 +19,7 @@ static const char HELP[] =
     "       jomed eval --reader DIR --retriever DIR --index DIR --medmnist FILE.npz --split S --task FILE.json [OPTIONS]\n\n"
     "Answer every case of a data set as `jomed serve` would, and report accuracy, macro F1, exact match, token recall, each\n"
     "head alone, the cases whose candidates disagree and the any-candidate oracle, with 95 % intervals; for labels subset\n"
-    "accuracy, F1, AUROC and average precision.\n\n"
-    CLI_MODEL_HELP
-    CLI_ADAPTER_HELP
+    "accuracy, F1, AUROC and average precision.\n\n" CLI_MODEL_HELP CLI_ADAPTER_HELP
     "  --jsonl FILE       cases, one JSON object a line: image_path, question, answer, answers\n"
     "  --vqa FILE         cases as VQA-RAD or SLAKE publish them\n"
     "  --images DIR       where the paths of images start (default: the folder of FILE)\n"
@@ -184,10 +182,12 @@ typedef struct {
 /* Open all before the first case: task, data set, one kernels per worker, models, predictions file. */
 static bool open_all(session *s, options *o, err *e)
 {
-    if (!open_task(&s->task, o, e) || !open_dataset(&s->set, o, s->task, e) || !report_new(&s->report, e)) return false;
+    if (!open_task(&s->task, o, e) || !open_dataset(&s->set, o, s->task, e) || !report_new(&s->report, e))
+        return false;
     s->n_cases = dataset_count(s->set);
     if (o->limit && o->limit < s->n_cases) s->n_cases = o->limit;
-    if (!(s->kern = mem_zalloc((size_t)o->workers, sizeof(kernels *)))) return err_set(e, ERR_MEMORY, "out of memory");
+    if (!(s->kern = mem_zalloc((size_t)o->workers, sizeof(kernels *))))
+        return err_set(e, ERR_MEMORY, "out of memory");
     for (long w = 0; w < o->workers; w++)
         if (!engine_kernels(&s->kern[w], &o->models, e)) return false;
     if (!engine_open(&s->en, &o->models, s->kern[0], e)) return false;
@@ -216,9 +216,10 @@ static bool print_report(const session *s, const options *o, const report_run *r
 {
     json_t *summary;
     if (!report_json(&summary, s->report, run, &s->en, e)) return false;
-    bool ok = o->json ? (json_dumpf(summary, stdout, JSON_COMPACT) == 0 && putchar('\n') != EOF && fflush(stdout) == 0) ||
-                            err_set(e, ERR_FILE, "the report could not be written")
-                      : report_print(stdout, summary, e);
+    bool ok = o->json
+                  ? (json_dumpf(summary, stdout, JSON_COMPACT) == 0 && putchar('\n') != EOF && fflush(stdout) == 0)
+                        || err_set(e, ERR_FILE, "the report could not be written")
+                  : report_print(stdout, summary, e);
     json_decref(summary);
     return ok;
 }
@@ -236,9 +237,16 @@ static bool run_and_report(session *s, const options *o, err *e)
     if (bar.shown) fputs("\r\033[K", stderr);
     if (!ok) return false;
 
-    report_run run = {.dataset = dataset_name(s->set), .task = s->task ? s->task->name : NULL,
-                      .kernels = s->kern[0]->name, .k = (int)o->k, .workers = (int)o->workers, .mode = o->mode, .tau = s->en.tau,
-                      .seconds = (clock_ms() - bar.started) / 1e3, .n_cases = s->n_cases, .interrupted = done < s->n_cases};
+    report_run run = {.dataset = dataset_name(s->set),
+                      .task = s->task ? s->task->name : NULL,
+                      .kernels = s->kern[0]->name,
+                      .k = (int)o->k,
+                      .workers = (int)o->workers,
+                      .mode = o->mode,
+                      .tau = s->en.tau,
+                      .seconds = (clock_ms() - bar.started) / 1e3,
+                      .n_cases = s->n_cases,
+                      .interrupted = done < s->n_cases};
     if (!print_report(s, o, &run, e)) return false;
     if (run.interrupted)
         return err_set(e, ERR_FILE, "interrupted after %lld of %lld cases", (long long)done, (long long)s->n_cases);

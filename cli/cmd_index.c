@@ -54,7 +54,25 @@ typedef struct {
 
 /* ---- build: the command line ---- */
 
-enum { JSONL = 1, MEDMNIST, ROCO, PMC_OA, MIMIC, IMAGES, SPLIT, CAPTIONS, REPORTS, NAME, OUT, FACTORY, DEDUPE, EMBED, FORCE, QUIET, HELP_ };
+enum {
+    JSONL = 1,
+    MEDMNIST,
+    ROCO,
+    PMC_OA,
+    MIMIC,
+    IMAGES,
+    SPLIT,
+    CAPTIONS,
+    REPORTS,
+    NAME,
+    OUT,
+    FACTORY,
+    DEDUPE,
+    EMBED,
+    FORCE,
+    QUIET,
+    HELP_
+};
 
 static bool add_source(options *o, source_kind kind, const char *path, err *e)
 {
@@ -83,7 +101,8 @@ static bool settle_early(options *o, err *e)
     import_source *s = o->source;
     if (!o->has_early) return true;
     if (o->build.n_sources > 1)
-        return err_set(e, ERR_USAGE, "with several sources, --images and the like come after the source that they belong to");
+        return err_set(e, ERR_USAGE,
+                       "with several sources, --images and the like come after the source that they belong to");
     if ((s->images && o->early.images) || (s->split && o->early.split) || (s->captions && o->early.captions) ||
         (s->reports && o->early.reports) || (s->name && o->early.name))
         return err_set(e, ERR_USAGE, "an option is given twice for one source");
@@ -181,7 +200,8 @@ static void tell_result(const build_options *o, const build_counts *c)
     if (c->resumed_at) printf("continued after %lld items\n", (long long)c->resumed_at);
     printf("%s: %lld passages of %lld items", o->out, (long long)c->passages, (long long)c->items);
     if (c->bad) printf(", %lld skipped (see %s/report.jsonl)", (long long)c->bad, o->out);
-    if (c->duplicates) printf(", %lld exact duplicates%s", (long long)c->duplicates, c->merged ? ", merged" : " kept");
+    if (c->duplicates)
+        printf(", %lld exact duplicates%s", (long long)c->duplicates, c->merged ? ", merged" : " kept");
     printf("\n");
 }
 
@@ -205,7 +225,8 @@ static int cmd_build(int argc, char **argv)
     catch_signals();
     if (!index_build(&o.build, &c, &e)) goto done;
     if (c.stopped) {
-        fprintf(stderr, "jomed index build: stopped after %lld items; run the same command again to continue\n", (long long)c.items);
+        fprintf(stderr, "jomed index build: stopped after %lld items; run the same command again to continue\n",
+                (long long)c.items);
         goto done;
     }
     tell_result(&o.build, &c);
@@ -239,15 +260,18 @@ static void print_info(const manifest *m, const char *dir)
 {
     const char *key;
     json_t     *n;
-    printf("index        %s\nhash         %s\nformat       %d, made %s by jomed %s\nretriever    %s\n", dir, m->hash, m->format,
-           m->created, m->tool_version, m->retriever_hash);
-    printf("passages     %lld of %lld items (%lld skipped, %lld exact duplicates, %lld of them merged)\n", (long long)m->n_passages,
-           (long long)m->items, (long long)m->bad, (long long)m->duplicates, (long long)m->merged);
+    printf("index        %s\nhash         %s\nformat       %d, made %s by jomed %s\nretriever    %s\n", dir,
+           m->hash, m->format, m->created, m->tool_version, m->retriever_hash);
+    printf("passages     %lld of %lld items (%lld skipped, %lld exact duplicates, %lld of them merged)\n",
+           (long long)m->n_passages, (long long)m->items, (long long)m->bad, (long long)m->duplicates,
+           (long long)m->merged);
     printf("vectors      2 x %lld x %d, %s, inner product\n", (long long)m->n_passages, m->dim, m->factory);
-    json_object_foreach((json_t *)m->sources, key, n) printf("source       %s: %lld\n", key, (long long)json_integer_value(n));
+    json_object_foreach((json_t *)m->sources, key, n)
+        printf("source       %s: %lld\n", key, (long long)json_integer_value(n));
     for (int i = 0; i < m->n_roots; i++) printf("images       %s\n", manifest_root(m, i));
     for (int i = 0; i < N_INDEX_FILES; i++)
-        printf("file         %-12s %12lld bytes  %s\n", INDEX_FILE[i], (long long)m->file[i].bytes, m->file[i].sha256);
+        printf("file         %-12s %12lld bytes  %s\n", INDEX_FILE[i], (long long)m->file[i].bytes,
+               m->file[i].sha256);
 }
 
 static int cmd_info(int argc, char **argv)

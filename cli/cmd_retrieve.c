@@ -34,11 +34,14 @@ typedef struct {
 static bool parse(options *o, int argc, char **argv, err *e)
 {
     enum { K = 1, STUDY, PATIENT, SELF, JSON, HELP_ };
-    static const struct option known[] = {
-        CLI_MODEL_OPTIONS,
-        {"k", required_argument, NULL, K},
-        {"exclude-study", required_argument, NULL, STUDY}, {"exclude-patient", required_argument, NULL, PATIENT},
-        {"exclude-self", no_argument, NULL, SELF}, {"json", no_argument, NULL, JSON}, {"help", no_argument, NULL, HELP_}, {0}};
+    static const struct option known[] = {CLI_MODEL_OPTIONS,
+                                          {"k", required_argument, NULL, K},
+                                          {"exclude-study", required_argument, NULL, STUDY},
+                                          {"exclude-patient", required_argument, NULL, PATIENT},
+                                          {"exclude-self", no_argument, NULL, SELF},
+                                          {"json", no_argument, NULL, JSON},
+                                          {"help", no_argument, NULL, HELP_},
+                                          {0}};
     long n;
     for (int opt; (opt = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         bool taken;
@@ -69,7 +72,8 @@ static void print_people(const char *path, const answer *ans)
         for (int h = 0; h < N_HEADS; h++)
             if (z->c.heads >> h & 1) printf("  %*.4f", h == HEAD_IMAGE ? 10 : 9, z->c.score[h]);
             else printf("  %*s", h == HEAD_IMAGE ? 10 : 9, "-");
-        printf("  %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "", z->p.caption ? z->p.caption : "");
+        printf("  %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "",
+               z->p.caption ? z->p.caption : "");
     }
     printf("\n  %.1f ms.  %s\n", ans->total_ms, RESEARCH_USE);
 }
@@ -77,9 +81,11 @@ static void print_people(const char *path, const answer *ans)
 static bool print_json(const engine *en, const char *path, const answer *ans, err *e)
 {
     json_t *j = retrieval_json(en, ans, NULL);
-    bool    ok = j && json_object_set_new(j, "file", json_string(path)) == 0 && json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
+    bool ok = j && json_object_set_new(j, "file", json_string(path)) == 0
+              && json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
     json_decref(j);
-    if (!ok) return err_set(e, ERR_MEMORY, "cannot print the candidates of a picture as JSON: is its file name UTF-8?");
+    if (!ok)
+        return err_set(e, ERR_MEMORY, "cannot print the candidates of a picture as JSON: is its file name UTF-8?");
     putchar('\n');
     return true;
 }

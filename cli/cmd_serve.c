@@ -28,7 +28,8 @@ static engine_options models(const config *c)
     engine_options o = {.reader = c->reader, .retriever = c->retriever, .index = c->index, .device = c->device,
                         .threads = (int)c->threads, .cache_bytes = (size_t)c->cache_mb << 20, .tau = (float)c->tau,
                         .max_pixels = c->max_pixels};
-    for (int i = 0; i < c->n_adapters; i++) o.adapter[o.n_adapters++] = (reader_adapter){c->adapter[i].name, c->adapter[i].dir};
+    for (int i = 0; i < c->n_adapters; i++)
+        o.adapter[o.n_adapters++] = (reader_adapter){c->adapter[i].name, c->adapter[i].dir};
     o.use_adapter = *c->use_adapter ? c->use_adapter : NULL;
     o.merge_adapter = strcmp(c->lora_merge, "yes") == 0;
     products_parse(&o.products, c->products); /* one of their words: config.c saw to that */
@@ -47,24 +48,26 @@ static bool open_kernels(kernels **kern, const engine_options *o, int n, err *e)
 
 static void report(const config *c, const engine *en, const kernels *k, int port, double seconds)
 {
-    LOG(LOG_INFO, "ready", LOG_S("version", JOMED_VERSION), LOG_S("host", c->bind), LOG_I("port", port), LOG_S("device", k->name),
-        LOG_I("workers", c->workers), LOG_I("threads", c->threads), LOG_I("queue", c->queue),
+    LOG(LOG_INFO, "ready", LOG_S("version", JOMED_VERSION), LOG_S("host", c->bind), LOG_I("port", port),
+        LOG_S("device", k->name), LOG_I("workers", c->workers), LOG_I("threads", c->threads),
+        LOG_I("queue", c->queue),
         LOG_I("parameters", reader_parameters(en->reader) + retriever_parameters(en->retriever)),
         LOG_S("reader", reader_hash(en->reader)), LOG_S("retriever", retriever_hash(en->retriever)),
         LOG_S("index", index_describe(en->index)->hash), LOG_I("passages", index_describe(en->index)->n_passages),
-        LOG_S("search", index_searcher(en->index)),
-        LOG_I("cache_bytes", c->cache_mb << 20), LOG_I("arena_bytes", c->arena_bytes), LOG_D("seconds", seconds));
+        LOG_S("search", index_searcher(en->index)), LOG_I("cache_bytes", c->cache_mb << 20),
+        LOG_I("arena_bytes", c->arena_bytes), LOG_D("seconds", seconds));
     for (int i = 1; i <= reader_adapters(en->reader); i++) {
         reader_adapter_info a = reader_describe_adapter(en->reader, i);
         LOG(LOG_INFO, "adapter", LOG_S("adapter", a.name), LOG_S("sha256", a.hash), LOG_I("parameters", a.parameters),
             LOG_I("merged_bytes", a.merged_bytes));
     }
     if (strncmp(c->bind, "127.", 4) != 0 && strcmp(c->bind, "::1") != 0)
-        LOG(LOG_WARN, "exposed", LOG_S("host", c->bind), LOG_S("text", "there is no authentication: anyone who reaches this address may use it"));
+        LOG(LOG_WARN, "exposed", LOG_S("host", c->bind),
+            LOG_S("text", "there is no authentication: anyone who reaches this address may use it"));
 }
 
-/* Signals come through a pipe. Blocking them and waiting with sigwait() would be simpler, but libraries start threads of
- * their own before main() (OpenBLAS does): those do not block them, and would take them. */
+/* Signals come through a pipe. Blocking them and waiting with sigwait() would be simpler, but libraries start
+ * threads of their own before main() (OpenBLAS does): those do not block them, and would take them. */
 static int stop_pipe[2] = {-1, -1}; /* the one global here: a handler can reach nothing else */
 
 static void on_stop(int sig)
@@ -79,7 +82,8 @@ static void on_stop(int sig)
 static bool catch_signals(err *e)
 {
     struct sigaction on = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
-    if (pipe2(stop_pipe, O_CLOEXEC | O_NONBLOCK) != 0) return err_set(e, ERR_FILE, "cannot make a pipe: %s", strerror(errno));
+    if (pipe2(stop_pipe, O_CLOEXEC | O_NONBLOCK) != 0)
+        return err_set(e, ERR_FILE, "cannot make a pipe: %s", strerror(errno));
     sigaction(SIGTERM, &on, NULL);
     sigaction(SIGINT, &on, NULL);
     return true;
@@ -128,8 +132,8 @@ static int run(const config *c)
 
     signal(SIGPIPE, SIG_IGN); /* a client that went away is an error of its write, not our end */
     if (!kern) err_set(&e, ERR_MEMORY, "out of memory");
-    bool ok = kern && server_bind(&fd, &port, c, &e) && open_kernels(kern, &o, (int)c->workers, &e) && engine_open(&en, &o, kern[0], &e) &&
-              catch_signals(&e);
+    bool ok = kern && server_bind(&fd, &port, c, &e) && open_kernels(kern, &o, (int)c->workers, &e)
+              && engine_open(&en, &o, kern[0], &e) && catch_signals(&e);
     if (ok) {
         ok = server_open(&s, c, &en, kern, fd, &e);
         fd = -1;

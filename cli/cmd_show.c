@@ -31,8 +31,8 @@ static int place(const diagnose_request *q, const char *s)
 }
 
 /* What may be said, with the probability of each: o's list under key, at most most, each item's text under name. */
-static bool read_choices(const json_t *o, const char *key, const char *name, size_t most, const char **names, float **prob, int *n,
-                         arena *a, err *e)
+static bool read_choices(const json_t *o, const char *key, const char *name, size_t most, const char **names,
+                         float **prob, int *n, arena *a, err *e)
 {
     const json_t *list = json_object_get(o, key);
     size_t        len = json_array_size(list);
@@ -80,7 +80,8 @@ static bool read_open(const json_t *o, answer *ans, err *e)
     return (ok && y->text) || malformed("answer, tokens, ended or log_likelihood", e);
 }
 
-/* What the answer is and how sure, by the kind of question: only an open answer counts its tokens, only one of labels has some. */
+/* What the answer is and how sure, by the kind of question: only an open answer counts its tokens, only one of
+ * labels has some. */
 static bool read_answer(const json_t *o, diagnose_request *q, answer *ans, const char **names, arena *a, err *e)
 {
     if (json_object_get(o, "labels")) return read_labels(o, q, ans, names, a, e);
@@ -112,7 +113,8 @@ static bool read_saying(const json_t *o, const diagnose_request *q, const answer
     return z->answer >= 0 ? read_probabilities(o, &z->prob, ans->A, a, e) : malformed("evidence", e);
 }
 
-static bool read_candidate(const json_t *o, const diagnose_request *q, const answer *ans, evidence *z, arena *a, err *e)
+static bool read_candidate(const json_t *o, const diagnose_request *q, const answer *ans, evidence *z, arena *a,
+                           err *e)
 {
     const json_t *scores = json_object_get(o, "scores");
     bool          ok = json_is_integer(json_object_get(o, "id"));
@@ -156,7 +158,8 @@ static bool show(const json_t *o, const char *question, arena *a, err *e)
     ans.agreement = number(o, "agreement", &ok);
     if (ans.task != TASK_OPEN) ans.entropy = number(o, "entropy_nats", &ok);
     ans.total_ms = number(json_object_get(o, "timings_ms"), "total", &ok);
-    if (!ok || !mode || !mode_parse(&q.mode, mode)) return malformed("agreement, entropy_nats, timings_ms or mode", e);
+    if (!ok || !mode || !mode_parse(&q.mode, mode))
+        return malformed("agreement, entropy_nats, timings_ms or mode", e);
     cli_print_answer(stdout, &q, &ans);
     return true;
 }

@@ -9,7 +9,8 @@
 
 int cmd_version(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "--help") == 0) return printf("usage: jomed version\n\nPrint versions.\n"), EXIT_DONE;
+    if (argc > 1 && strcmp(argv[1], "--help") == 0)
+        return printf("usage: jomed version\n\nPrint versions.\n"), EXIT_DONE;
     if (argc > 1) {
         err e = {0};
         err_set(&e, ERR_USAGE, "takes no arguments");

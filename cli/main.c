@@ -18,8 +18,9 @@ enum { N_COMMANDS = sizeof COMMAND / sizeof *COMMAND };
 
 static void usage(FILE *f)
 {
-    fprintf(f, "jomed %s - retrieval-augmented diagnosis of medical images. %s\n\nusage: jomed COMMAND [OPTIONS]\n\n", JOMED_VERSION,
-            RESEARCH_USE);
+    fprintf(f,
+            "jomed %s - retrieval-augmented diagnosis of medical images. %s\n\nusage: jomed COMMAND [OPTIONS]\n\n",
+            JOMED_VERSION, RESEARCH_USE);
     for (int i = 0; i < N_COMMANDS; i++) fprintf(f, "  %-10s %s\n", COMMAND[i].name, COMMAND[i].help);
     fprintf(f, "\n`jomed COMMAND --help` lists a command's options; `man jomed` has all of them.\n");
 }
@@ -28,7 +29,8 @@ int main(int argc, char **argv)
 {
     json_use_our_memory();
     if (argc < 2) return usage(stderr), EXIT_USAGE;
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) return usage(stdout), EXIT_DONE;
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+        return usage(stdout), EXIT_DONE;
     if (!strcmp(argv[1], "--version")) return cmd_version(argc - 1, argv + 1);
     for (int i = 0; i < N_COMMANDS; i++)
         if (strcmp(argv[1], COMMAND[i].name) == 0) return COMMAND[i].run(argc - 1, argv + 1);

@@ -59,8 +59,8 @@ static bool check_question(const diagnose_request *q, err *e)
     if (n == 0 || strspn(q->question, " \t\r\n") == n)
         return err_at(e, ERR_INPUT, "field-missing", "question", "question is missing");
     if (n > MAX_QUESTION_BYTES)
-        return err_at(e, ERR_UNUSABLE, "question-too-long", "question", "question has %zu bytes, at most %d are taken",
-                      n, MAX_QUESTION_BYTES);
+        return err_at(e, ERR_UNUSABLE, "question-too-long", "question",
+                      "question has %zu bytes, at most %d are taken", n, MAX_QUESTION_BYTES);
     return utf8_valid(q->question, n)
         || err_at(e, ERR_UNUSABLE, "text-not-utf8", "question", "question is not valid UTF-8");
 }

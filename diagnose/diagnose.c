@@ -33,7 +33,8 @@ typedef struct {
 static bool in_time(const diagnose_request *q, err *e)
 {
     if (q->deadline_at > 0 && clock_ms() > q->deadline_at)
-        return err_at(e, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed before it was answered");
+        return err_at(e, ERR_DEADLINE, "deadline-passed", "deadline_ms",
+                      "the request's deadline passed before it was answered");
     return true;
 }
 
@@ -81,7 +82,8 @@ static bool find(run *r, err *e)
         image_hash(own, &r->img);
         x.image_sha256 = own;
     }
-    bool ok = retrieve(r->en->retriever, r->kern, r->en->index, &r->img, r->q->k, &x, r->en->tau, &r->c, &r->out->K, r->a, e);
+    bool ok = retrieve(r->en->retriever, r->kern, r->en->index, &r->img, r->q->k, &x, r->en->tau, &r->c, &r->out->K,
+                       r->a, e);
     r->out->flops += work(r) - before;
     return ok;
 }
@@ -110,7 +112,8 @@ static bool load_image(void *ctx, int64_t id, image *out, arena *a, err *e)
     if (why.code == ERR_MEMORY) return *e = why, false;
     /* It is the index's image that is wrong, not the request's. */
     return err_at(e, ERR_FILE, "passage-image-undecodable", NULL,
-                  "the image of passage %lld cannot be decoded: run `jomed index verify` on the index", (long long)id);
+                  "the image of passage %lld cannot be decoded: run `jomed index verify` on the index",
+                  (long long)id);
 }
 
 static bool go_on(void *ctx, err *e) { return in_time(((const run *)ctx)->q, e); }
@@ -122,9 +125,19 @@ static bool ask(run *r, err *e)
     reader_passage *z = ARENA_NEW(r->a, reader_passage, o->K, e);
     if (!z) return false;
     for (int k = 0; k < o->K; k++) z[k] = (reader_passage){o->z[k].c.id, o->z[k].p.caption ? o->z[k].p.caption : ""};
-    r->ask = (reader_query){.img = &r->img, .policy = r->en->policy, .vision = r->q->vision, .question = r->q->question,
-                            .answers = r->q->answers, .A = r->q->n_answers, .z = z, .K = o->K, .load = load_image, .load_ctx = r,
-                            .adapter = o->adapter, .go_on = go_on, .go_on_ctx = r};
+    r->ask = (reader_query){.img = &r->img,
+                            .policy = r->en->policy,
+                            .vision = r->q->vision,
+                            .question = r->q->question,
+                            .answers = r->q->answers,
+                            .A = r->q->n_answers,
+                            .z = z,
+                            .K = o->K,
+                            .load = load_image,
+                            .load_ctx = r,
+                            .adapter = o->adapter,
+                            .go_on = go_on,
+                            .go_on_ctx = r};
     if (o->task == TASK_LABELS) labels_ask(&r->ask, r->q);
     return true;
 }
@@ -206,7 +219,8 @@ static bool conclude(run *r, err *e)
         if (z->answer == o->answer) agreement += p_r[k];
     }
     for (int i = 0; i < A; i++) {
-        if (!isfinite(o->prob[i])) return err_set(e, ERR_BUG, "the scores are not finite numbers: are the reader's weights sound?");
+        if (!isfinite(o->prob[i]))
+            return err_set(e, ERR_BUG, "the scores are not finite numbers: are the reader's weights sound?");
         if (o->prob[i] > 0) entropy -= (double)o->prob[i] * log(o->prob[i]);
     }
     o->agreement = (float)agreement;
@@ -217,7 +231,8 @@ static bool conclude(run *r, err *e)
 static run begin(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
 {
     *out = (answer){.task = diagnose_task(q)};
-    return (run){.en = en, .kern = kern, .q = q, .a = a, .out = out, .e = e, .ok = true, .started = clock_ms(), .stage = -1};
+    return (run){
+        .en = en, .kern = kern, .q = q, .a = a, .out = out, .e = e, .ok = true, .started = clock_ms(), .stage = -1};
 }
 
 /* A step of each request that has not failed. */

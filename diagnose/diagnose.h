@@ -17,7 +17,14 @@ bool        mode_parse(score_mode *out, const char *name);
 const char *mode_name(score_mode m);
 
 enum { MAX_ANSWERS = 64, MAX_ANSWER_BYTES = 1000, MAX_QUESTION_BYTES = 8000, MAX_K = 50, MAX_KEY_BYTES = 256 };
-enum { MAX_LABELS = 64, MAX_LABEL_BYTES = 200, MAX_NEW_TOKENS = 512, DEFAULT_NEW_TOKENS = 64, MAX_BEAMS = 8, MAX_REPETITION_PENALTY = 10 };
+enum {
+    MAX_LABELS = 64,
+    MAX_LABEL_BYTES = 200,
+    MAX_NEW_TOKENS = 512,
+    DEFAULT_NEW_TOKENS = 64,
+    MAX_BEAMS = 8,
+    MAX_REPETITION_PENALTY = 10
+};
 
 /* The models and the index, opened once and shared by all workers. engine.h opens one. */
 typedef struct {
@@ -30,7 +37,8 @@ typedef struct {
     int            adapter; /* of requests that name none, as reader.h counts them */
 } engine;
 
-/* What is asked for: one of a closed set of answers, text of the reader's own, or which labels of a list are present. */
+/* What is asked for: one of a closed set of answers, text of the reader's own, or which labels of a list are
+ * present. */
 typedef enum { TASK_CLOSED, TASK_OPEN, TASK_LABELS } task_kind;
 
 /* How an open answer is decoded; zeros are the defaults. */
@@ -38,8 +46,9 @@ typedef struct {
     int    max_new_tokens;     /* 0: DEFAULT_NEW_TOKENS */
     int    beams;              /* 0 or 1: greedy */
     double repetition_penalty; /* 0 or 1: none */
-    /* Called with the text of each emitted token as soon as it is whole UTF-8 (n bytes, not NUL-terminated); false stops with
-     * the error it set (a client that vanished). NULL: nobody waits for it. With beams it is called once, at the end. */
+    /* Called with the text of each emitted token as soon as it is whole UTF-8 (n bytes, not NUL-terminated);
+     * false stops with the error it set (a client that vanished). NULL: nobody waits for it. With beams it is
+     * called once, at the end. */
     bool (*on_text)(void *ctx, const char *text, size_t n, err *e);
     void  *on_text_ctx;
 } open_options;
@@ -83,8 +92,8 @@ typedef struct {
     float      *prob;   /* [A] softmax over the closed set, in the request's mode */
     int         answer; /* argmax of prob */
     float       open_logp; /* open: log-likelihood of the emitted answer given this pair alone */
-    bool        agrees;    /* open: this pair's likeliest token was the emitted one at every step, the end included: by
-                              itself it would have given the same answer */
+    bool        agrees;    /* open: this pair's likeliest token was the emitted one at every step, the end
+                              included: by itself it would have given the same answer */
     float      *label_prob; /* labels: [L] p_k(label). logp and logit are then [L,2], of LABEL_ANSWERS */
 } evidence;
 
@@ -99,8 +108,8 @@ typedef struct {
     float    *label_prob;       /* [L] p(label|q), each of its own between 0 and 1 */
     bool      consistent;       /* all candidates have the same argmax; open: all agree; labels: the same set */
     float     entropy;          /* of prob, nats; labels: summed over them */
-    float     agreement;        /* share of p_R behind candidates whose argmax is the answer; open: that agree; labels:
-                                   whose set is the answer's */
+    float     agreement;        /* share of p_R behind candidates whose argmax is the answer; open: that agree;
+                                   labels: whose set is the answer's */
     bool      end_token;
     int       n_cached, prompt_tokens;
     int       adapter;          /* that answered */
@@ -116,9 +125,10 @@ bool diagnose_check(const diagnose_request *q, err *e);
 /* Answer one request. One kernels and one arena per worker; all that is made lives in a. */
 bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e);
 
-/* Answer n requests, at most MAX_TOGETHER, whose candidates are read in the same packed passes: each to the bits that it has alone,
- * with its own arena, deadline and outcome. *e is ERR_NONE and *out set, or *e says why; only a device that failed, or had no memory for
- * a pass, takes others along. Stages' times are from one's begin to the next's, so they hold what the others did meanwhile. */
+/* Answer n requests, at most MAX_TOGETHER, whose candidates are read in the same packed passes: each to the
+ * bits that it has alone, with its own arena, deadline and outcome. *e is ERR_NONE and *out set, or *e says
+ * why; only a device that failed, or had no memory for a pass, takes others along. Stages' times are from one's
+ * begin to the next's, so they hold what the others did meanwhile. */
 enum { MAX_TOGETHER = 32 };
 typedef struct { const diagnose_request *q; arena *a; answer *out; err *e; } diagnose_job;
 void diagnose_many(const engine *en, kernels *kern, const diagnose_job *job, int n);
@@ -130,12 +140,14 @@ bool diagnose_retrieve(const engine *en, kernels *kern, const diagnose_request *
  *   paper:      p_k(a) = softmax_a(logp[k]);   prob = sum_k p_r_k p_k
  *   reference:  p_k(a) = softmax_a(logit[k]);  prob = softmax_a(sum_k p_r_k logit[k])
  * id [K] distinct: sums run in ascending id, so the bits do not depend on the candidates' order.
- * p_r [K], p_R(z_k|q), sums to one; logp, logit [K,A] (the one the mode does not use may be NULL); each [K,A], prob [A] are written. */
+ * p_r [K], p_R(z_k|q), sums to one; logp, logit [K,A] (the one the mode does not use may be NULL); each [K,A],
+ * prob [A] are written. */
 void fuse(score_mode m, int K, int A, const int64_t *id, const float *p_r, const float *logp, const float *logit,
           float *each, float *prob);
 int  argmax(const float *x, int n); /* the first of the largest */
 
-/* labels.c - each label is a closed question of its own, answered with one of these two; which of them are present. */
+/* labels.c - each label is a closed question of its own, answered with one of these two; which of them are
+ * present. */
 extern const char *const LABEL_ANSWERS[2]; /* "Yes", "No" */
 static inline bool label_present(float prob) { return prob > 0.5f; }
 

@@ -50,12 +50,14 @@ precision engine_precision(const engine_options *o)
 
 bool engine_small(const engine_options *o)
 {
-    return (o->reader ? weight_bytes(o->reader) : 0) + (o->retriever ? weight_bytes(o->retriever) : 0) < ONE_THREAD_BYTES;
+    return (o->reader ? weight_bytes(o->reader) : 0) + (o->retriever ? weight_bytes(o->retriever) : 0)
+           < ONE_THREAD_BYTES;
 }
 
 bool engine_kernels(kernels **out, const engine_options *o, err *e)
 {
-    kernels_options k = {.device = o->device ? o->device : "auto", .products = engine_precision(o), .threads = o->threads};
+    kernels_options k = {
+        .device = o->device ? o->device : "auto", .products = engine_precision(o), .threads = o->threads};
     if (k.threads == 0 && engine_small(o)) k.threads = 1;
     return kernels_open(out, &k, e);
 }
@@ -63,20 +65,29 @@ bool engine_kernels(kernels **out, const engine_options *o, err *e)
 static bool use_adapter(engine *en, const char *name, err *e)
 {
     err why = {0};
-    return reader_find_adapter(en->reader, name, &en->adapter, &why) || err_set(e, ERR_USAGE, "the default %s", why.text);
+    return reader_find_adapter(en->reader, name, &en->adapter, &why)
+           || err_set(e, ERR_USAGE, "the default %s", why.text);
 }
 
 bool engine_open(engine *out, const engine_options *o, kernels *k, err *e)
 {
     engine en = {.tau = o->tau > 0 ? o->tau : 1, .limits = IMAGE_LIMITS, .policy = o->policy};
     if (o->max_pixels > 0) en.limits.max_pixels = o->max_pixels;
-    reader_options ro = {.cache_bytes = o->cache_bytes, .adapters = o->adapter, .n_adapters = o->n_adapters, .merge = o->merge_adapter};
-    bool ok = retriever_open(&en.retriever, o->retriever, k, e)
-           && (!o->index || (index_open(&en.index, o->index, retriever_hash(en.retriever), e) && index_use(en.index, o->search, k, e)))
-           && (!o->reader || (reader_open(&en.reader, o->reader, &ro, k, e) && use_adapter(&en, o->use_adapter, e)));
+    reader_options ro = {.cache_bytes = o->cache_bytes,
+                         .adapters = o->adapter,
+                         .n_adapters = o->n_adapters,
+                         .merge = o->merge_adapter};
+    bool ok =
+        retriever_open(&en.retriever, o->retriever, k, e)
+        && (!o->index
+            || (index_open(&en.index, o->index, retriever_hash(en.retriever), e)
+                && index_use(en.index, o->search, k, e)))
+        && (!o->reader || (reader_open(&en.reader, o->reader, &ro, k, e) && use_adapter(&en, o->use_adapter, e)));
     if (ok && en.index && index_describe(en.index)->dim != retriever_dim(en.retriever))
-        ok = err_set(e, ERR_FILE, "%s: its vectors have %d dimensions, the retriever gives %d: build the index anew with this retriever",
-                     o->index, index_describe(en.index)->dim, retriever_dim(en.retriever));
+        ok = err_set(
+            e, ERR_FILE,
+            "%s: its vectors have %d dimensions, the retriever gives %d: build the index anew with this retriever",
+            o->index, index_describe(en.index)->dim, retriever_dim(en.retriever));
     if (ok) *out = en;
     else engine_close(&en);
     return ok;

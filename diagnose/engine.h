@@ -9,9 +9,11 @@ typedef enum { PRODUCTS_AUTO, PRODUCTS_F32, PRODUCTS_BF16 } products_choice;
 bool products_parse(products_choice *out, const char *name); /* "auto", "f32", "bf16" */
 
 typedef struct {
-    const char     *reader, *retriever, *index; /* folders; reader NULL: retrieval only; index NULL: neither half needs it */
+    const char     *reader, *retriever, *index; /* folders; reader NULL: retrieval only; index NULL: neither
+                                                   half needs it */
     const char     *device;                     /* "auto", "cpu" */
-    products_choice products;                   /* AUTO: f32 for a small reader (exact), bf16 for a large one (fast) */
+    products_choice products;                   /* AUTO: f32 for a small reader (exact), bf16 for a large one
+                                                   (fast) */
     search_choice   search;                     /* what finds candidates in the index */
     int             threads;                    /* of one kernels; 0: one per core, one alone for small models */
     size_t          cache_bytes;                /* of candidate prefixes */

@@ -1,6 +1,6 @@
-/* fuse.c - from per-candidate scores to one distribution. Sums are in double and in ascending passage id: the same bits
- * whatever order the candidates came in. Mixing probabilities and pooling logits differ: a single very sure candidate
- * dominates the second and is only one voice in the first (specs/jomed.md 4.2). */
+/* fuse.c - from per-candidate scores to one distribution. Sums are in double and in ascending passage id: the
+ * same bits whatever order the candidates came in. Mixing probabilities and pooling logits differ: a single
+ * very sure candidate dominates the second and is only one voice in the first (specs/jomed.md 4.2). */
 #include <math.h>
 #include <string.h>
 
@@ -30,7 +30,8 @@ static void softmax(float *out, const float *x, int n)
     for (int i = 0; i < n; i++) out[i] = (float)(exp(x[i] - most) / sum);
 }
 
-/* The position of the smallest id above the last one: K is at most 100, a search each time is cheaper than an order. */
+/* The position of the smallest id above the last one: K is at most 100, a search each time is cheaper than an
+ * order. */
 static int next_id(const int64_t *id, int K, int last)
 {
     int best = -1;
@@ -48,7 +49,8 @@ void fuse(score_mode m, int K, int A, const int64_t *id, const float *p_r, const
     const float *mixed = m == MODE_PAPER ? each : logit;
     for (int a = 0; a < A; a++) {
         double sum = 0;
-        for (int k = next_id(id, K, -1); k >= 0; k = next_id(id, K, k)) sum += (double)p_r[k] * mixed[(size_t)k * A + a];
+        for (int k = next_id(id, K, -1); k >= 0; k = next_id(id, K, k))
+            sum += (double)p_r[k] * mixed[(size_t)k * A + a];
         prob[a] = (float)sum;
     }
     if (m == MODE_REFERENCE) softmax(prob, prob, A);

@@ -12,16 +12,17 @@ bool open_check(const diagnose_request *q, err *e)
         return out_of_range("max_new_tokens", o->max_new_tokens, MAX_NEW_TOKENS, e);
     if (o->beams < 0 || o->beams > MAX_BEAMS) return out_of_range("beams", o->beams, MAX_BEAMS, e);
     if (o->beams > 1 && q->mode == MODE_REFERENCE)
-        return err_at(e, ERR_UNUSABLE, "field-conflict", "beams", "beams is %d, the mode reference decodes with 1", o->beams);
+        return err_at(e, ERR_UNUSABLE, "field-conflict", "beams", "beams is %d, the mode reference decodes with 1",
+                      o->beams);
     double r = o->repetition_penalty;
     if (r != 0 && !(r >= 1 && r <= MAX_REPETITION_PENALTY))
-        return err_at(e, ERR_UNUSABLE, "field-out-of-range", "repetition_penalty", "repetition_penalty is %g, 1 to %d are taken", r,
-                      MAX_REPETITION_PENALTY);
+        return err_at(e, ERR_UNUSABLE, "field-out-of-range", "repetition_penalty",
+                      "repetition_penalty is %g, 1 to %d are taken", r, MAX_REPETITION_PENALTY);
     return true;
 }
 
-bool open_decode(const engine *en, kernels *kern, const diagnose_request *q, const reader_query *read, answer *o, arena *a,
-                 err *e)
+bool open_decode(const engine *en, kernels *kern, const diagnose_request *q, const reader_query *read, answer *o,
+                 arena *a, err *e)
 {
     const open_options *w = &q->open;
     reader_text         y;

@@ -4,12 +4,13 @@
 
 #include "diagnose/diagnose.h"
 
-/* max_new_tokens, beams and repetition_penalty are within their bounds and go with the mode; errors name the field. */
+/* max_new_tokens, beams and repetition_penalty are within their bounds and go with the mode; errors name the
+ * field. */
 bool open_check(const diagnose_request *q, err *e);
 
-/* Decode the answer, and say which candidates would have given it by themselves. o->z and o->K are set; read: what the reader
- * is asked, without answers. */
-bool open_decode(const engine *en, kernels *kern, const diagnose_request *q, const reader_query *read, answer *o, arena *a,
-                 err *e);
+/* Decode the answer, and say which candidates would have given it by themselves. o->z and o->K are set; read:
+ * what the reader is asked, without answers. */
+bool open_decode(const engine *en, kernels *kern, const diagnose_request *q, const reader_query *read, answer *o,
+                 arena *a, err *e);
 
 #endif

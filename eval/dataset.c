@@ -112,7 +112,8 @@ bool dataset_open_jsonl(dataset **out, const char *path, const char *images, con
 }
 
 /* This line cannot be used: file, line number, and what is wrong, but not what it says. */
-static bool malformed(const dataset *d, const line *l, err *e, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static bool malformed(const dataset *d, const line *l, err *e, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 static bool malformed(const dataset *d, const line *l, err *e, const char *fmt, ...)
 {
     char    what[160];

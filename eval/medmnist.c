@@ -39,9 +39,11 @@ static bool check_shapes(medmnist *m, const char *path, err *e)
     bool bytes = s->item_bytes == 1 && !s->is_signed, rgb = s->n_dims == 4 && s->dim[3] == 3;
     bool sides = (s->n_dims == 3 || rgb) && s->dim[1] > 0 && s->dim[1] <= SIDE && s->dim[2] > 0 && s->dim[2] <= SIDE;
     if (!bytes || !sides)
-        return err_set(e, ERR_FILE, "%s: %s_images must be bytes [N,H,W] or [N,H,W,3], sides up to %d", path, m->split, SIDE);
+        return err_set(e, ERR_FILE, "%s: %s_images must be bytes [N,H,W] or [N,H,W,3], sides up to %d", path,
+                       m->split, SIDE);
     if (!(l->n_dims == 1 || (l->n_dims == 2 && l->dim[1] == 1)))
-        return err_set(e, ERR_FILE, "%s: %s_labels must be [N] or [N,1]: sets of several labels are not closed questions", path,
+        return err_set(e, ERR_FILE,
+                       "%s: %s_labels must be [N] or [N,1]: sets of several labels are not closed questions", path,
                        m->split);
     if (s->dim[0] != l->dim[0] || s->dim[0] < 1)
         return err_set(e, ERR_FILE, "%s: %lld %s_images but %lld %s_labels", path, (long long)s->dim[0], m->split,
@@ -98,8 +100,8 @@ bool medmnist_case(medmnist *m, int64_t i, eval_case *out, arena *a, err *e)
     if (!npz_row(m->labels, i, row, e)) return false;
     int64_t label = npy_int(npz_shape(m->labels), row, 0);
     if (label < 0 || label >= t->n_label_to_answer)
-        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL, "%s/%lld: its label is not in the task's label_to_answer",
-                      m->split, (long long)i);
+        return err_at(e, ERR_INPUT, "gold-not-an-answer", NULL,
+                      "%s/%lld: its label is not in the task's label_to_answer", m->split, (long long)i);
     out->answers = t->answers;
     out->n_answers = t->n_answers;
     out->gold = t->label_to_answer[label];

@@ -19,8 +19,8 @@ interval wilson(int64_t right, int64_t n)
     return (interval){right == 0 ? 0 : mid - half, right == n ? 1 : mid + half};
 }
 
-double macro_f1(const int32_t *gold, const int32_t *answer, const int32_t *pick, int64_t n, int n_labels, f1_labels over,
-                int64_t *scratch)
+double macro_f1(const int32_t *gold, const int32_t *answer, const int32_t *pick, int64_t n, int n_labels,
+                f1_labels over, int64_t *scratch)
 {
     int64_t *both = scratch, *said = scratch + n_labels, *was = scratch + 2 * (size_t)n_labels;
     memset(scratch, 0, 3 * (size_t)n_labels * sizeof *scratch);

@@ -106,8 +106,8 @@ static bool put_scores(json_t *o, const answer *ans)
     case TASK_LABELS: return put(o, "probs", numbers(ans->label_prob, ans->L));
     case TASK_OPEN: break;
     }
-    return put(o, "log_likelihood", json_real(ans->open.logp)) && put(o, "tokens", json_integer(ans->open.n_tokens)) &&
-           put(o, "ended", json_boolean(ans->open.ended));
+    return put(o, "log_likelihood", json_real(ans->open.logp)) && put(o, "tokens", json_integer(ans->open.n_tokens))
+           && put(o, "ended", json_boolean(ans->open.ended));
 }
 
 bool prediction_of(char **line, int64_t i, const eval_case *c, const answer *ans, const case_result *r, err *e)
@@ -121,9 +121,10 @@ bool prediction_of(char **line, int64_t i, const eval_case *c, const answer *ans
 bool prediction_failed(char **line, int64_t i, const char *gold, const err *why, err *e)
 {
     json_t *o = json_object();
-    bool    ok = put(o, "case", json_integer(i)) && put(o, "gold", gold ? json_string(gold) : json_null()) &&
-              put(o, "error", json_pack("{s:s,s:s}", "problem", why->problem ? why->problem : err_code_name(why->code), "text",
-                                        why->text));
+    bool ok = put(o, "case", json_integer(i)) && put(o, "gold", gold ? json_string(gold) : json_null())
+              && put(o, "error",
+                     json_pack("{s:s,s:s}", "problem", why->problem ? why->problem : err_code_name(why->code),
+                               "text", why->text));
     return finish(line, o, ok, e);
 }
 

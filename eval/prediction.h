@@ -1,5 +1,6 @@
 /* prediction.h - one line of a predictions file: what a case came to, for scripts and for comparing two runs.
- *   {"case": 0, "gold": "Yes", "answer": "No", "probs": [..], "consistent": true, "candidates": [{"id": 5, "heads": ["image"],
+ *   {"case": 0, "gold": "Yes", "answer": "No", "probs": [..], "consistent": true, "candidates": [{"id": 5,
+ *   "heads": ["image"],
  *    "scores": [..], "weight": 0.25, "logp": [..]}]}
  * scores goes with heads; logp and probs go with the case's answers. A decoded answer has log_likelihood and
  * tokens, and each candidate its log_likelihood and whether it agrees. Of labels, gold and answer are lists of

@@ -36,7 +36,8 @@ static int pool_answer(pool *p, score_mode m)
 
 /* The answer of one head alone. Its p_R is the retriever's own, of the head's scores only: what both heads' p_R is
  * when renormalised within the head. */
-static bool head_alone(case_result *r, head h, const answer *ans, int gold, score_mode mode, float tau, arena *a, err *e)
+static bool head_alone(case_result *r, head h, const answer *ans, int gold, score_mode mode, float tau, arena *a,
+                       err *e)
 {
     candidate *c = ARENA_NEW(a, candidate, ans->K, e);
     pool       p;
@@ -111,7 +112,8 @@ static void labels_result(case_result *r, const eval_case *c, const answer *ans)
     for (int l = 0; l < c->n_labels; l++) r->said_set |= (uint64_t)said[l] << l;
 }
 
-bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a, err *e)
+bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a,
+                    err *e)
 {
     *r = (case_result){.task = ans->task, .type = c->type, .K = ans->K, .consistent = ans->consistent,
                        .n_cached = ans->n_cached, .flops = ans->flops, .ms = ans->total_ms};
@@ -123,7 +125,9 @@ bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score
     }
     if (c->labels) labels_result(r, c, ans);
     else if (ans->task == TASK_OPEN) ok = text_result(r, c->gold_text, ans->open.text, a, e);
-    else ok = closed_result(r, c, ans, mode, tau, a, e) && text_result(r, c->gold_text, c->answers[ans->answer], a, e);
+    else
+        ok = closed_result(r, c, ans, mode, tau, a, e)
+             && text_result(r, c->gold_text, c->answers[ans->answer], a, e);
     arena_back(a, start);
     return ok;
 }
@@ -166,7 +170,8 @@ static uint32_t slot_of(const report *r, const char *s)
 {
     uint32_t h = 2166136261u; /* FNV-1a */
     for (const char *c = s; *c; c++) h = (h ^ (uint8_t)*c) * 16777619u;
-    for (h &= r->n_slots - 1; r->slots[h] >= 0 && strcmp(r->labels[r->slots[h]], s) != 0;) h = (h + 1) & (r->n_slots - 1);
+    for (h &= r->n_slots - 1; r->slots[h] >= 0 && strcmp(r->labels[r->slots[h]], s) != 0;)
+        h = (h + 1) & (r->n_slots - 1);
     return h;
 }
 
@@ -221,7 +226,8 @@ static bool add_labels(report *r, const char *const *names, int n_names, const f
         if (!label_of(r, names[i], &label, e)) return false;
     if (r->n_labels != n_names) return err_set(e, ERR_BUG, "report: %d labels, then %d", r->n_labels, n_names);
     if (!prob) return true;
-    if (!grow((void **)&r->prob, r->n_of[TASK_LABELS], &r->prob_cap, (size_t)n_names * sizeof *r->prob, e)) return false;
+    if (!grow((void **)&r->prob, r->n_of[TASK_LABELS], &r->prob_cap, (size_t)n_names * sizeof *r->prob, e))
+        return false;
     memcpy(r->prob + r->n_of[TASK_LABELS] * n_names, prob, (size_t)n_names * sizeof *prob);
     return true;
 }

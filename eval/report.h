@@ -41,7 +41,8 @@ typedef struct {
 } case_result;
 
 /* Fill *r from what diagnose() answered, of any task. a is scratch. */
-bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a, err *e);
+bool case_result_of(case_result *r, const eval_case *c, const answer *ans, score_mode mode, float tau, arena *a,
+                    err *e);
 
 typedef struct report report;
 bool report_new(report **out, err *e);

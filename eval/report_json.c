@@ -378,7 +378,9 @@ static void put_failures(maker *m, const report *r)
     json_t *list = json_array();
     for (int64_t i = 0; i < r->n_failed; i++)
         if (json_array_append_new(list, json_pack("{s:I,s:s,s:s}", "case", (json_int_t)r->failures[i].i, "problem",
-                                                  r->failures[i].problem, "text", r->failures[i].text)) != 0) m->ok = false;
+                                                  r->failures[i].problem, "text", r->failures[i].text))
+            != 0)
+            m->ok = false;
     put(m, "failures", list);
 }
 
@@ -419,7 +421,8 @@ bool report_json(json_t **out, const report *r, const report_run *run, const eng
     arena_free(m.a);
     if (!m.ok) {
         json_decref(m.o);
-        return local.code ? err_set(e, local.code, "%s", local.text) : err_set(e, ERR_MEMORY, "report: out of memory");
+        return local.code ? err_set(e, local.code, "%s", local.text)
+                          : err_set(e, ERR_MEMORY, "report: out of memory");
     }
     *out = m.o;
     return true;

@@ -49,11 +49,13 @@ static void cost(text *t, const json_t *s)
 {
     const json_t *ms = json_object_get(s, "ms_per_case");
     double        cached = number(s, "cache_hit_rate");
-    text_printf(t, "\n%.1f s, %.1f cases/s with %lld worker%s on %s\n", number(s, "seconds"), number(s, "cases_per_second"),
-                count(s, "workers"), count(s, "workers") == 1 ? "" : "s", string(s, "kernels"));
+    text_printf(t, "\n%.1f s, %.1f cases/s with %lld worker%s on %s\n", number(s, "seconds"),
+                number(s, "cases_per_second"), count(s, "workers"), count(s, "workers") == 1 ? "" : "s",
+                string(s, "kernels"));
     if (isnan(cached)) return;
-    text_printf(t, "a case: %.1f ms median, %.1f ms 95th percentile, %.2f GFLOP; %.0f %% of the prefixes were cached\n",
-                number(ms, "median"), number(ms, "p95"), number(s, "flops_per_case") / 1e9, 100 * cached);
+    text_printf(
+        t, "a case: %.1f ms median, %.1f ms 95th percentile, %.2f GFLOP; %.0f %% of the prefixes were cached\n",
+        number(ms, "median"), number(ms, "p95"), number(s, "flops_per_case") / 1e9, 100 * cached);
     const json_t *seen = json_object_get(s, "query_pictures");
     if (count(seen, "reused"))
         text_printf(t, "%lld query pictures encoded once, for %lld cases\n", count(seen, "encoded"),

@@ -121,9 +121,16 @@ static bool keep_names(outcome *o, const eval_case *c, const answer *ans, err *e
 static diagnose_request request_of(const worker *w, const eval_case *c)
 {
     const run_plan  *p = w->run->p;
-    diagnose_request q = {.image = c->image, .image_bytes = c->image_bytes, .question = c->question,
-                          .answers = c->answers, .n_answers = c->n_answers, .k = p->k, .mode = p->mode, .exclude_self = p->exclude_self,
-                          .exclude = {.study = c->study, .patient = c->patient}, .vision = w->vision};
+    diagnose_request q = {.image = c->image,
+                          .image_bytes = c->image_bytes,
+                          .question = c->question,
+                          .answers = c->answers,
+                          .n_answers = c->n_answers,
+                          .k = p->k,
+                          .mode = p->mode,
+                          .exclude_self = p->exclude_self,
+                          .exclude = {.study = c->study, .patient = c->patient},
+                          .vision = w->vision};
     if (c->labels && !c->generated) {
         q.labels = c->labels;
         q.n_labels = c->n_labels;

@@ -87,7 +87,8 @@ static bool class_numbers(eval_task *t, err *e)
     const json_t *v = json_object_get(t->root, "label_to_answer");
     size_t        n = json_array_size(v);
     if (!v) return true;
-    if (!n || n > MOST_CLASSES) return wrong(t, "label_to_answer", "must be a list, an answer's number for each label", e);
+    if (!n || n > MOST_CLASSES)
+        return wrong(t, "label_to_answer", "must be a list, an answer's number for each label", e);
     if (!(t->label_to_answer = mem_zalloc(n, sizeof *t->label_to_answer)))
         return err_set(e, ERR_MEMORY, "%s: out of memory", t->path);
     t->n_label_to_answer = (int)n;
@@ -159,15 +160,18 @@ static bool read_task(eval_task *t, err *e)
     if (!json_is_object(t->root)) return err_set(e, ERR_FILE, "%s: not a JSON object", t->path);
     if (!choice(&kind, t, "kind", EVAL_KIND_NAME, N_EVAL_KINDS, e)) return false;
     t->kind = (eval_kind)kind;
-    if (!keys(t, e) || !string(&t->name, t, "name", e) || !string(&note, t, "note", e) ||
-        !string(&t->question, t, "question", e) || !string(&t->legend, t, "legend", e) ||
-        !choice(&place, t, "legend_place", PLACE_NAME, N_LEGEND_PLACES, e) || !policy(t, e) ||
-        !strings(&t->answers, &t->n_answers, t, "answers", 2, MAX_ANSWERS, e) || !class_numbers(t, e) ||
-        !strings(&t->labels, &t->n_labels, t, "labels", 1, MAX_LABELS, e) || !choice(&form, t, "answer_form", forms, 2, e) ||
-        !tokens(t, e) || !string(&t->language, t, "language", e)) return false;
+    if (!keys(t, e) || !string(&t->name, t, "name", e) || !string(&note, t, "note", e)
+        || !string(&t->question, t, "question", e) || !string(&t->legend, t, "legend", e)
+        || !choice(&place, t, "legend_place", PLACE_NAME, N_LEGEND_PLACES, e) || !policy(t, e)
+        || !strings(&t->answers, &t->n_answers, t, "answers", 2, MAX_ANSWERS, e) || !class_numbers(t, e)
+        || !strings(&t->labels, &t->n_labels, t, "labels", 1, MAX_LABELS, e)
+        || !choice(&form, t, "answer_form", forms, 2, e) || !tokens(t, e)
+        || !string(&t->language, t, "language", e))
+        return false;
     t->place = (legend_place)place;
     t->generated = form == 1;
-    if (!t->legend && json_object_get(t->root, "legend_place")) return wrong(t, "legend_place", "goes with \"legend\"", e);
+    if (!t->legend && json_object_get(t->root, "legend_place"))
+        return wrong(t, "legend_place", "goes with \"legend\"", e);
     if (t->kind == EVAL_MULTILABEL && t->max_new_tokens && !t->generated)
         return wrong(t, "max_new_tokens", "goes with the answer_form generated", e);
     return true;

@@ -44,7 +44,8 @@ static bool choose(vqa *v, err *e)
         if (language && is && strcmp(is, language) != 0) continue;
         v->record[v->n++] = (int64_t)i;
     }
-    return v->n > 0 || err_set(e, ERR_FILE, "%s: no question in language \"%.20s\"", v->path, language ? language : "");
+    return v->n > 0
+           || err_set(e, ERR_FILE, "%s: no question in language \"%.20s\"", v->path, language ? language : "");
 }
 
 /* jansson's text may quote the file, its position may not. */

@@ -40,14 +40,17 @@ bool image_check_size(int64_t width, int64_t height, const image_limits *lim, er
         return err_at(e, ERR_UNUSABLE, "image-undecodable", "image", "the image has no pixels: %lld x %lld",
                       (long long)width, (long long)height);
     if (width > lim->max_side || height > lim->max_side)
-        return err_at(e, ERR_TOO_LARGE, "image-too-large", "image", "the image is %lld x %lld; a side may have %d pixels",
-                      (long long)width, (long long)height, lim->max_side);
+        return err_at(e, ERR_TOO_LARGE, "image-too-large", "image",
+                      "the image is %lld x %lld; a side may have %d pixels", (long long)width, (long long)height,
+                      lim->max_side);
     if (width * height > lim->max_pixels)
-        return err_at(e, ERR_TOO_LARGE, "image-too-large", "image", "the image is %lld x %lld; it may have %lld pixels",
-                      (long long)width, (long long)height, (long long)lim->max_pixels);
+        return err_at(e, ERR_TOO_LARGE, "image-too-large", "image",
+                      "the image is %lld x %lld; it may have %lld pixels", (long long)width, (long long)height,
+                      (long long)lim->max_pixels);
     if (width < lim->min_side || height < lim->min_side)
-        return err_at(e, ERR_UNUSABLE, "image-too-small", "image", "the image is %lld x %lld; a side must have %d pixels",
-                      (long long)width, (long long)height, lim->min_side);
+        return err_at(e, ERR_UNUSABLE, "image-too-small", "image",
+                      "the image is %lld x %lld; a side must have %d pixels", (long long)width, (long long)height,
+                      lim->min_side);
     return true;
 }
 
@@ -84,7 +87,8 @@ bool image_decode(image *out, const void *bytes, size_t n, const image_limits *l
 bool image_crop(image *out, const image *in, int left, int top, int width, int height, arena *a, err *e)
 {
     if (left < 0 || top < 0 || width < 1 || height < 1 || left > in->width - width || top > in->height - height)
-        return err_set(e, ERR_BUG, "crop %d,%d %dx%d does not lie in %dx%d", left, top, width, height, in->width, in->height);
+        return err_set(e, ERR_BUG, "crop %d,%d %dx%d does not lie in %dx%d", left, top, width, height, in->width,
+                       in->height);
     uint8_t *rgb = arena_take_n(a, (size_t)width * 3, (size_t)height, e);
     if (!rgb) return false;
     for (int y = 0; y < height; y++)

@@ -6,8 +6,8 @@
  * What is an error       libjpeg warns and goes on where it can; a made-up pixel is no pixel of the patient, so the
  *                        warnings about data that ended, bad codes, lost restart markers and impossible progression
  *                        are errors here. Stray bytes between segments, odd JFIF or Adobe versions are harmless.
- * A file that ends early is an error, even where only the end marker is missing: so it is in Pillow, and what is missing
- *                        in a file of several scans cannot be told. There must be a scan for each component.
+ * A file that ends early is an error, even where only the end marker is missing: so it is in Pillow, and what
+ * is missing in a file of several scans cannot be told. There must be a scan for each component.
  * Bounds                 Sides and pixels are checked in the header. A progressive file costs time per scan whatever
  *                        its length: scans are counted (MAX_SCANS), and so is their product with the picture's size.
  *                        Coefficient memory is capped by the number of pixels.
@@ -21,8 +21,8 @@
 
 #include "imaging/codec.h"
 
-/* Encoders write 10 scans, optimisers up to about 20: FREE_SCANS are always taken, up to MAX_SCANS where the picture is
- * small enough that scans times pixels stay below SCAN_PIXELS. */
+/* Encoders write 10 scans, optimisers up to about 20: FREE_SCANS are always taken, up to MAX_SCANS where the
+ * picture is small enough that scans times pixels stay below SCAN_PIXELS. */
 enum { FREE_SCANS = 16, MAX_SCANS = 100, CHANNELS = 3 };
 static const int64_t SCAN_PIXELS = (int64_t)FREE_SCANS << 26;
 
@@ -55,7 +55,8 @@ static void on_error(j_common_ptr c)
     case JERR_OUT_OF_MEMORY:
     case JERR_NO_BACKING_STORE: err_set(j->e, ERR_MEMORY, "JPEG: out of memory"); break;
     case JERR_IMAGE_TOO_BIG:
-        err_at(j->e, ERR_TOO_LARGE, "image-too-large", "image", "the image has a side of more than %ld pixels", (long)JPEG_MAX_DIMENSION);
+        err_at(j->e, ERR_TOO_LARGE, "image-too-large", "image", "the image has a side of more than %ld pixels",
+               (long)JPEG_MAX_DIMENSION);
         break;
     default: /* libjpeg's texts hold numbers of the header at most */
         c->err->format_message(c, message);
@@ -112,9 +113,13 @@ static void read_header(jpeg_job *j, const uint8_t *bytes, size_t n, const image
 {
     j_decompress_ptr c = &j->c;
     jpeg_create_decompress(c);
-    j->source = (struct jpeg_source_mgr){.next_input_byte = bytes, .bytes_in_buffer = n, .init_source = source_nothing,
-                                         .fill_input_buffer = source_fill, .skip_input_data = source_skip,
-                                         .resync_to_restart = jpeg_resync_to_restart, .term_source = source_nothing};
+    j->source = (struct jpeg_source_mgr){.next_input_byte = bytes,
+                                         .bytes_in_buffer = n,
+                                         .init_source = source_nothing,
+                                         .fill_input_buffer = source_fill,
+                                         .skip_input_data = source_skip,
+                                         .resync_to_restart = jpeg_resync_to_restart,
+                                         .term_source = source_nothing};
     c->src = &j->source;
     jpeg_read_header(c, TRUE);
     if (!image_check_size(c->image_width, c->image_height, lim, j->e)) leave(j);
@@ -155,7 +160,8 @@ static bool read_pixels(jpeg_job *j, image *out, const uint8_t *bytes, size_t n,
     if (!rgb || (cmyk && !inks)) leave(j);
 
     /* Coefficients of a file with several scans: 2 bytes per sample, sides padded to blocks of at most 4 x 8. */
-    c->mem->max_memory_to_use = (long)((width + 32) * ((size_t)c->image_height + 32) * 2 * (size_t)c->num_components + (1 << 20));
+    c->mem->max_memory_to_use =
+        (long)((width + 32) * ((size_t)c->image_height + 32) * 2 * (size_t)c->num_components + (1 << 20));
     c->out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     c->progress = &j->progress;
     j->progress.progress_monitor = on_progress;

@@ -2,8 +2,9 @@
  * What Pillow's convert("RGB") gives, type by type (checked against Pillow 12.3, tests/oracle/make_variants.py):
  *   grey 1, 2, 4 bits   scaled to 0..255, repeated      grey 8           repeated
  *   RGB, RGBA, LA of 16 bits per channel                 the high byte of each
- *   grey 16             TRAP: min(value, 255), not the high byte. Pillow opens it as mode I;16, whose conversion clips.
- *                       A 16-bit radiograph comes out nearly white; whoever has one should window it to 8 bits first.
+ *   grey 16             TRAP: min(value, 255), not the high byte. Pillow opens it as mode I;16, whose
+ *                       conversion clips. A 16-bit radiograph comes out nearly white; whoever has one should
+ *                       window it to 8 bits first.
  *   palette             its colours; an index past the palette is black; tRNS is dropped
  *   alpha, tRNS         dropped, not blended             gAMA, iCCP, sRGB, eXIf   ignored
  * Stricter than Pillow in one way: a wrong checksum, a missing palette, too few pixels or a missing end is an error
@@ -135,7 +136,8 @@ static bool png_read_pixels(png_job *j, uint8_t *rgb, int width, int height, con
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_check_for_invalid_index(png, 0); /* an index past the palette is black, as in Pillow */
     png_read_info(png, j->info);
-    if (png_get_image_width(png, j->info) != (png_uint_32)width || png_get_image_height(png, j->info) != (png_uint_32)height)
+    if (png_get_image_width(png, j->info) != (png_uint_32)width
+        || png_get_image_height(png, j->info) != (png_uint_32)height)
         png_error(png, "two headers");
     ask_for_rgb(png, j->info);
     const int passes = png_set_interlace_handling(png);
@@ -205,7 +207,8 @@ bool image_encode_png(uint8_t **out, size_t *n, const image *img, arena *a, err 
     bool         ok = false;
     const bool   gray = is_gray(img);
     const size_t raw = ((size_t)img->width * (gray ? 1 : CHANNELS) + 1) * img->height;
-    png_job      j = {.e = e, .out_cap = raw + raw / 64 + 4096}; /* above deflate's worst case and the chunk headers */
+    /* above deflate's worst case and the chunk headers */
+    png_job      j = {.e = e, .out_cap = raw + raw / 64 + 4096};
     uint8_t     *row = arena_take(a, (size_t)img->width, e);
     j.out = row ? arena_take(a, j.out_cap, e) : NULL;
     if (!j.out) return false;

@@ -15,8 +15,9 @@ bool image_policy_parse(image_policy *out, const char *name)
 
 const char *image_policy_name(image_policy p) { return NAME[p]; }
 
-/* TRAP: a double, multiplied and cut, as Python's int(n * f) does: 322 * (256.0 / 322) is just below 256, so this picture
- * becomes 255 wide. 272 of the sizes from 257 to 2999 end there; n * 256 / longest would give 256 for all. */
+/* TRAP: a double, multiplied and cut, as Python's int(n * f) does: 322 * (256.0 / 322) is just below 256, so
+ * this picture becomes 255 wide. 272 of the sizes from 257 to 2999 end there; n * 256 / longest would give 256
+ * for all. */
 static int scaled(int n, double f)
 {
     const int m = (int)(n * f);

@@ -1,7 +1,8 @@
 /* policy.h - what is done to a picture before the reader's own processor sees it.
  *   native      nothing: the model as published
- *   jomed-256   what JOMED's released code does: for Qwen2-VL the resize of qwen-vl-utils first (qwen_vl_utils_image); then
- *               the longer side down to 256 by the nearest pixel (jomed_256), for every family
+ *   jomed-256   what JOMED's released code does: for Qwen2-VL the resize of qwen-vl-utils first
+ *               (qwen_vl_utils_image); then the longer side down to 256 by the nearest pixel (jomed_256), for
+ *               every family
  * Readers fine-tuned with that code have only seen such pictures. [../shared/specs/models.md, section 0] */
 #ifndef JOMED_IMAGING_POLICY_H
 #define JOMED_IMAGING_POLICY_H

@@ -1,6 +1,6 @@
-/* preprocess.c - RGB to the pixels that each model was trained on, bit for bit as the Python processors that resize with
- * Pillow (transformers' "slow" ones; jina's own). The torchvision ("fast") ones differ by up to two levels.
- * [../shared/specs/models.md 2.3, 2.4, 5.5; goldens in tests/fixtures/golden]
+/* preprocess.c - RGB to the pixels that each model was trained on, bit for bit as the Python processors that
+ * resize with Pillow (transformers' "slow" ones; jina's own). The torchvision ("fast") ones differ by up to two
+ * levels. [../shared/specs/models.md 2.3, 2.4, 5.5; goldens in tests/fixtures/golden]
  *
  * A pixel has 256 values and 3 channels, so rescaling and normalising is a table of 768 floats. */
 #include "imaging/preprocess.h"
@@ -11,7 +11,15 @@
 #include "base/file.h"
 #include "base/json.h"
 
-enum { CHANNELS = 3, LEVELS = 256, MAX_ASPECT = 200, MAX_PATH_BYTES = 4096, MAX_S = 4096, MAX_EDGE = 1 << 15, MAX_PATCH = 64 };
+enum {
+    CHANNELS = 3,
+    LEVELS = 256,
+    MAX_ASPECT = 200,
+    MAX_PATH_BYTES = 4096,
+    MAX_S = 4096,
+    MAX_EDGE = 1 << 15,
+    MAX_PATCH = 64
+};
 
 static const char CONFIG[] = "preprocessor_config.json";
 
@@ -34,7 +42,8 @@ static bool read_triple(const json_t *root, const char *key, float out[CHANNELS]
 {
     const json_t *v = json_path(root, key);
     if (!v) return true; /* keeps the default */
-    if (!json_is_array(v) || json_array_size(v) != CHANNELS) return err_set(e, ERR_FILE, "%s: %s is not three numbers", where, key);
+    if (!json_is_array(v) || json_array_size(v) != CHANNELS)
+        return err_set(e, ERR_FILE, "%s: %s is not three numbers", where, key);
     for (int c = 0; c < CHANNELS; c++) {
         const json_t *x = json_array_get(v, (size_t)c);
         if (!json_is_number(x)) return err_set(e, ERR_FILE, "%s: %s is not three numbers", where, key);
@@ -43,7 +52,8 @@ static bool read_triple(const json_t *root, const char *key, float out[CHANNELS]
     return true;
 }
 
-static bool read_norm(const json_t *root, const char *mean, const char *std, pixel_norm *norm, const char *where, err *e)
+static bool read_norm(const json_t *root, const char *mean, const char *std, pixel_norm *norm, const char *where,
+                      err *e)
 {
     *norm = CLIP_NORM;
     if (!read_triple(root, mean, norm->mean, where, e) || !read_triple(root, std, norm->std, where, e)) return false;
@@ -65,28 +75,34 @@ static bool need_string(const json_t *root, const char *key, const char *want, c
 {
     const char *v;
     if (!json_str_or(root, key, want, &v, where, e)) return false;
-    return strcmp(v, want) == 0 || err_set(e, ERR_FILE, "%s: %s is not \"%s\", which is not supported", where, key, want);
+    return strcmp(v, want) == 0
+           || err_set(e, ERR_FILE, "%s: %s is not \"%s\", which is not supported", where, key, want);
 }
 
-static bool read_int(const json_t *root, const char *key, int64_t def, int64_t most, int64_t *out, const char *where, err *e)
+static bool read_int(const json_t *root, const char *key, int64_t def, int64_t most, int64_t *out,
+                     const char *where, err *e)
 {
     if (!json_int_or(root, key, def, out, where, e)) return false;
-    return (*out >= 1 && *out <= most) ||
-           err_set(e, ERR_FILE, "%s: %s is %lld; 1 to %lld is possible", where, key, (long long)*out, (long long)most);
+    return (*out >= 1 && *out <= most)
+           || err_set(e, ERR_FILE, "%s: %s is %lld; 1 to %lld is possible", where, key, (long long)*out,
+                      (long long)most);
 }
 
 static bool read_jina(jina_image_config *out, const json_t *root, const char *where, err *e)
 {
     int64_t size;
-    if (!read_int(root, "size", 224, MAX_S, &size, where, e) || !read_norm(root, "mean", "std", &out->norm, where, e) ||
-        !need_string(root, "interpolation", "bicubic", where, e) || !need_string(root, "resize_mode", "shortest", where, e))
+    if (!read_int(root, "size", 224, MAX_S, &size, where, e)
+        || !read_norm(root, "mean", "std", &out->norm, where, e)
+        || !need_string(root, "interpolation", "bicubic", where, e)
+        || !need_string(root, "resize_mode", "shortest", where, e))
         return false;
     out->size = (int)size;
     return true;
 }
 
 /* Newer files say size.shortest_edge and size.longest_edge for the same two pixel counts. */
-static bool read_pixel_limit(const json_t *root, const char *key, const char *newer, int64_t def, int64_t *out, const char *where, err *e)
+static bool read_pixel_limit(const json_t *root, const char *key, const char *newer, int64_t def, int64_t *out,
+                             const char *where, err *e)
 {
     const bool  old = json_path(root, key) != NULL;
     return read_int(root, old ? key : newer, def, (int64_t)1 << 31, out, where, e);
@@ -101,7 +117,9 @@ static bool read_steps(const json_t *root, const char *where, err *e)
         !need_true(root, "do_normalize", where, e) || !json_int_or(root, "resample", 3, &resample, where, e) ||
         !json_num_or(root, "rescale_factor", 1.0 / 255, &rescale, where, e))
         return false;
-    if (resample != 3) return err_set(e, ERR_FILE, "%s: resample is %lld; only 3 (bicubic) is supported", where, (long long)resample);
+    if (resample != 3)
+        return err_set(e, ERR_FILE, "%s: resample is %lld; only 3 (bicubic) is supported", where,
+                       (long long)resample);
     if (fabs(rescale * 255 - 1) > 1e-9) return err_set(e, ERR_FILE, "%s: rescale_factor is not 1/255", where);
     return true;
 }
@@ -109,13 +127,16 @@ static bool read_steps(const json_t *root, const char *where, err *e)
 static bool read_qwen2vl(qwen2vl_image_config *out, const json_t *root, const char *where, err *e)
 {
     int64_t patch, merge, temporal;
-    if (!read_int(root, "patch_size", 14, MAX_PATCH, &patch, where, e) || !read_int(root, "merge_size", 2, 8, &merge, where, e) ||
-        !read_int(root, "temporal_patch_size", 2, 8, &temporal, where, e) ||
-        !read_pixel_limit(root, "min_pixels", "size.shortest_edge", 56 * 56, &out->min_pixels, where, e) ||
-        !read_pixel_limit(root, "max_pixels", "size.longest_edge", 14 * 14 * 4 * 1280, &out->max_pixels, where, e) ||
-        !read_norm(root, "image_mean", "image_std", &out->norm, where, e) || !read_steps(root, where, e))
+    if (!read_int(root, "patch_size", 14, MAX_PATCH, &patch, where, e)
+        || !read_int(root, "merge_size", 2, 8, &merge, where, e)
+        || !read_int(root, "temporal_patch_size", 2, 8, &temporal, where, e)
+        || !read_pixel_limit(root, "min_pixels", "size.shortest_edge", 56 * 56, &out->min_pixels, where, e)
+        || !read_pixel_limit(root, "max_pixels", "size.longest_edge", 14 * 14 * 4 * 1280, &out->max_pixels, where,
+                             e)
+        || !read_norm(root, "image_mean", "image_std", &out->norm, where, e) || !read_steps(root, where, e))
         return false;
-    if (out->min_pixels > out->max_pixels) return err_set(e, ERR_FILE, "%s: min_pixels is more than max_pixels", where);
+    if (out->min_pixels > out->max_pixels)
+        return err_set(e, ERR_FILE, "%s: min_pixels is more than max_pixels", where);
     out->patch = (int)patch;
     out->merge = (int)merge;
     out->temporal = (int)temporal;
@@ -178,7 +199,8 @@ bool pixtral_image_config_open(pixtral_image_config *out, const char *dir, err *
 static bool check_aspect(int w, int h, err *e)
 {
     if ((h > w ? h : w) <= (int64_t)MAX_ASPECT * (h > w ? w : h)) return true;
-    return err_at(e, ERR_UNUSABLE, "image-aspect", "image", "the image is %d x %d; one side may be %d times the other", w, h, MAX_ASPECT);
+    return err_at(e, ERR_UNUSABLE, "image-aspect", "image",
+                  "the image is %d x %d; one side may be %d times the other", w, h, MAX_ASPECT);
 }
 
 /* ---- jina-clip ------------------------------------------------------------------------------------------------ */
@@ -213,7 +235,8 @@ bool jina_pixels(float **px, image *cropped, const image *in, const jina_image_c
     image      fit, square;
     if (!check_aspect(in->width, in->height, e)) return false;
     float *out = arena_take_n(a, (size_t)CHANNELS * S, (size_t)S * sizeof *out, e);
-    if (!out || !image_resize_bicubic(&fit, in, w, h, a, e) || !image_crop(&square, &fit, centre(w, S), centre(h, S), S, S, a, e))
+    if (!out || !image_resize_bicubic(&fit, in, w, h, a, e)
+        || !image_crop(&square, &fit, centre(w, S), centre(h, S), S, S, a, e))
         return false;
     norm_table(table, &c->norm);
     to_planes(out, &square, table);
@@ -224,10 +247,10 @@ bool jina_pixels(float **px, image *cropped, const image *in, const jina_image_c
 
 /* ---- Qwen2-VL ------------------------------------------------------------------------------------------------- */
 
-/* Rounding is half to even (42 / 28 = 1.5 gives 2, 70 / 28 = 2.5 gives 2): nearbyint in the default mode is Python's round.
- * least: the least that rounding may give. */
-static bool smart_size(int *new_h, int *new_w, int h, int w, double factor, double min_pixels, double max_pixels, double least,
-                       err *e)
+/* Rounding is half to even (42 / 28 = 1.5 gives 2, 70 / 28 = 2.5 gives 2): nearbyint in the default mode is
+ * Python's round. least: the least that rounding may give. */
+static bool smart_size(int *new_h, int *new_w, int h, int w, double factor, double min_pixels, double max_pixels,
+                       double least, err *e)
 {
     const double area = (double)h * w;
     if (h < 1 || w < 1) return err_set(e, ERR_BUG, "smart_resize: %d x %d is no size of an image", w, h);
@@ -247,15 +270,15 @@ static bool smart_size(int *new_h, int *new_w, int h, int w, double factor, doub
     return true;
 }
 
-/* A side below patch * merge is enlarged like any other, as transformers 5 does; the 4.45 of the released code refused it,
- * but never saw one, because its prompt code enlarges to 28 first. */
+/* A side below patch * merge is enlarged like any other, as transformers 5 does; the 4.45 of the released code
+ * refused it, but never saw one, because its prompt code enlarges to 28 first. */
 bool qwen2vl_smart_resize(int *new_h, int *new_w, int h, int w, const qwen2vl_image_config *c, err *e)
 {
     return smart_size(new_h, new_w, h, w, c->patch * c->merge, (double)c->min_pixels, (double)c->max_pixels, 0, e);
 }
 
-/* TRAP: here a side that rounds to 0 counts as one factor before the areas are compared: 1 x 200 becomes 28 x 196, where
- * the processor makes 28 x 812 of it. */
+/* TRAP: here a side that rounds to 0 counts as one factor before the areas are compared: 1 x 200 becomes 28 x
+ * 196, where the processor makes 28 x 812 of it. */
 bool qwen_vl_utils_image(image *out, const image *in, arena *a, err *e)
 {
     const double factor = 28, min_pixels = 4 * 28 * 28, max_pixels = 16384.0 * 28 * 28;
@@ -265,7 +288,8 @@ bool qwen_vl_utils_image(image *out, const image *in, arena *a, err *e)
 }
 
 /* One patch: [channel, time, row, column]; a still picture repeats its frame in time. from: its first pixel. */
-static void fill_patch(float *out, const uint8_t *from, size_t row_bytes, float table[CHANNELS][LEVELS], int patch, int temporal)
+static void fill_patch(float *out, const uint8_t *from, size_t row_bytes, float table[CHANNELS][LEVELS], int patch,
+                       int temporal)
 {
     const size_t frame = (size_t)patch * patch;
     for (int c = 0; c < CHANNELS; c++) {
@@ -286,7 +310,8 @@ bool qwen2vl_patches(patches *out, image *resized, const image *in, const qwen2v
     int   h, w;
     image fit;
     float table[CHANNELS][LEVELS];
-    if (!qwen2vl_smart_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e)) return false;
+    if (!qwen2vl_smart_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e))
+        return false;
     patches p = {.grid_h = h / c->patch, .grid_w = w / c->patch, .F = CHANNELS * c->temporal * c->patch * c->patch};
     p.P = p.grid_h * p.grid_w;
     p.px = arena_take_n(a, (size_t)p.P, (size_t)p.F * sizeof *p.px, e);
@@ -298,8 +323,8 @@ bool qwen2vl_patches(patches *out, image *resized, const image *in, const qwen2v
         for (int bx = 0; bx < p.grid_w; bx += c->merge)
             for (int y = by; y < by + c->merge; y++)
                 for (int x = bx; x < bx + c->merge; x++, to += p.F)
-                    fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS, row_bytes, table,
-                               c->patch, c->temporal);
+                    fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS,
+                               row_bytes, table, c->patch, c->temporal);
     if (resized) *resized = fit;
     *out = p;
     return true;
@@ -316,7 +341,8 @@ bool pixtral_resize(int *new_h, int *new_w, int h, int w, const pixtral_image_co
     const int    H = ratio > 1 ? (int)floor(h / ratio) : h, W = ratio > 1 ? (int)floor(w / ratio) : w;
     if (H < 1 || W < 1)
         return err_at(e, ERR_UNUSABLE, "image-aspect", "image",
-                      "the image is %d x %d; with the longer side at %d nothing is left of the other", w, h, c->longest_edge);
+                      "the image is %d x %d; with the longer side at %d nothing is left of the other", w, h,
+                      c->longest_edge);
     *new_h = ((H - 1) / c->patch + 1) * c->patch;
     *new_w = ((W - 1) / c->patch + 1) * c->patch;
     return true;
@@ -327,7 +353,8 @@ bool pixtral_patches(patches *out, image *resized, const image *in, const pixtra
     int   h, w;
     image fit;
     float table[CHANNELS][LEVELS];
-    if (!pixtral_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e)) return false;
+    if (!pixtral_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e))
+        return false;
     patches p = {.grid_h = h / c->patch, .grid_w = w / c->patch, .F = CHANNELS * c->patch * c->patch};
     p.P = p.grid_h * p.grid_w;
     p.px = arena_take_n(a, (size_t)p.P, (size_t)p.F * sizeof *p.px, e);
@@ -337,7 +364,8 @@ bool pixtral_patches(patches *out, image *resized, const image *in, const pixtra
     float       *to = p.px;
     for (int y = 0; y < p.grid_h; y++)
         for (int x = 0; x < p.grid_w; x++, to += p.F)
-            fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS, row_bytes, table, c->patch, 1);
+            fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS, row_bytes,
+                       table, c->patch, 1);
     if (resized) *resized = fit;
     *out = p;
     return true;

@@ -5,7 +5,8 @@
 
 #include "imaging/image.h"
 
-typedef struct { float mean[3], std[3]; } pixel_norm; /* y = (u8 / 255 - mean) / std, one f32 rounding per operation */
+typedef struct { float mean[3], std[3]; } pixel_norm; /* y = (u8 / 255 - mean) / std, one f32 rounding per
+                                                         operation */
 
 /* jina-clip: shortest side to S (bicubic), centre crop S x S. */
 typedef struct { int size; pixel_norm norm; } jina_image_config;
@@ -25,8 +26,8 @@ bool qwen2vl_patches(patches *out, image *resized, const image *in, const qwen2v
 /* What qwen-vl-utils 0.0.8 makes of a picture before that processor sees it: smart_resize with its own limits. */
 bool qwen_vl_utils_image(image *out, const image *in, arena *a, err *e);
 
-/* Pixtral: a longer side above longest_edge is brought down to it, then both sides are stretched up to multiples of the
- * patch, bicubic; patches in raster order, [channel, row, column] inside a patch. */
+/* Pixtral: a longer side above longest_edge is brought down to it, then both sides are stretched up to
+ * multiples of the patch, bicubic; patches in raster order, [channel, row, column] inside a patch. */
 typedef struct { int patch, longest_edge; pixel_norm norm; } pixtral_image_config;
 bool pixtral_image_config_open(pixtral_image_config *out, const char *dir, err *e);
 /* New size of an H x W image. ERR_UNUSABLE image-aspect, field "image": so thin that nothing is left of a side. */

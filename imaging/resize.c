@@ -1,12 +1,12 @@
 /* resize.c - Pillow's resize of 8-bit RGB, bit for bit: bicubic with antialiasing, and nearest.
  *
- * Bicubic is two passes over bytes, horizontal first. Each output sample is a weighted sum of the inputs under a cubic
- * (Keys 1981, a = -1/2) that is as wide as the step between output samples, but never narrower than one input sample.
- * Weights are made in double, normalised to sum 1, and rounded to 22 fractional bits; sums are 32-bit integers, so
- * they may be taken in any order. A pass whose side does not change is left out.
- * Pillow 12.2 and later do the vertical pass first where height > 100 width and the height shrinks; 10.x, which the
- * released code ran, never did, nor do we.
- * TRAP: the weights must be computed without fused multiply-add (-ffp-contract=off): one last bit moves a pixel. */
+ * Bicubic is two passes over bytes, horizontal first. Each output sample is a weighted sum of the inputs under
+ * a cubic (Keys 1981, a = -1/2) that is as wide as the step between output samples, but never narrower than one
+ * input sample. Weights are made in double, normalised to sum 1, and rounded to 22 fractional bits; sums are
+ * 32-bit integers, so they may be taken in any order. A pass whose side does not change is left out. Pillow
+ * 12.2 and later do the vertical pass first where height > 100 width and the height shrinks; 10.x, which the
+ * released code ran, never did, nor do we. TRAP: the weights must be computed without fused multiply-add
+ * (-ffp-contract=off): one last bit moves a pixel. */
 #include <math.h>
 #include <string.h>
 
@@ -35,7 +35,8 @@ static int32_t to_fixed(double w)
 /* Raw weights need a scratch row w. */
 bool resize_axis_make(resize_axis *x, int n_in, int n_out, arena *a, err *e)
 {
-    const double scale = (double)n_in / n_out, filter = scale > 1 ? scale : 1, support = 2 * filter, inverse = 1 / filter;
+    const double scale = (double)n_in / n_out, filter = scale > 1 ? scale : 1, support = 2 * filter,
+                 inverse = 1 / filter;
     const int    most = (int)ceil(support) * 2 + 1;
     *x = (resize_axis){.n_out = n_out, .stride = (most + STRIDE_STEP - 1) / STRIDE_STEP * STRIDE_STEP};
     const size_t total = (size_t)n_out * x->stride;
@@ -100,8 +101,8 @@ static void rows_plain(uint8_t *out, size_t out_stride, const uint8_t *in, size_
     for (int y = 0; y < RESIZE_ROWS_AT_ONCE; y++) row_plain(out + y * out_stride, in + y * in_stride, axis);
 }
 
-static void column_plain(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k, const int16_t *high,
-                         const int16_t *low)
+static void column_plain(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k,
+                         const int16_t *high, const int16_t *low)
 {
     (void)high;
     (void)low;
@@ -134,8 +135,9 @@ static bool new_image(image *out, int width, int height, arena *a, err *e)
     return true;
 }
 
-/* Rows first .. first + out->height - 1 of in, each to out's width. They go through padded buffers, a few at a time, so that
- * the loops may read and write whole registers; in the last batch some of the rows are left over from the one before. */
+/* Rows first .. first + out->height - 1 of in, each to out's width. They go through padded buffers, a few at a
+ * time, so that the loops may read and write whole registers; in the last batch some of the rows are left over
+ * from the one before. */
 static bool horizontal(image *out, const image *in, int first, arena *a, err *e)
 {
     const resize_rows *loops = fastest();
@@ -143,12 +145,15 @@ static bool horizontal(image *out, const image *in, int first, arena *a, err *e)
     resize_axis        axis;
     if (!resize_axis_make(&axis, in->width, out->width, a, e)) return false;
     /* taps past the last are multiplied by zero, but read: up to stride pixels past the end */
-    const size_t from_stride = in_bytes + (size_t)axis.stride * CHANNELS + RESIZE_PAD, to_stride = out_bytes + RESIZE_PAD;
-    uint8_t     *from = arena_take_n(a, from_stride, RESIZE_ROWS_AT_ONCE, e), *to = arena_take_n(a, to_stride, RESIZE_ROWS_AT_ONCE, e);
+    const size_t from_stride = in_bytes + (size_t)axis.stride * CHANNELS + RESIZE_PAD,
+                 to_stride = out_bytes + RESIZE_PAD;
+    uint8_t *from = arena_take_n(a, from_stride, RESIZE_ROWS_AT_ONCE, e),
+            *to = arena_take_n(a, to_stride, RESIZE_ROWS_AT_ONCE, e);
     if (!from || !to) return false;
     for (int y = 0; y < out->height; y += RESIZE_ROWS_AT_ONCE) {
         const int n = out->height - y < RESIZE_ROWS_AT_ONCE ? out->height - y : RESIZE_ROWS_AT_ONCE;
-        for (int i = 0; i < n; i++) memcpy(from + i * from_stride, in->rgb + (size_t)(first + y + i) * in_bytes, in_bytes);
+        for (int i = 0; i < n; i++)
+            memcpy(from + i * from_stride, in->rgb + (size_t)(first + y + i) * in_bytes, in_bytes);
         loops->rows(to, to_stride, from, from_stride, &axis);
         for (int i = 0; i < n; i++) memcpy(out->rgb + (size_t)(y + i) * out_bytes, to + i * to_stride, out_bytes);
     }
@@ -162,8 +167,8 @@ static void vertical(image *out, const image *in, int first, const resize_axis *
     const int64_t      bytes = (int64_t)in->width * CHANNELS;
     for (int y = 0; y < out->height; y++) {
         const size_t at = (size_t)y * axis->stride;
-        loops->column(out->rgb + y * bytes, in->rgb + (axis->lo[y] - first) * bytes, bytes, (int)bytes, axis->n[y], axis->k + at,
-                     axis->high + at, axis->low + at);
+        loops->column(out->rgb + y * bytes, in->rgb + (axis->lo[y] - first) * bytes, bytes, (int)bytes, axis->n[y],
+                      axis->k + at, axis->high + at, axis->low + at);
     }
 }
 
@@ -224,7 +229,7 @@ bool image_resize_nearest(image *out, const image *in, int width, int height, ar
     if (!new_image(&img, width, height, a, e)) return false;
     const arena_mark scratch = arena_here(a);
     int             *column, *row;
-    const bool       ok = nearest_steps(&column, in->width, width, a, e) && nearest_steps(&row, in->height, height, a, e);
+    const bool ok = nearest_steps(&column, in->width, width, a, e) && nearest_steps(&row, in->height, height, a, e);
     if (ok) {
         uint8_t *to = img.rgb;
         for (int y = 0; y < height; y++) {

@@ -23,8 +23,9 @@ static inline __m256i join(__m256i high, __m256i low)
 static void rows_avx2(uint8_t *out, size_t out_stride, const uint8_t *in, size_t in_stride, const resize_axis *axis)
 {
     enum { ROWS = RESIZE_ROWS_AT_ONCE };
-    const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, /* pixels 0, 1 */
-                                           6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1 /* pixels 2, 3 */);
+    const __m256i pairs =
+        _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, /* pixels 0, 1 */
+                         6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1 /* pixels 2, 3 */);
     const __m256i spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1); /* weights 0, 1 below; 2, 3 above */
     const __m128i half = _mm_set1_epi32(1 << (RESIZE_BITS - 1));
     for (int i = 0; i < axis->n_out; i++, out += CHANNELS) {
@@ -54,16 +55,18 @@ static void rows_avx2(uint8_t *out, size_t out_stride, const uint8_t *in, size_t
         }
         /* R G B 0 of each row; both packs saturate: the clip to 0..255 */
         int rgb[ROWS];
-        _mm_storeu_si128((__m128i *)rgb, _mm_packus_epi16(_mm_packs_epi32(sum[0], sum[1]), _mm_packs_epi32(sum[2], sum[3])));
+        _mm_storeu_si128((__m128i *)rgb,
+                         _mm_packus_epi16(_mm_packs_epi32(sum[0], sum[1]), _mm_packs_epi32(sum[2], sum[3])));
         UNROLLED
-        for (int y = 0; y < ROWS; y++) memcpy(out + y * out_stride, &rgb[y], 4); /* the 4th byte: the next pixel's, or padding */
+        /* the 4th byte: the next pixel's, or padding */
+        for (int y = 0; y < ROWS; y++) memcpy(out + y * out_stride, &rgb[y], 4);
     }
 }
 
 /* Bytes x .. x+31 of two rows, interleaved and widened; four registers of 8 sums follow unpack's order, which the two
  * packs at the end undo. */
-static void column_avx2(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k, const int16_t *high,
-                        const int16_t *low)
+static void column_avx2(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k,
+                        const int16_t *high, const int16_t *low)
 {
     enum { BLOCK = 32, PARTS = 4 };
     const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(1 << (RESIZE_BITS - 1));

@@ -1,8 +1,8 @@
 /* resize_rows.h - the two inner loops of bicubic resizing, each twice: plain C, and AVX2 chosen at run time.
  * Both add the same integers modulo 2^32, so they agree to the bit (tests/imaging/test_resize.c).
  *
- * A weight is a fixed-point number of 22 fractional bits, k. The AVX2 loops multiply 16 bits at a time: k is also kept as
- * high * 2^16 + low, both signed 16-bit. */
+ * A weight is a fixed-point number of 22 fractional bits, k. The AVX2 loops multiply 16 bits at a time: k is
+ * also kept as high * 2^16 + low, both signed 16-bit. */
 #ifndef JOMED_IMAGING_RESIZE_ROWS_H
 #define JOMED_IMAGING_RESIZE_ROWS_H
 
@@ -10,8 +10,8 @@
 #include <stdint.h>
 #include "base/arena.h"
 
-/* One axis: output i is the sum of taps n[i] input samples from lo[i], weights k[i * stride ..]. Weights past n[i] are
- * zero up to stride, a multiple of 4. */
+/* One axis: output i is the sum of taps n[i] input samples from lo[i], weights k[i * stride ..]. Weights past
+ * n[i] are zero up to stride, a multiple of 4. */
 typedef struct {
     int      n_out, stride;
     int     *lo, *n;     /* [n_out] */
@@ -29,12 +29,12 @@ enum {
 };
 
 typedef struct {
-    /* RESIZE_ROWS_AT_ONCE rows: out [axis->n_out * 3] each, from in; rows lie out_stride and in_stride bytes apart and have
-     * RESIZE_PAD bytes behind them. */
+    /* RESIZE_ROWS_AT_ONCE rows: out [axis->n_out * 3] each, from in; rows lie out_stride and in_stride bytes
+     * apart and have RESIZE_PAD bytes behind them. */
     void (*rows)(uint8_t *out, size_t out_stride, const uint8_t *in, size_t in_stride, const resize_axis *axis);
     /* One output row of n bytes: the weighted sum of n_rows input rows, stride bytes apart. */
-    void (*column)(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k, const int16_t *high,
-                   const int16_t *low);
+    void (*column)(uint8_t *out, const uint8_t *in, int64_t stride, int n, int n_rows, const int32_t *k,
+                   const int16_t *high, const int16_t *low);
 } resize_rows;
 
 extern const resize_rows RESIZE_ROWS_PLAIN;

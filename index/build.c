@@ -1,5 +1,6 @@
-/* build.c - see build.h. The walk: open or resume the partial folder; for each item read, compare, embed, store, and at each
- * checkpoint sync the row files before the commit that counts them; then make the FAISS indexes, the manifest, and rename. */
+/* build.c - see build.h. The walk: open or resume the partial folder; for each item read, compare, embed,
+ * store, and at each checkpoint sync the row files before the commit that counts them; then make the FAISS
+ * indexes, the manifest, and rename. */
 #include "index/build.h"
 
 #include <errno.h>
@@ -63,12 +64,13 @@ static int64_t size_of(const char *path)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (int64_t)st.st_size : -1;
 }
 
-/* Whatever changes the items or their order: what was asked for, and the size of the file, since a changed one has other lines. */
+/* Whatever changes the items or their order: what was asked for, and the size of the file, since a changed one
+ * has other lines. */
 static json_t *describe_source(const import_source *s)
 {
-    json_t *o = json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:I}", "kind", SOURCE_KIND[s->kind], "path", s->path, "images",
-                          s->images, "split", s->split, "captions", s->captions, "reports", s->reports, "name", s->name, "bytes",
-                          (json_int_t)size_of(s->path));
+    json_t *o = json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:I}", "kind", SOURCE_KIND[s->kind], "path",
+                          s->path, "images", s->images, "split", s->split, "captions", s->captions, "reports",
+                          s->reports, "name", s->name, "bytes", (json_int_t)size_of(s->path));
     return o;
 }
 
@@ -87,9 +89,9 @@ static bool describe_arguments(builder *b, err *e)
             return out_of_memory(e);
         }
     }
-    b->arguments = json_pack("{s:i, s:s, s:i, s:s, s:b, s:b, s:o}", "format", INDEX_FORMAT, "retriever", o->embed.hash, "dim",
-                             o->embed.dim, "factory", b->factory, "dedupe", o->dedupe, "embed-images", o->embed_images,
-                             "sources", sources);
+    b->arguments = json_pack("{s:i, s:s, s:i, s:s, s:b, s:b, s:o}", "format", INDEX_FORMAT, "retriever",
+                             o->embed.hash, "dim", o->embed.dim, "factory", b->factory, "dedupe", o->dedupe,
+                             "embed-images", o->embed_images, "sources", sources);
     return b->arguments || out_of_memory(e);
 }
 
@@ -111,8 +113,9 @@ static bool same_arguments(const builder *b, const char *before, err *e)
         differs = name;
     }
     json_decref(old);
-    return !differs || err_set(e, ERR_FILE, "%s was begun with another %s; use the same arguments, or remove that folder",
-                               b->dir, differs);
+    return !differs
+           || err_set(e, ERR_FILE, "%s was begun with another %s; use the same arguments, or remove that folder",
+                      b->dir, differs);
 }
 
 /* ---- Opening and resuming ---- */
@@ -122,7 +125,8 @@ static bool open_partial(builder *b, err *e)
     if (mkdir(b->dir, 0777) != 0 && errno != EEXIST) return err_set(e, ERR_FILE, "%s: %s", b->dir, strerror(errno));
     b->lock = open(b->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (b->lock < 0) return err_set(e, ERR_FILE, "%s: %s", b->dir, strerror(errno));
-    if (flock(b->lock, LOCK_EX | LOCK_NB) != 0) return err_set(e, ERR_BUSY, "%s: another build is at work here", b->dir);
+    if (flock(b->lock, LOCK_EX | LOCK_NB) != 0)
+        return err_set(e, ERR_BUSY, "%s: another build is at work here", b->dir);
     return true;
 }
 
@@ -158,7 +162,8 @@ static bool open_log(builder *b, err *e)
         return false;
     if (*before) return same_arguments(b, before, e);
     char *s = json_dumps(b->arguments, JSON_COMPACT);
-    bool  ok = s ? passages_begin(b->db, e) && passages_build_save(b->db, s, &b->at, e) && passages_commit(b->db, e) : out_of_memory(e);
+    bool ok = s ? passages_begin(b->db, e) && passages_build_save(b->db, s, &b->at, e) && passages_commit(b->db, e)
+                : out_of_memory(e);
     free(s);
     return ok;
 }
@@ -232,7 +237,8 @@ static bool report(builder *b, const import_item *it, json_t *rest, err *e)
 {
     const import_source *s = &b->o->sources[b->at.source];
     const char          *source = it->source ? it->source : SOURCE_KIND[s->kind];
-    json_t *o = json_pack("{s:s*, s:s*, s:s*, s:s*}", "source", source, "path", s->path, "item", it->label, "id", it->source_id);
+    json_t *o = json_pack("{s:s*, s:s*, s:s*, s:s*}", "source", source, "path", s->path, "item", it->label, "id",
+                          it->source_id);
     char   *line = NULL;
     bool    ok = o && rest && json_object_update(o, rest) == 0 && (line = json_dumps(o, JSON_COMPACT)) != NULL;
     if (!ok) out_of_memory(e);
@@ -289,7 +295,8 @@ static bool embed_caption(builder *b, const char *caption, float *z, err *e)
 static bool embed_item(builder *b, const import_item *it, const stored_image *im, err *e)
 {
     const embedder *em = &b->o->embed;
-    if (!em->image(em->ctx, &im->pixels, b->z[HEAD_IMAGE], b->a, e) || !embed_caption(b, it->caption, b->z[HEAD_TEXT], e))
+    if (!em->image(em->ctx, &im->pixels, b->z[HEAD_IMAGE], b->a, e)
+        || !embed_caption(b, it->caption, b->z[HEAD_TEXT], e))
         return false;
     if (!is_unit(b->z[HEAD_IMAGE], em->dim) || !is_unit(b->z[HEAD_TEXT], em->dim))
         return err_set(e, ERR_BUG, "index build: the retriever gave an embedding that has not length 1");
@@ -334,9 +341,17 @@ static bool take_item(builder *b, const import_item *it, err *e)
         return is_item_error(&why) || why.code == ERR_FILE ? skip_item(b, it, why.text, e) : (*e = why, false);
 
     bool        is_file = im.is_file && !b->o->embed_images;
-    passage_row r = {.id = b->n, .source = it->source, .source_id = it->source_id, .caption = it->caption, .study = it->study,
-                     .patient = it->patient, .license = it->license, .root = is_file ? b->at.source : -1,
-                     .image_path = it->image, .image_bytes = (int64_t)im.n, .embedded = im.bytes};
+    passage_row r = {.id = b->n,
+                     .source = it->source,
+                     .source_id = it->source_id,
+                     .caption = it->caption,
+                     .study = it->study,
+                     .patient = it->patient,
+                     .license = it->license,
+                     .root = is_file ? b->at.source : -1,
+                     .image_path = it->image,
+                     .image_bytes = (int64_t)im.n,
+                     .embedded = im.bytes};
     image_hash(r.image_sha256, &im.pixels);
     if (!note_duplicate(b, it, &r, &drop, e)) return false;
     if (drop) return true;
@@ -353,8 +368,9 @@ static bool skip_done(builder *b, importer *im, err *e)
     bool        end;
     for (int64_t i = 0; i < b->at.item; i++) {
         if (!im->next(im, &it, &end, b->a, e)) return false;
-        if (end) return err_set(e, ERR_FILE, "%s: has fewer items than when the build began; remove %s and build again",
-                                b->o->sources[b->at.source].path, b->dir);
+        if (end)
+            return err_set(e, ERR_FILE, "%s: has fewer items than when the build began; remove %s and build again",
+                           b->o->sources[b->at.source].path, b->dir);
         arena_reset(b->a);
     }
     return true;
@@ -424,7 +440,8 @@ static bool build_head(builder *b, head h, bool *stopped, err *e)
     vectors_plan plan = {.factory = b->factory, .dim = b->o->embed.dim, .n = b->n, .what = HEAD_NAME[h], .note = note,
                          .stop = stop_asked, .ctx = b};
     const char  *name = INDEX_FILE[h == HEAD_IMAGE ? FILE_IMAGE : FILE_TEXT];
-    if (!path_join(rows, sizeof rows, b->dir, ROWS_FILE[h], e) || !path_join(path, sizeof path, b->dir, name, e)) return false;
+    if (!path_join(rows, sizeof rows, b->dir, ROWS_FILE[h], e) || !path_join(path, sizeof path, b->dir, name, e))
+        return false;
     if (!file_map_open(&m, rows, e)) return false;
     bool ok = vectors_build(&plan, (const float *)m.data, path, stopped, e);
     file_map_close(&m);
@@ -444,9 +461,18 @@ static bool write_manifest(builder *b, err *e)
     clock_rfc3339(created);
     for (int i = 0; ok && i < b->o->n_sources; i++) ok = json_array_append_new(roots, json_string(b->root[i])) == 0;
     if (!ok) out_of_memory(e);
-    manifest m = {.tool_version = b->o->tool_version, .created = created, .retriever_hash = b->o->embed.hash,
-                  .factory = b->factory, .dim = b->o->embed.dim, .n_passages = b->n, .items = b->at.items, .bad = b->at.bad,
-                  .duplicates = b->at.duplicates, .merged = b->at.merged, .sources = sources, .roots = roots};
+    manifest m = {.tool_version = b->o->tool_version,
+                  .created = created,
+                  .retriever_hash = b->o->embed.hash,
+                  .factory = b->factory,
+                  .dim = b->o->embed.dim,
+                  .n_passages = b->n,
+                  .items = b->at.items,
+                  .bad = b->at.bad,
+                  .duplicates = b->at.duplicates,
+                  .merged = b->at.merged,
+                  .sources = sources,
+                  .roots = roots};
     ok = ok && passages_sources(b->db, add_source_count, sources, e);
     passages_close(b->db); /* its file is final now, and is measured next */
     b->db = NULL;
@@ -459,8 +485,8 @@ static bool write_manifest(builder *b, err *e)
 static bool finish(builder *b, bool *stopped, err *e)
 {
     if (b->n == 0)
-        return err_set(e, ERR_FILE, "no item could be used (%lld were refused): see %s/%s", (long long)b->at.bad, b->dir,
-                       INDEX_FILE[FILE_REPORT]);
+        return err_set(e, ERR_FILE, "no item could be used (%lld were refused): see %s/%s", (long long)b->at.bad,
+                       b->dir, INDEX_FILE[FILE_REPORT]);
     return build_head(b, HEAD_IMAGE, stopped, e) && (*stopped || build_head(b, HEAD_TEXT, stopped, e)) &&
            (*stopped || write_manifest(b, e));
 }
@@ -496,7 +522,8 @@ static bool sync_folder_of(const char *path, err *e)
     return ok;
 }
 
-/* OUT.partial becomes OUT. With --force the old index makes way first: a reader sees the old one, for a moment none, or the new. */
+/* OUT.partial becomes OUT. With --force the old index makes way first: a reader sees the old one, for a moment
+ * none, or the new. */
 static bool publish(builder *b, err *e)
 {
     char old[PATH_MAX];

@@ -1,11 +1,13 @@
 /* build.h - build an index folder from sources of (image, caption) items.
- * The embeddings come from callbacks, so index/ knows no model. The work is done in OUT.partial and appears as OUT by rename:
- *   passages.db    the log of the build: what it says is done is done, the other files are cut to that
- *   image.f32, text.f32   embeddings as they are made, one row a passage; FAISS indexes are made of them at the end
- *   report.jsonl   a line for each item that was skipped, and each duplicate
- * A build that was interrupted, by SIGINT or by power, continues at its last checkpoint when it is started with the same
- * arguments. Same input, same embeddings: same ids and the same bytes of image.faiss and text.faiss.
- * Memory  one item at a time, .npz arrays of up to 64 MB, and what FAISS needs for the index at the end (told beforehand).
+ * The embeddings come from callbacks, so index/ knows no model. The work is done in OUT.partial and appears as
+ * OUT by rename:
+ *   passages.db          the log of the build: what it says is done is done, the other files are cut to that
+ *   image.f32, text.f32  embeddings as they are made, one row a passage; FAISS indexes are made of them at the end
+ *   report.jsonl         a line for each item that was skipped, and each duplicate
+ * A build that was interrupted, by SIGINT or by power, continues at its last checkpoint when it is started with
+ * the same arguments. Same input, same embeddings: same ids and the same bytes of image.faiss and text.faiss.
+ * Memory  one item at a time, .npz arrays of up to 64 MB, and what FAISS needs for the index at the end (told
+ *         beforehand).
  * Threads one build per folder; a second one is refused. */
 #ifndef JOMED_INDEX_BUILD_H
 #define JOMED_INDEX_BUILD_H
@@ -15,8 +17,8 @@
 #include "imaging/image.h"
 #include "index/import.h"
 
-/* z: [dim] f32, the callback fills it with a unit vector. ERR_INPUT, ERR_UNSUPPORTED, ERR_TOO_LARGE and ERR_UNUSABLE mean that
- * this item cannot be embedded and is skipped; any other error ends the build. */
+/* z: [dim] f32, the callback fills it with a unit vector. ERR_INPUT, ERR_UNSUPPORTED, ERR_TOO_LARGE and
+ * ERR_UNUSABLE mean that this item cannot be embedded and is skipped; any other error ends the build. */
 typedef struct {
     bool (*image)(void *ctx, const image *img, float *z, arena *a, err *e);
     bool (*text)(void *ctx, const char *caption, float *z, arena *a, err *e);
@@ -46,8 +48,9 @@ typedef struct {
     int64_t resumed_at;                             /* items that an earlier run had done */
 } build_counts;
 
-/* Build, or continue a build. ERR_FILE: out exists, a source cannot be read, the partial build has other arguments (which),
- * no item could be used; ERR_USAGE: a bad factory or source; ERR_BUSY: another build works on the folder. */
+/* Build, or continue a build. ERR_FILE: out exists, a source cannot be read, the partial build has other
+ * arguments (which), no item could be used; ERR_USAGE: a bad factory or source; ERR_BUSY: another build works
+ * on the folder. */
 bool index_build(const build_options *o, build_counts *counts, err *e);
 
 #endif

@@ -1,6 +1,7 @@
-/* caption_cache.h - text embeddings of captions seen lately. Captions repeat: the views of a study share a report, and MedMNIST has
- * a few captions for thousands of images, so half of a build's work would be to embed the same words again.
- * Direct-mapped: a caption has one place, and the last one there stays. Memory: 256 captions with their vectors. */
+/* caption_cache.h - text embeddings of captions seen lately. Captions repeat: the views of a study share a
+ * report, and MedMNIST has a few captions for thousands of images, so half of a build's work would be to embed
+ * the same words again. Direct-mapped: a caption has one place, and the last one there stays. Memory: 256
+ * captions with their vectors. */
 #ifndef JOMED_INDEX_CAPTION_CACHE_H
 #define JOMED_INDEX_CAPTION_CACHE_H
 

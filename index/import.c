@@ -18,8 +18,9 @@ const char *const SOURCE_KIND[N_SOURCE_KINDS] = {"jsonl", "medmnist", "roco", "p
 bool importer_open(importer **out, const import_source *s, err *e)
 {
     static bool (*const open[N_SOURCE_KINDS])(importer **, const import_source *, err *) = {
-        [SOURCE_JSONL] = import_jsonl_open, [SOURCE_MEDMNIST] = import_medmnist_open, [SOURCE_ROCO] = import_roco_open,
-        [SOURCE_PMC_OA] = import_pmcoa_open, [SOURCE_MIMIC] = import_mimic_open,
+        [SOURCE_JSONL] = import_jsonl_open, [SOURCE_MEDMNIST] = import_medmnist_open,
+        [SOURCE_ROCO] = import_roco_open,   [SOURCE_PMC_OA] = import_pmcoa_open,
+        [SOURCE_MIMIC] = import_mimic_open,
     };
     return open[s->kind](out, s, e);
 }
@@ -89,9 +90,9 @@ void image_store_free(image_store *s)
 /* [N,H,W] or [N,H,W,3] of unsigned bytes, of a size that an image may have. */
 static bool is_images(const npy_shape *s)
 {
-    return s->item_bytes == 1 && !s->is_signed && (s->n_dims == 3 || (s->n_dims == 4 && s->dim[3] == 3)) && s->dim[1] >= 1 &&
-           s->dim[2] >= 1 && s->dim[1] <= IMAGE_LIMITS.max_side && s->dim[2] <= IMAGE_LIMITS.max_side &&
-           s->dim[1] * s->dim[2] <= IMAGE_LIMITS.max_pixels;
+    return s->item_bytes == 1 && !s->is_signed && (s->n_dims == 3 || (s->n_dims == 4 && s->dim[3] == 3))
+           && s->dim[1] >= 1 && s->dim[2] >= 1 && s->dim[1] <= IMAGE_LIMITS.max_side
+           && s->dim[2] <= IMAGE_LIMITS.max_side && s->dim[1] * s->dim[2] <= IMAGE_LIMITS.max_pixels;
 }
 
 static bool open_images(open_array *o, const char *path, const char *split, err *e)
@@ -176,7 +177,8 @@ static bool load_file(const char *root, const char *ref, stored_image *out, aren
     file_map m;
     uint8_t *bytes = NULL;
     if (!path_join(path, sizeof path, root, ref, e) || !file_map_open(&m, path, e)) return false;
-    if (m.bytes > MAX_IMAGE_BYTES) err_set(e, ERR_TOO_LARGE, "%s: %zu bytes are more than an image may have", path, m.bytes);
+    if (m.bytes > MAX_IMAGE_BYTES)
+        err_set(e, ERR_TOO_LARGE, "%s: %zu bytes are more than an image may have", path, m.bytes);
     else if ((bytes = arena_take(a, m.bytes, e)) != NULL) memcpy(bytes, m.data, m.bytes);
     out->n = m.bytes;
     file_map_close(&m);

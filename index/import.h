@@ -38,7 +38,8 @@ typedef struct {
 
 typedef struct importer importer;
 struct importer {
-    /* The next item, whose strings live in a; *end instead when there is none. false: the source itself cannot be read. */
+    /* The next item, whose strings live in a; *end instead when there is none. false: the source itself cannot
+     * be read. */
     bool (*next)(importer *im, import_item *out, bool *end, arena *a, err *e);
     double (*done)(const importer *im); /* share of the source that was given, 0..1 */
     void (*close)(importer *im);
@@ -61,10 +62,11 @@ bool import_mimic_open(importer **out, const import_source *s, err *e);
 bool import_root(char **out, const char *dir, err *e);
 /* Absolute path of the folder that file lies in; gives *out (free()). */
 bool import_folder_of(char **out, const char *file, err *e);
-/* Where the image lies below root: path itself, or what is left of an absolute path that starts with root. NULL: outside. */
+/* Where the image lies below root: path itself, or what is left of an absolute path that starts with root.
+ * NULL: outside. */
 const char *import_below(const char *root, const char *path);
-/* The caption of MIMIC-CXR: text between "FINDINGS:" and the next of "IMPRESSION:" and its like, white space collapsed.
- * NULL with *why: the report has none. Exposed for tests. */
+/* The caption of MIMIC-CXR: text between "FINDINGS:" and the next of "IMPRESSION:" and its like, white space
+ * collapsed. NULL with *why: the report has none. Exposed for tests. */
 bool mimic_findings(const char **out, const char **why, const char *report, arena *a, err *e);
 
 /* ---- Images ---- */
@@ -79,7 +81,8 @@ typedef struct {
     size_t         n;
     bool           is_file;
 } stored_image;
-/* Read and decode the image that ref names below root; all lives in a. Errors of the image or its file, or ERR_MEMORY. */
+/* Read and decode the image that ref names below root; all lives in a. Errors of the image or its file, or
+ * ERR_MEMORY. */
 bool image_store_load(image_store *s, const char *root, const char *ref, stored_image *out, arena *a, err *e);
 
 #endif

@@ -1,8 +1,10 @@
-/* import_jsonl.c - JOMED's index JSONL and PMC-OA's pmc_oa.jsonl: one JSON object a line, which differ in their names.
+/* import_jsonl.c - JOMED's index JSONL and PMC-OA's pmc_oa.jsonl: one JSON object a line, which differ in their
+ * names.
  *   JOMED   {"img_path": "a/b.png" or "FILE.npz#train/12", "text": "...", "id": 3, "dataset_source": "roco",
  *            "study": "...", "patient": "...", "license": "..."}; the last three and id may be missing
- *   PMC-OA  {"image": "PMC212319_Fig3_4.jpg", "caption": "...", "pmcid": "PMC212319"}; the article counts as the study, so that
- *           a query from an article can leave out its own figures. Without pmcid it is the file name up to the first "_". */
+ *   PMC-OA  {"image": "PMC212319_Fig3_4.jpg", "caption": "...", "pmcid": "PMC212319"}; the article counts as
+ *           the study, so that a query from an article can leave out its own figures. Without pmcid it is the
+ *           file name up to the first "_". */
 #include "index/import.h"
 
 #include <jansson.h>
@@ -55,7 +57,8 @@ static bool read_jomed(jsonl *j, const json_t *o, import_item *it, const char **
 
 static bool read_pmc(jsonl *j, const json_t *o, import_item *it, const char **path, arena *a, err *e)
 {
-    if (!member(o, "image", path, a, e) || !member(o, "caption", &it->caption, a, e) || !member(o, "pmcid", &it->study, a, e))
+    if (!member(o, "image", path, a, e) || !member(o, "caption", &it->caption, a, e)
+        || !member(o, "pmcid", &it->study, a, e))
         return false;
     it->source = j->name;
     it->source_id = *path;
@@ -89,7 +92,8 @@ static bool jsonl_next(importer *im, import_item *out, bool *end, arena *a, err 
         const char *path = NULL;
         bool        ok = j->pmc ? read_pmc(j, o, &it, &path, a, e) : read_jomed(j, o, &it, &path, a, e);
         if (!ok && e->code == ERR_NONE) it.reason = "a field has the wrong type";
-        else if (ok && !it.reason && !(it.image = import_below(j->root, path))) it.reason = "its image path leaves the images folder";
+        else if (ok && !it.reason && !(it.image = import_below(j->root, path)))
+            it.reason = "its image path leaves the images folder";
     }
     json_decref(o);
     *out = it;
@@ -112,5 +116,11 @@ static bool open_kind(importer **out, const import_source *s, bool pmc, const ch
     return ok;
 }
 
-bool import_jsonl_open(importer **out, const import_source *s, err *e) { return open_kind(out, s, false, "jsonl", e); }
-bool import_pmcoa_open(importer **out, const import_source *s, err *e) { return open_kind(out, s, true, "pmc-oa", e); }
+bool import_jsonl_open(importer **out, const import_source *s, err *e)
+{
+    return open_kind(out, s, false, "jsonl", e);
+}
+bool import_pmcoa_open(importer **out, const import_source *s, err *e)
+{
+    return open_kind(out, s, true, "pmc-oa", e);
+}

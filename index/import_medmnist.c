@@ -1,5 +1,6 @@
-/* import_medmnist.c - MedMNIST: FILE.npz with SPLIT_images [N,H,W] or [N,H,W,3] and SPLIT_labels [N] or [N,1], and a JSON file of
- * captions per label, {"0": ["...", "..."], "1": [...]}: item i with label y gets captions[y][i mod n]. */
+/* import_medmnist.c - MedMNIST: FILE.npz with SPLIT_images [N,H,W] or [N,H,W,3] and SPLIT_labels [N] or [N,1],
+ * and a JSON file of captions per label, {"0": ["...", "..."], "1": [...]}: item i with label y gets
+ * captions[y][i mod n]. */
 #include "index/import.h"
 
 #include <stdio.h>
@@ -71,7 +72,8 @@ static bool copy_names(medmnist *m, const import_source *s, err *e)
     char *dot = strrchr(m->name, '.');
     if (!s->name && dot && dot != m->name) *dot = 0;
     size_t n = strlen(m->file);
-    if (n < 5 || strcmp(m->file + n - 4, ".npz") != 0) return err_set(e, ERR_USAGE, "%s: a MedMNIST file ends in .npz", s->path);
+    if (n < 5 || strcmp(m->file + n - 4, ".npz") != 0)
+        return err_set(e, ERR_USAGE, "%s: a MedMNIST file ends in .npz", s->path);
     return true;
 }
 
@@ -91,7 +93,8 @@ static bool check_arrays(medmnist *m, const import_source *s, err *e)
     m->n = npz_shape(images)->dim[0];
     npz_close(images);
     if (m->n != l->dim[0])
-        return err_set(e, ERR_FILE, "%s: %lld images but %lld labels", s->path, (long long)m->n, (long long)l->dim[0]);
+        return err_set(e, ERR_FILE, "%s: %lld images but %lld labels", s->path, (long long)m->n,
+                       (long long)l->dim[0]);
     return true;
 }
 

@@ -2,10 +2,11 @@
  *   mimic-cxr-2.*-metadata.csv                                    dicom_id, subject_id, study_id, ViewPosition, ...
  *   files/p10/p10000032/s50414267/DICOM_ID.jpg                    the images
  *   files/p10/p10000032/s50414267.txt                             the reports, here or below --reports
- * Items are the frontal views (ViewPosition PA or AP) in the order of the metadata; the caption is the FINDINGS section.
- * Lateral views are not items at all and are not reported. What the released preparation script gets wrong [specs/jomed.md
- * 10.3, 25] and is done right here: images are named by dicom_id without a suffix, lines of a report are joined by a blank,
- * and a report without a FINDINGS header is refused instead of sliced at the wrong place. */
+ * Items are the frontal views (ViewPosition PA or AP) in the order of the metadata; the caption is the FINDINGS
+ * section. Lateral views are not items at all and are not reported. What the released preparation script gets
+ * wrong [specs/jomed.md 10.3, 25] and is done right here: images are named by dicom_id without a suffix, lines
+ * of a report are joined by a blank, and a report without a FINDINGS header is refused instead of sliced at the
+ * wrong place. */
 #include "index/import.h"
 
 #include <glob.h>
@@ -56,8 +57,8 @@ static const char *find_header(const char *report, const char *header)
 
 bool mimic_findings(const char **out, const char **why, const char *report, arena *a, err *e)
 {
-    static const char *const ends[] = {"IMPRESSION:", "CONCLUSION:", "CONCLUSIONS:", "RECOMMENDATION:", "RECOMMENDATIONS:",
-                                       "RECOMMENDATION(S):", "NOTIFICATION:", "ADDENDUM:"};
+    static const char *const ends[] = {"IMPRESSION:",      "CONCLUSION:",        "CONCLUSIONS:",  "RECOMMENDATION:",
+                                       "RECOMMENDATIONS:", "RECOMMENDATION(S):", "NOTIFICATION:", "ADDENDUM:"};
     const char *from = find_header(report, "FINDINGS:"), *to;
     *out = NULL;
     *why = "the report has no FINDINGS section";
@@ -108,11 +109,15 @@ static bool is_digits(const char *s)
     return n >= 2 && n <= 20 && s[n] == 0;
 }
 
-static bool is_name(const char *s) { return s && *s && strlen(s) <= 128 && strspn(s, "0123456789abcdefABCDEF-_") == strlen(s); }
+static bool is_name(const char *s)
+{
+    return s && *s && strlen(s) <= 128 && strspn(s, "0123456789abcdefABCDEF-_") == strlen(s);
+}
 
 static bool read_row(const mimic *m, char *const *field, import_item *it, arena *a, err *e)
 {
-    const char *dicom = field[m->column[COL_DICOM]], *subject = field[m->column[COL_SUBJECT]], *study = field[m->column[COL_STUDY]];
+    const char *dicom = field[m->column[COL_DICOM]], *subject = field[m->column[COL_SUBJECT]],
+               *study = field[m->column[COL_STUDY]];
     if (!is_name(dicom) || !is_digits(subject) || !is_digits(study)) {
         it->reason = "dicom_id, subject_id or study_id is malformed";
         return true;

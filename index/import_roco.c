@@ -73,7 +73,8 @@ static bool read_licences(roco *r, const char *folder, err *e)
     return ok;
 }
 
-/* The figure's line in licences.txt. csv_split leaves id at the start of its allocation unless it was quoted; IDs never are. */
+/* The figure's line in licences.txt. csv_split leaves id at the start of its allocation unless it was quoted;
+ * IDs never are. */
 static const figure *find_figure(const roco *r, const char *id)
 {
     figure key = {.id = (char *)id};
@@ -85,7 +86,8 @@ static bool find_image(const roco *r, const figure *f, const char *id, const cha
 {
     char path[PATH_MAX];
     if (f && strchr(f->image, '/') == NULL) {
-        if (!(*out = arena_printf(a, e, "images/%s", f->image)) || !path_join(path, sizeof path, r->root, *out, e)) return false;
+        if (!(*out = arena_printf(a, e, "images/%s", f->image)) || !path_join(path, sizeof path, r->root, *out, e))
+            return false;
         if (file_exists(path)) return true;
     }
     *out = arena_printf(a, e, "images/%s.jpg", id);

@@ -1,4 +1,5 @@
-/* index.c - an index folder opened for serving: manifest, passages and the two FAISS indexes, and exact search over them. */
+/* index.c - an index folder opened for serving: manifest, passages and the two FAISS indexes, and exact search
+ * over them. */
 #include "index/index.h"
 
 #include <math.h>
@@ -15,8 +16,9 @@
 
 const char *const HEAD_NAME[N_HEADS] = {"image", "text"};
 
-/* More than k are fetched at once: 16 from FAISS, whose own rounding is tiny. The device's rows are rounded to f16, which may
- * move a score by more than neighbours are apart; there more cost nothing but their rescoring. */
+/* More than k are fetched at once: 16 from FAISS, whose own rounding is tiny. The device's rows are rounded to
+ * f16, which may move a score by more than neighbours are apart; there more cost nothing but their
+ * rescoring. */
 enum { FETCH_MARGIN = 16, DEVICE_MARGIN = 112 };
 
 struct passage_index {
@@ -42,9 +44,9 @@ static void *open_head(void *arg)
     passage_index *ix = o->ix;
     char           path[4096];
     int            file = o->h == HEAD_IMAGE ? FILE_IMAGE : FILE_TEXT;
-    o->ok = manifest_check_size(&ix->m, ix->dir, file, &o->e) && manifest_check_sha256(&ix->m, ix->dir, file, &o->e) &&
-            path_join(path, sizeof path, ix->dir, INDEX_FILE[file], &o->e) &&
-            vectors_open(&ix->head[o->h], path, ix->m.dim, ix->m.n_passages, &o->e);
+    o->ok = manifest_check_size(&ix->m, ix->dir, file, &o->e) && manifest_check_sha256(&ix->m, ix->dir, file, &o->e)
+            && path_join(path, sizeof path, ix->dir, INDEX_FILE[file], &o->e)
+            && vectors_open(&ix->head[o->h], path, ix->m.dim, ix->m.n_passages, &o->e);
     return NULL;
 }
 
@@ -85,8 +87,10 @@ bool index_open(passage_index **out, const char *dir, const char *retriever_hash
     }
     if (!manifest_open(&ix->m, dir, e)) goto done;
     if (retriever_hash && strcmp(retriever_hash, ix->m.retriever_hash) != 0) {
-        err_set(e, ERR_FILE, "%s: built with another retriever (%.12s..., this one is %.12s...); build the index again with this one",
-                dir, ix->m.retriever_hash, retriever_hash);
+        err_set(
+            e, ERR_FILE,
+            "%s: built with another retriever (%.12s..., this one is %.12s...); build the index again with this one",
+            dir, ix->m.retriever_hash, retriever_hash);
         goto done;
     }
     if (!open_passages(ix, e) || !open_heads(ix, e)) goto done;
@@ -105,7 +109,8 @@ static void leave_device(passage_index *ix)
 {
     for (int h = 0; h < N_HEADS; h++)
         if (ix->head[h]) vectors_from_gpu(ix->head[h]);
-    for (int h = 0; h < N_HEADS && ix->uploaded_by; h++) ix->uploaded_by->vectors_close(ix->uploaded_by, &ix->device[h]);
+    for (int h = 0; h < N_HEADS && ix->uploaded_by; h++)
+        ix->uploaded_by->vectors_close(ix->uploaded_by, &ix->device[h]);
     ix->uploaded_by = NULL;
 }
 
@@ -137,7 +142,8 @@ static bool upload(passage_index *ix, kernels *k, err *e)
 {
     ix->uploaded_by = k;
     for (int h = 0; h < N_HEADS; h++)
-        if (!k->vectors_open(k, &ix->device[h], vectors_row(ix->head[h], 0), ix->m.n_passages, ix->m.dim, e)) return false;
+        if (!k->vectors_open(k, &ix->device[h], vectors_row(ix->head[h], 0), ix->m.n_passages, ix->m.dim, e))
+            return false;
     return true;
 }
 
@@ -145,11 +151,15 @@ bool index_use(passage_index *ix, search_choice how, kernels *k, err *e)
 {
     const bool rows = vectors_exact(ix->head[HEAD_IMAGE]) && vectors_exact(ix->head[HEAD_TEXT]);
     if (how == SEARCH_EXACT && !k->vectors_open)
-        return err_at(e, ERR_USAGE, NULL, "search", "search: exact runs on a GPU, the device is %s; faiss is as exact on a Flat "
-                      "index", k->name);
+        return err_at(e, ERR_USAGE, NULL, "search",
+                      "search: exact runs on a GPU, the device is %s; faiss is as exact on a Flat "
+                      "index",
+                      k->name);
     if (how == SEARCH_EXACT && !rows)
-        return err_at(e, ERR_USAGE, NULL, "search", "search: exact needs the vectors themselves, a %s index does not keep them; "
-                      "take faiss, or build it Flat", ix->m.factory);
+        return err_at(e, ERR_USAGE, NULL, "search",
+                      "search: exact needs the vectors themselves, a %s index does not keep them; "
+                      "take faiss, or build it Flat",
+                      ix->m.factory);
     leave_device(ix);
     bool ok = true;
     if (how == SEARCH_FAISS_GPU) {
@@ -162,7 +172,9 @@ bool index_use(passage_index *ix, search_choice how, kernels *k, err *e)
 
 const char *index_searcher(const passage_index *ix)
 {
-    return SEARCH_NAME[ix->uploaded_by ? SEARCH_EXACT : vectors_on_gpu(ix->head[HEAD_IMAGE]) ? SEARCH_FAISS_GPU : SEARCH_FAISS];
+    return SEARCH_NAME[ix->uploaded_by                        ? SEARCH_EXACT
+                       : vectors_on_gpu(ix->head[HEAD_IMAGE]) ? SEARCH_FAISS_GPU
+                                                              : SEARCH_FAISS];
 }
 
 /* ---- Search ---- */
@@ -177,8 +189,8 @@ static int by_score(const void *a, const void *b)
 }
 
 /* The fetch best of one head by whatever searches it, which may round as slack_of() says. */
-static bool fetch_rough(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, float *score, int64_t *id,
-                        err *e)
+static bool fetch_rough(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, float *score,
+                        int64_t *id, err *e)
 {
     if (!ix->uploaded_by) return vectors_search(ix->head[h], z, fetch, score, id, e);
     if (!kern) return err_set(e, ERR_BUG, "index: a search on the device needs kernels");
@@ -198,8 +210,8 @@ static double slack_of(const passage_index *ix, head h, const float *z)
 
 /* The fetch best of one head, rescored where rows are stored as they were added, sorted by (score, id). *n <= fetch.
  * *floor: no passage that was not fetched scores above it. */
-static bool fetch_best(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, scored **out, int64_t *n,
-                       float *floor, arena *a, err *e)
+static bool fetch_best(const passage_index *ix, kernels *kern, head h, const float *z, int64_t fetch, scored **out,
+                       int64_t *n, float *floor, arena *a, err *e)
 {
     const vectors *v = ix->head[h];
     float   *score = ARENA_NEW(a, float, fetch, e);
@@ -211,7 +223,9 @@ static bool fetch_best(const passage_index *ix, kernels *kern, head h, const flo
     while (m < fetch && id[m] >= 0) m++; /* a short list ends in -1 */
     for (int64_t i = 0; i < m; i++)
         s[i] = (scored){vectors_exact(v) ? vectors_score(v, z, id[i]) : score[i], id[i]};
-    *floor = !m ? 0 : vectors_exact(v) ? nextafterf((float)(score[m - 1] + slack_of(ix, h, z)), INFINITY) : score[m - 1];
+    *floor = !m                 ? 0
+             : vectors_exact(v) ? nextafterf((float)(score[m - 1] + slack_of(ix, h, z)), INFINITY)
+                                : score[m - 1];
     qsort(s, (size_t)m, sizeof *s, by_score);
     *out = s;
     *n = m;
@@ -232,7 +246,8 @@ static bool take_allowed(hits *out, int k, const scored *s, int64_t n, key_query
     return true;
 }
 
-bool index_search(passage_index *ix, kernels *kern, head h, const float *z, int k, const exclusion *x, hits *out, arena *a, err *e)
+bool index_search(passage_index *ix, kernels *kern, head h, const float *z, int k, const exclusion *x, hits *out,
+                  arena *a, err *e)
 {
     int64_t    n = ix->m.n_passages;
     key_query *q = NULL;
@@ -245,11 +260,13 @@ bool index_search(passage_index *ix, kernels *kern, head h, const float *z, int 
     out->id = ARENA_NEW(a, int64_t, k, e);
     out->score = ARENA_NEW(a, float, k, e);
     if (!out->id || !out->score) return false;
-    if (x && (x->study || x->patient || x->image_sha256) && !key_query_open(&q, ix->db, x->study, x->patient, x->image_sha256, e))
+    if (x && (x->study || x->patient || x->image_sha256)
+        && !key_query_open(&q, ix->db, x->study, x->patient, x->image_sha256, e))
         return false;
 
-    /* Equal pictures and equal captions are common, so the k-th score may be shared by passages that were not fetched, and
-     * exclusion thins the list: fetch twice as many until the rest is surely worse, or there is no rest. */
+    /* Equal pictures and equal captions are common, so the k-th score may be shared by passages that were not
+     * fetched, and exclusion thins the list: fetch twice as many until the rest is surely worse, or there is no
+     * rest. */
     for (int64_t fetch = (int64_t)k + (ix->uploaded_by ? DEVICE_MARGIN : FETCH_MARGIN);; fetch *= 2) {
         arena_mark mark = arena_here(a);
         scored    *s;
@@ -270,7 +287,9 @@ static bool get_row(passage_index *ix, int64_t id, bool bytes, passage_row *r, a
 {
     bool found;
     if (!passages_get(ix->db, id, bytes, r, &found, a, e)) return false;
-    if (!found) return err_at(e, ERR_NOT_FOUND, "passage-unknown", "id", "passage %lld: the index has no such id", (long long)id);
+    if (!found)
+        return err_at(e, ERR_NOT_FOUND, "passage-unknown", "id", "passage %lld: the index has no such id",
+                      (long long)id);
     return true;
 }
 
@@ -291,21 +310,26 @@ static bool read_image_file(passage_index *ix, const passage_row *r, const uint8
     char              path[4096];
     file_map          m;
     err               why = {0};
-    if (!root) return err_at(e, ERR_FILE, slug, NULL, "passage %lld: the manifest has no image root %lld", (long long)r->id, (long long)r->root);
+    if (!root)
+        return err_at(e, ERR_FILE, slug, NULL, "passage %lld: the manifest has no image root %lld",
+                      (long long)r->id, (long long)r->root);
     if (!path_is_below(r->image_path))
-        return err_at(e, ERR_FILE, slug, NULL, "passage %lld: its image path leaves the image root", (long long)r->id);
+        return err_at(e, ERR_FILE, slug, NULL, "passage %lld: its image path leaves the image root",
+                      (long long)r->id);
     if (!path_join(path, sizeof path, root, r->image_path, &why) || !file_map_open(&m, path, &why))
         return err_at(e, ERR_FILE, slug, NULL, "passage %lld: image %s", (long long)r->id, why.text);
     uint8_t *copy = NULL;
     if ((int64_t)m.bytes != r->image_bytes)
-        err_at(e, ERR_FILE, slug, NULL, "passage %lld: image %s has changed since the index was built", (long long)r->id, path);
+        err_at(e, ERR_FILE, slug, NULL, "passage %lld: image %s has changed since the index was built",
+               (long long)r->id, path);
     else if ((copy = arena_take(a, m.bytes, e)) != NULL) memcpy(copy, m.data, m.bytes);
     file_map_close(&m);
     *bytes = copy;
     return copy != NULL;
 }
 
-bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, size_t *n, media_type *type, arena *a, err *e)
+bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, size_t *n, media_type *type,
+                         arena *a, err *e)
 {
     passage_row r;
     if (!get_row(ix, id, true, &r, a, e)) return false;

@@ -23,7 +23,8 @@ bool lines_open(lines **out, const char *path, err *e)
         l->buf = mem_alloc(MAX_LINE_BYTES + 2);
     }
     if (!l || !l->path || !l->buf) err_set(e, ERR_MEMORY, "%s: out of memory", path);
-    else if (!(l->f = fopen(path, "re")) || fstat(fileno(l->f), &st) != 0) err_set(e, ERR_FILE, "%s: %s", path, strerror(errno));
+    else if (!(l->f = fopen(path, "re")) || fstat(fileno(l->f), &st) != 0)
+        err_set(e, ERR_FILE, "%s: %s", path, strerror(errno));
     else if (!S_ISREG(st.st_mode)) err_set(e, ERR_FILE, "%s: not a regular file", path);
     else {
         l->size = st.st_size;

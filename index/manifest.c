@@ -32,13 +32,14 @@ static bool read_fields(manifest *m, const char *where, err *e)
     if (format != INDEX_FORMAT)
         return err_set(e, ERR_FILE, "%s: index format %lld, this program reads %d; build the index again", where,
                        (long long)format, INDEX_FORMAT);
-    bool ok = json_int(o, "dim", &dim, where, e) && json_int(o, "n_passages", &m->n_passages, where, e) &&
-              json_int(o, "items", &m->items, where, e) && json_int(o, "bad", &m->bad, where, e) &&
-              json_int(o, "duplicates", &m->duplicates, where, e) && json_int(o, "merged", &m->merged, where, e) &&
-              json_str_or(o, "tool_version", "", &m->tool_version, where, e) &&
-              json_str_or(o, "created", "", &m->created, where, e) && json_str_or(o, "metric", "", &metric, where, e) &&
-              json_str_or(o, "factory", "", &m->factory, where, e) &&
-              json_str_or(o, "retriever_hash", "", &m->retriever_hash, where, e);
+    bool ok = json_int(o, "dim", &dim, where, e) && json_int(o, "n_passages", &m->n_passages, where, e)
+              && json_int(o, "items", &m->items, where, e) && json_int(o, "bad", &m->bad, where, e)
+              && json_int(o, "duplicates", &m->duplicates, where, e) && json_int(o, "merged", &m->merged, where, e)
+              && json_str_or(o, "tool_version", "", &m->tool_version, where, e)
+              && json_str_or(o, "created", "", &m->created, where, e)
+              && json_str_or(o, "metric", "", &metric, where, e)
+              && json_str_or(o, "factory", "", &m->factory, where, e)
+              && json_str_or(o, "retriever_hash", "", &m->retriever_hash, where, e);
     if (!ok) return false;
     if (strcmp(metric, "inner_product") != 0 || dim < 1 || dim > 65536 || !*m->retriever_hash)
         return err_set(e, ERR_FILE, "%s: metric, dim or retriever_hash is missing or wrong", where);
@@ -90,8 +91,8 @@ bool manifest_check_size(const manifest *m, const char *dir, int i, err *e)
     int64_t bytes = 0;
     if (!path_join(path, sizeof path, dir, INDEX_FILE[i], e) || !file_size(path, &bytes, e)) return false;
     if (bytes != m->file[i].bytes)
-        return err_set(e, ERR_FILE, "%s: %lld bytes, the manifest says %lld; the file is truncated or another's", path,
-                       (long long)bytes, (long long)m->file[i].bytes);
+        return err_set(e, ERR_FILE, "%s: %lld bytes, the manifest says %lld; the file is truncated or another's",
+                       path, (long long)bytes, (long long)m->file[i].bytes);
     return true;
 }
 
@@ -100,7 +101,8 @@ bool manifest_check_sha256(const manifest *m, const char *dir, int i, err *e)
     char path[4096], hex[SHA256_HEX];
     if (!path_join(path, sizeof path, dir, INDEX_FILE[i], e) || !sha256_file(hex, path, e)) return false;
     if (strcmp(hex, m->file[i].sha256) != 0)
-        return err_set(e, ERR_FILE, "%s: damaged: its SHA-256 is not the manifest's; restore it or build the index again", path);
+        return err_set(e, ERR_FILE,
+                       "%s: damaged: its SHA-256 is not the manifest's; restore it or build the index again", path);
     return true;
 }
 
@@ -111,8 +113,9 @@ static json_t *describe_files(const char *dir, err *e)
         char    path[4096], hex[SHA256_HEX];
         int64_t bytes = 0;
         json_t *f = NULL;
-        if (path_join(path, sizeof path, dir, INDEX_FILE[i], e) && file_size(path, &bytes, e) && sha256_file(hex, path, e) &&
-            !(f = json_pack("{s:I, s:s}", "bytes", (json_int_t)bytes, "sha256", hex)))
+        if (path_join(path, sizeof path, dir, INDEX_FILE[i], e) && file_size(path, &bytes, e)
+            && sha256_file(hex, path, e)
+            && !(f = json_pack("{s:I, s:s}", "bytes", (json_int_t)bytes, "sha256", hex)))
             err_set(e, ERR_MEMORY, "manifest: out of memory");
         if (!f || json_object_set_new(files, INDEX_FILE[i], f) != 0) {
             json_decref(files);
@@ -129,11 +132,12 @@ bool manifest_write(const manifest *m, const char *dir, err *e)
     char   *s = NULL;
     json_t *o = NULL, *files = describe_files(dir, e);
     if (!files || !path_join(path, sizeof path, dir, MANIFEST_FILE, e)) goto done;
-    o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:O, s:O, s:O}", "format", INDEX_FORMAT,
-                  "tool_version", m->tool_version, "created", m->created, "retriever_hash", m->retriever_hash, "metric",
-                  "inner_product", "dim", m->dim, "factory", m->factory, "n_passages", (json_int_t)m->n_passages, "items",
-                  (json_int_t)m->items, "bad", (json_int_t)m->bad, "duplicates", (json_int_t)m->duplicates, "merged",
-                  (json_int_t)m->merged, "sources", m->sources, "image_roots", m->roots, "files", files);
+    o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:O, s:O, s:O}", "format",
+                  INDEX_FORMAT, "tool_version", m->tool_version, "created", m->created, "retriever_hash",
+                  m->retriever_hash, "metric", "inner_product", "dim", m->dim, "factory", m->factory, "n_passages",
+                  (json_int_t)m->n_passages, "items", (json_int_t)m->items, "bad", (json_int_t)m->bad, "duplicates",
+                  (json_int_t)m->duplicates, "merged", (json_int_t)m->merged, "sources", m->sources, "image_roots",
+                  m->roots, "files", files);
     s = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
     if (!s) {
         err_set(e, ERR_MEMORY, "manifest: out of memory");

@@ -3,7 +3,8 @@
  *    "metric": "inner_product", "dim": 768, "factory": "Flat", "n_passages": 720,
  *    "items": 725, "bad": 3, "duplicates": 2, "merged": 2, "sources": {"roco": 700, "mimic-cxr": 20},
  *    "image_roots": ["/data/roco"], "files": {"image.faiss": {"bytes": 1, "sha256": "<64 hex>"}, ...}}
- * items = n_passages + bad + merged. image_roots is the one place that says where the images lie; after moving them, edit it. */
+ * items = n_passages + bad + merged. image_roots is the one place that says where the images lie; after moving
+ * them, edit it. */
 #ifndef JOMED_INDEX_MANIFEST_H
 #define JOMED_INDEX_MANIFEST_H
 
@@ -32,7 +33,8 @@ typedef struct {
     manifest_file file[N_INDEX_FILES];
 } manifest;
 
-/* Fills *m, which ends with manifest_close(). ERR_FILE: no such index, another format, a field missing or of a wrong type. */
+/* Fills *m, which ends with manifest_close(). ERR_FILE: no such index, another format, a field missing or of a
+ * wrong type. */
 bool manifest_open(manifest *m, const char *dir, err *e);
 void manifest_close(manifest *m);
 const char *manifest_root(const manifest *m, int64_t i); /* NULL: no such root */

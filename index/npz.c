@@ -110,7 +110,8 @@ bool npy_parse_header(npy_shape *out, const char *s, size_t n, const char **why)
         if (bit == 0 || (seen & bit)) return false;
         seen |= bit;
         if (bit == 1) {
-            if (!take_string(&c, descr, sizeof descr) || !parse_type(out, descr)) return *why = "not an array of integers", false;
+            if (!take_string(&c, descr, sizeof descr) || !parse_type(out, descr))
+                return *why = "not an array of integers", false;
         } else if (bit == 2) {
             if (take_word(&c, "True")) return *why = "column-major (fortran_order) arrays are not read", false;
             if (!take_word(&c, "False")) return false;
@@ -127,7 +128,8 @@ bool npy_parse_header(npy_shape *out, const char *s, size_t n, const char **why)
     uint64_t bytes = (uint64_t)out->item_bytes;
     for (int i = out->n_dims - 1; i >= 0; i--) {
         if (i == 0) out->row_bytes = (size_t)bytes;
-        if (out->dim[i] != 0 && bytes > (UINT64_C(1) << 48) / (uint64_t)out->dim[i]) return *why = "shape too large", false;
+        if (out->dim[i] != 0 && bytes > (UINT64_C(1) << 48) / (uint64_t)out->dim[i])
+            return *why = "shape too large", false;
         bytes *= (uint64_t)out->dim[i];
     }
     if (out->row_bytes == 0) return *why = "rows are empty", false;
@@ -136,7 +138,10 @@ bool npy_parse_header(npy_shape *out, const char *s, size_t n, const char **why)
 
 /* ---- The stream ---- */
 
-static bool fail(const npz_array *z, const char *why, err *e) { return err_set(e, ERR_FILE, "%s: %s", z->where, why); }
+static bool fail(const npz_array *z, const char *why, err *e)
+{
+    return err_set(e, ERR_FILE, "%s: %s", z->where, why);
+}
 
 static bool read_all(npz_array *z, void *out, size_t n, err *e)
 {
@@ -292,7 +297,8 @@ bool npz_row(npz_array *z, int64_t i, void *out, err *e)
 {
     size_t n = z->shape.row_bytes;
     if (i < 0 || i >= z->shape.dim[0])
-        return err_set(e, ERR_INPUT, "%s: has %lld rows, no row %lld", z->where, (long long)z->shape.dim[0], (long long)i);
+        return err_set(e, ERR_INPUT, "%s: has %lld rows, no row %lld", z->where, (long long)z->shape.dim[0],
+                       (long long)i);
     if (z->whole) {
         memcpy(out, z->whole + (size_t)i * n, n);
         return true;
@@ -311,6 +317,7 @@ int64_t npy_int(const npy_shape *s, const void *row, size_t j)
     const uint8_t *p = (const uint8_t *)row + j * (size_t)s->item_bytes;
     uint64_t       v = 0;
     for (int b = s->item_bytes - 1; b >= 0; b--) v = v << 8 | p[b];
-    if (s->is_signed && s->item_bytes < 8 && (v >> (8 * s->item_bytes - 1) & 1)) v |= ~UINT64_C(0) << (8 * s->item_bytes);
+    if (s->is_signed && s->item_bytes < 8 && (v >> (8 * s->item_bytes - 1) & 1))
+        v |= ~UINT64_C(0) << (8 * s->item_bytes);
     return (int64_t)v;
 }

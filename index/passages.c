@@ -127,7 +127,8 @@ static bool open_db(passages *p, const char *name, int flags, err *e)
 static bool check_kind(passages *p, err *e)
 {
     int64_t app, version;
-    if (!ask_int(p, "PRAGMA application_id", &app, e) || !ask_int(p, "PRAGMA user_version", &version, e)) return false;
+    if (!ask_int(p, "PRAGMA application_id", &app, e) || !ask_int(p, "PRAGMA user_version", &version, e))
+        return false;
     if (app != APPLICATION_ID || version != SCHEMA_VERSION)
         return err_set(e, ERR_FILE, "%s: not a passage file of this format; build the index again", p->path);
     return true;
@@ -137,8 +138,8 @@ bool passages_open(passages **out, const char *path, err *e)
 {
     char      uri[4096 * 3];
     passages *p = passages_new(path, e);
-    bool      ok = p && uri_of(uri, sizeof uri, path, e) && open_db(p, uri, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, e) &&
-              check_kind(p, e);
+    bool ok = p && uri_of(uri, sizeof uri, path, e) && open_db(p, uri, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, e)
+              && check_kind(p, e);
     if (ok) *out = p;
     else passages_close(p);
     return ok;
@@ -155,7 +156,8 @@ bool passages_create(passages **out, const char *path, err *e)
     if (!run(p, "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536", e)) goto done;
     if (!ask_int(p, "SELECT count(*) FROM sqlite_schema", &n_tables, e)) goto done;
     if (n_tables == 0) {
-        snprintf(set, sizeof set, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID, SCHEMA_VERSION);
+        snprintf(set, sizeof set, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID,
+                 SCHEMA_VERSION);
         if (!run(p, "BEGIN IMMEDIATE", e) || !run(p, set, e) || !run(p, SCHEMA, e) || !run(p, "COMMIT", e)) goto done;
     }
     if (!check_kind(p, e)) goto done;
@@ -180,7 +182,10 @@ void passages_close(passages *p)
 
 /* ---- Reading ---- */
 
-bool passages_count(passages *p, int64_t *n, err *e) { return ask_int(p, "SELECT ifnull(max(id), -1) + 1 FROM passages", n, e); }
+bool passages_count(passages *p, int64_t *n, err *e)
+{
+    return ask_int(p, "SELECT ifnull(max(id), -1) + 1 FROM passages", n, e);
+}
 
 bool passages_check(passages *p, int64_t n, const char **problem, arena *a, err *e)
 {
@@ -195,15 +200,19 @@ bool passages_check(passages *p, int64_t n, const char **problem, arena *a, err 
         ok = *problem != NULL;
         goto done;
     }
-    if (!ask_int(p, "SELECT count(*) FROM passages", &count, e) || !ask_int(p, "SELECT min(id) FROM passages", &least, e) ||
-        !ask_int(p, "SELECT max(id) FROM passages", &most, e) ||
-        !ask_int(p, "SELECT count(*) FROM passages p WHERE root IS NULL AND NOT EXISTS (SELECT 1 FROM images i WHERE i.id = p.id)",
-                 &images, e))
+    if (!ask_int(p, "SELECT count(*) FROM passages", &count, e)
+        || !ask_int(p, "SELECT min(id) FROM passages", &least, e)
+        || !ask_int(p, "SELECT max(id) FROM passages", &most, e)
+        || !ask_int(
+            p,
+            "SELECT count(*) FROM passages p WHERE root IS NULL AND NOT EXISTS (SELECT 1 FROM images i WHERE i.id = p.id)",
+            &images, e))
         goto done;
     ok = true;
     if (count != n || least != 0 || most != n - 1)
-        ok = (*problem = arena_printf(a, e, "holds %lld passages with ids %lld..%lld, the manifest says %lld", (long long)count,
-                                      (long long)least, (long long)most, (long long)n)) != NULL;
+        ok = (*problem = arena_printf(a, e, "holds %lld passages with ids %lld..%lld, the manifest says %lld",
+                                      (long long)count, (long long)least, (long long)most, (long long)n))
+             != NULL;
     else if (images)
         ok = (*problem = arena_printf(a, e, "%lld passages lack their embedded image", (long long)images)) != NULL;
 done:
@@ -229,7 +238,8 @@ static bool get_embedded(passages *p, passage_row *r, arena *a, err *e)
     const void *bytes = row ? sqlite3_column_blob(st, 0) : NULL;
     int64_t     n = row ? sqlite3_column_bytes(st, 0) : 0;
     if (!bytes || n != r->image_bytes) {
-        err_at(e, ERR_FILE, "passage-image-missing", NULL, "%s: passage %lld lacks its embedded image", p->path, (long long)r->id);
+        err_at(e, ERR_FILE, "passage-image-missing", NULL, "%s: passage %lld lacks its embedded image", p->path,
+               (long long)r->id);
         goto done;
     }
     uint8_t *copy = arena_take(a, (size_t)n, e);
@@ -244,8 +254,9 @@ done:
 
 bool passages_get(passages *p, int64_t id, bool bytes, passage_row *out, bool *found, arena *a, err *e)
 {
-    static const char sql[] = "SELECT source, source_id, caption, study, patient, license, image_path, root, image_bytes,"
-                              " image_sha256 FROM passages WHERE id = ?1";
+    static const char sql[] =
+        "SELECT source, source_id, caption, study, patient, license, image_path, root, image_bytes,"
+        " image_sha256 FROM passages WHERE id = ?1";
     sqlite3_stmt *st = NULL;
     passage_row   r = {.id = id, .root = -1};
     bool          ok = false;
@@ -281,7 +292,8 @@ struct key_query {
     sqlite3_stmt *st;
 };
 
-bool key_query_open(key_query **out, passages *p, const char *study, const char *patient, const uint8_t *image_sha256, err *e)
+bool key_query_open(key_query **out, passages *p, const char *study, const char *patient,
+                    const uint8_t *image_sha256, err *e)
 {
     /* A comparison with a NULL key is NULL, which counts as false: it excludes nothing. Pixels need no look at merged
      * items, since those have the same ones. */
@@ -369,8 +381,9 @@ bool passages_build_load(passages *p, const char **arguments, build_state *s, ar
 {
     sqlite3_stmt *st = NULL;
     bool          row = false, ok = false;
-    if (!prepare(p, &st, "SELECT arguments, source, item, items, bad, duplicates, merged, report_bytes FROM build", e) ||
-        !step(p, st, &row, e))
+    if (!prepare(p, &st, "SELECT arguments, source, item, items, bad, duplicates, merged, report_bytes FROM build",
+                 e)
+        || !step(p, st, &row, e))
         goto done;
     if (!row) {
         err_set(e, ERR_FILE, "%s: lacks the state of its build", p->path);
@@ -387,10 +400,11 @@ done:
 bool passages_build_save(passages *p, const char *arguments, const build_state *s, err *e)
 {
     sqlite3_stmt *st = NULL;
-    bool          ok = prepare(p, &st,
-                               "UPDATE build SET arguments = ifnull(?1, arguments), source = ?2, item = ?3, items = ?4, bad = ?5,"
-                               " duplicates = ?6, merged = ?7, report_bytes = ?8",
-                               e);
+    bool ok =
+        prepare(p, &st,
+                "UPDATE build SET arguments = ifnull(?1, arguments), source = ?2, item = ?3, items = ?4, bad = ?5,"
+                " duplicates = ?6, merged = ?7, report_bytes = ?8",
+                e);
     if (ok) {
         const int64_t field[] = {s->source, s->item, s->items, s->bad, s->duplicates, s->merged, s->report_bytes};
         bind_text(st, 1, arguments);
@@ -404,7 +418,8 @@ bool passages_build_save(passages *p, const char *arguments, const build_state *
 bool passages_sources(passages *p, bool (*each)(void *ctx, const char *source, int64_t n, err *e), void *ctx, err *e)
 {
     sqlite3_stmt *st = NULL;
-    bool          row = true, ok = prepare(p, &st, "SELECT source, count(*) FROM passages GROUP BY source ORDER BY min(id)", e);
+    bool row = true,
+         ok = prepare(p, &st, "SELECT source, count(*) FROM passages GROUP BY source ORDER BY min(id)", e);
     while (ok && (ok = step(p, st, &row, e)) && row) {
         const char *source = (const char *)sqlite3_column_text(st, 0);
         ok = source ? each(ctx, source, sqlite3_column_int64(st, 1), e) : fail(p, e);

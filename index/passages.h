@@ -3,7 +3,8 @@
  *   images    the image's bytes, where the index carries them (.npz items, --embed-images)
  *   merged    duplicates that --dedupe left out, with their keys, so that excluding their study still works
  *   build     one row: arguments and progress of the build (build.c)
- * Threads  reading: any number at once (SQLite's serialised mode; every call prepares its own statement); writing: one. */
+ * Threads  reading: any number at once (SQLite's serialised mode; every call prepares its own statement);
+ *          writing: one. */
 #ifndef JOMED_INDEX_PASSAGES_H
 #define JOMED_INDEX_PASSAGES_H
 
@@ -40,7 +41,8 @@ bool passages_get(passages *p, int64_t id, bool bytes, passage_row *out, bool *f
 
 /* Asks many ids about one set of keys: is this passage excluded? NULL keys exclude nothing. */
 typedef struct key_query key_query;
-bool key_query_open(key_query **out, passages *p, const char *study, const char *patient, const uint8_t *image_sha256, err *e);
+bool key_query_open(key_query **out, passages *p, const char *study, const char *patient,
+                    const uint8_t *image_sha256, err *e);
 bool key_query_excludes(key_query *q, int64_t id, bool *yes, err *e);
 void key_query_close(key_query *q); /* NULL is fine */
 

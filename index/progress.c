@@ -31,8 +31,8 @@ void progress_show(progress *p, int source, int64_t items, int64_t bad, double d
         long s = (long)((1 - done) / gained * (now - p->source_ms) / 1000 + 0.5);
         snprintf(left, sizeof left, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
     }
-    fprintf(stderr, "\rsource %d/%d  %3.0f %%  %lld items  %.1f/s  %lld skipped  %s left \033[K", source + 1, p->n_sources,
-            100 * done, (long long)items, rate, (long long)bad, left);
+    fprintf(stderr, "\rsource %d/%d  %3.0f %%  %lld items  %.1f/s  %lld skipped  %s left \033[K", source + 1,
+            p->n_sources, 100 * done, (long long)items, rate, (long long)bad, left);
     p->shown = true;
 }
 

@@ -1,9 +1,9 @@
 /* vectors.c - everything that touches FAISS but its GPU part, through its C interface.
  * Three traps of that interface:
- *   - FAISS_IO_FLAG_MMAP in its headers is 1, which to the library means "leave out the storage". The value that maps inverted
- *     lists is the C++ header's IO_FLAG_MMAP, spelled out below.
- *   - a search runs on OpenMP threads. Their number is set per calling thread, so each search sets it: threads are ours.
- *   - the error text belongs to the calling thread and is read at once. */
+ *   - FAISS_IO_FLAG_MMAP in its headers is 1, which to the library means "leave out the storage". The value
+ *     that maps inverted lists is the C++ header's IO_FLAG_MMAP, spelled out below.
+ *   - a search runs on OpenMP threads. Their number is set per calling thread, so each search sets it: threads
+ *   are ours. - the error text belongs to the calling thread and is read at once. */
 #include "index/vectors.h"
 
 #include <errno.h>
@@ -75,7 +75,8 @@ bool vectors_open(vectors **out, const char *path, int dim, int64_t n, err *e)
     }
     settle_faiss();
     v->dim = dim;
-    if (!faiss_ok(faiss_read_index_fname(path, READ_MAPPED, &v->faiss), "FAISS cannot read it", path, ERR_FILE, e)) goto done;
+    if (!faiss_ok(faiss_read_index_fname(path, READ_MAPPED, &v->faiss), "FAISS cannot read it", path, ERR_FILE, e))
+        goto done;
     if (faiss_Index_d(v->faiss) != dim || faiss_Index_ntotal(v->faiss) != n) {
         err_set(e, ERR_FILE, "%s: holds %lld vectors of dimension %d, the manifest says %lld of %d", path,
                 (long long)faiss_Index_ntotal(v->faiss), faiss_Index_d(v->faiss), (long long)n, dim);
@@ -91,7 +92,8 @@ bool vectors_open(vectors **out, const char *path, int dim, int64_t n, err *e)
         size_t len = 0;
         faiss_IndexFlat_xb(flat, &xb, &len);
         if (len != (size_t)n * (size_t)dim) {
-            err_set(e, ERR_FILE, "%s: holds %zu numbers, %lld vectors of dimension %d need more", path, len, (long long)n, dim);
+            err_set(e, ERR_FILE, "%s: holds %zu numbers, %lld vectors of dimension %d need more", path, len,
+                    (long long)n, dim);
             goto done;
         }
         v->flat = xb;
@@ -127,7 +129,10 @@ bool vectors_search(const vectors *v, const float *z, int64_t k, float *score, i
 
 bool vectors_exact(const vectors *v) { return v->flat != NULL; }
 
-const float *vectors_row(const vectors *v, int64_t id) { return v->flat ? v->flat + (size_t)id * (size_t)v->dim : NULL; }
+const float *vectors_row(const vectors *v, int64_t id)
+{
+    return v->flat ? v->flat + (size_t)id * (size_t)v->dim : NULL;
+}
 
 float vectors_score(const vectors *v, const float *z, int64_t id)
 {
@@ -140,7 +145,8 @@ float vectors_score(const vectors *v, const float *z, int64_t id)
 bool vectors_factory_check(const char *factory, int dim, err *e)
 {
     FaissIndex *ix = NULL;
-    bool ok = faiss_ok(faiss_index_factory(&ix, dim, factory, METRIC_INNER_PRODUCT), factory, "--factory", ERR_USAGE, e);
+    bool ok =
+        faiss_ok(faiss_index_factory(&ix, dim, factory, METRIC_INNER_PRODUCT), factory, "--factory", ERR_USAGE, e);
     faiss_Index_free(ix);
     return ok;
 }
@@ -151,13 +157,14 @@ static bool train(FaissIndex *ix, const vectors_plan *p, const float *raw, err *
     size_t  row_bytes = (size_t)p->dim * sizeof(float);
     int64_t most = (int64_t)(TRAIN_BYTES / row_bytes), n = p->n < most ? p->n : most;
     char    line[160];
-    snprintf(line, sizeof line, "%s: training %s on %lld vectors, %lld MiB of memory", p->what, p->factory, (long long)n,
-             (long long)((size_t)n * row_bytes >> 20));
+    snprintf(line, sizeof line, "%s: training %s on %lld vectors, %lld MiB of memory", p->what, p->factory,
+             (long long)n, (long long)((size_t)n * row_bytes >> 20));
     p->note(p->ctx, line);
 
     if (n == p->n) return faiss_ok(faiss_Index_train(ix, n, raw), "training failed", p->factory, ERR_FILE, e);
     float *sample = mem_alloc((size_t)n * row_bytes);
-    if (!sample) return err_set(e, ERR_MEMORY, "training %s: out of memory for %lld vectors", p->factory, (long long)n);
+    if (!sample)
+        return err_set(e, ERR_MEMORY, "training %s: out of memory for %lld vectors", p->factory, (long long)n);
     for (int64_t i = 0; i < n; i++) {
         int64_t from = (int64_t)((double)i * ((double)p->n / (double)n));
         memcpy(sample + i * p->dim, raw + from * p->dim, row_bytes);
@@ -182,16 +189,18 @@ bool vectors_build(const vectors_plan *p, const float *raw, const char *path, bo
     FaissIndex *ix = NULL;
     *stopped = false;
     settle_faiss();
-    if (!faiss_ok(faiss_index_factory(&ix, p->dim, p->factory, METRIC_INNER_PRODUCT), p->factory, "--factory", ERR_USAGE, e))
+    if (!faiss_ok(faiss_index_factory(&ix, p->dim, p->factory, METRIC_INNER_PRODUCT), p->factory, "--factory",
+                  ERR_USAGE, e))
         goto done;
     if (!faiss_Index_is_trained(ix) && !train(ix, p, raw, e)) goto done;
 
-    /* A flat index takes all rows at once, so that its vector grows once and to the exact size: adding in blocks would
-     * double the peak. Others work row by row anyway and can be stopped between blocks. */
+    /* A flat index takes all rows at once, so that its vector grows once and to the exact size: adding in
+     * blocks would double the peak. Others work row by row anyway and can be stopped between blocks. */
     bool flat = faiss_IndexFlat_cast(ix) != NULL;
     char line[160];
-    snprintf(line, sizeof line, "%s: adding %lld vectors to %s, %s%lld MiB of memory", p->what, (long long)p->n, p->factory,
-             flat ? "" : "up to about ", (long long)((size_t)p->n * (size_t)p->dim * sizeof(float) >> 20));
+    snprintf(line, sizeof line, "%s: adding %lld vectors to %s, %s%lld MiB of memory", p->what, (long long)p->n,
+             p->factory, flat ? "" : "up to about ",
+             (long long)((size_t)p->n * (size_t)p->dim * sizeof(float) >> 20));
     p->note(p->ctx, line);
     for (int64_t i = 0, m; i < p->n; i += m) {
         if ((*stopped = p->stop(p->ctx))) {
@@ -199,7 +208,8 @@ bool vectors_build(const vectors_plan *p, const float *raw, const char *path, bo
             goto done;
         }
         m = flat || p->n - i < ADD_ROWS ? p->n - i : ADD_ROWS;
-        if (!faiss_ok(faiss_Index_add(ix, m, raw + i * p->dim), "adding vectors failed", p->factory, ERR_FILE, e)) goto done;
+        if (!faiss_ok(faiss_Index_add(ix, m, raw + i * p->dim), "adding vectors failed", p->factory, ERR_FILE, e))
+            goto done;
     }
     ok = faiss_ok(faiss_write_index_fname(ix, path), "cannot be written", path, ERR_FILE, e) && sync_file(path, e);
 done:

@@ -1,6 +1,7 @@
-/* vectors.h - one FAISS index of unit vectors compared by inner product: built from a file of raw rows, opened read-only,
- * searched. The only files that know FAISS are vectors.c and vectors_gpu.c. Passage i is vector i.
- * Threads  vectors_search and vectors_score: any number at once; the rest: one.   Memory  FAISS's own, plus the file's pages. */
+/* vectors.h - one FAISS index of unit vectors compared by inner product: built from a file of raw rows, opened
+ * read-only, searched. The only files that know FAISS are vectors.c and vectors_gpu.c. Passage i is vector i.
+ * Threads  vectors_search and vectors_score: any number at once; the rest: one.
+ * Memory   FAISS's own, plus the file's pages. */
 #ifndef JOMED_INDEX_VECTORS_H
 #define JOMED_INDEX_VECTORS_H
 
@@ -15,7 +16,8 @@ typedef struct vectors vectors;
 bool vectors_open(vectors **out, const char *path, int dim, int64_t n, err *e);
 void vectors_close(vectors *v); /* NULL is fine */
 
-/* Search on GPU number `device`, through FAISS, from now on. ERR_USAGE: its GPU part is not in this build. ERR_MEMORY, ERR_GPU. */
+/* Search on GPU number `device`, through FAISS, from now on. ERR_USAGE: its GPU part is not in this build.
+ * ERR_MEMORY, ERR_GPU. */
 bool vectors_to_gpu(vectors *v, int device, err *e);
 void vectors_from_gpu(vectors *v);
 bool vectors_on_gpu(const vectors *v);
@@ -45,7 +47,8 @@ typedef struct {
 } vectors_plan;
 
 /* Train (where the factory wants it), add all rows of raw ([n,dim] f32) and write path, synced to disk.
- * One thread and fixed samples: the same rows give the same bytes. *stopped: stop() said so and nothing was written. */
+ * One thread and fixed samples: the same rows give the same bytes. *stopped: stop() said so and nothing was
+ * written. */
 bool vectors_build(const vectors_plan *p, const float *raw, const char *path, bool *stopped, err *e);
 
 #endif

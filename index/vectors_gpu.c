@@ -16,7 +16,8 @@ FAISS_DECLARE_CLASS_INHERITED(StandardGpuResources, GpuResourcesProvider)
 FAISS_DECLARE_CLASS_INHERITED(GpuIndex, Index)
 int  faiss_StandardGpuResources_new(FaissStandardGpuResources **p);
 void faiss_StandardGpuResources_free(FaissStandardGpuResources *p);
-int  faiss_index_cpu_to_gpu(FaissGpuResourcesProvider *provider, int device, const FaissIndex *index, FaissGpuIndex **p);
+int faiss_index_cpu_to_gpu(FaissGpuResourcesProvider *provider, int device, const FaissIndex *index,
+                           FaissGpuIndex **p);
 
 struct vectors_gpu {
     FaissStandardGpuResources *resources;
@@ -37,8 +38,9 @@ bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, er
     vectors_gpu *g = mem_zalloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_MEMORY, "faiss-gpu: out of memory");
     pthread_mutex_init(&g->one, NULL);
-    bool ok = gpu_ok(faiss_StandardGpuResources_new(&g->resources), "FAISS cannot use the GPU", ERR_GPU, e) &&
-              gpu_ok(faiss_index_cpu_to_gpu(g->resources, device, faiss, &g->index), "this index cannot go to the GPU", ERR_GPU, e);
+    bool ok = gpu_ok(faiss_StandardGpuResources_new(&g->resources), "FAISS cannot use the GPU", ERR_GPU, e)
+              && gpu_ok(faiss_index_cpu_to_gpu(g->resources, device, faiss, &g->index),
+                        "this index cannot go to the GPU", ERR_GPU, e);
     if (ok) *out = g;
     else vectors_gpu_close(g);
     return ok;
@@ -65,7 +67,8 @@ bool vectors_gpu_search(vectors_gpu *g, const float *z, int64_t k, float *score,
 bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, err *e)
 {
     (void)out, (void)faiss, (void)device;
-    return err_at(e, ERR_USAGE, NULL, "search", "search: faiss-gpu: the FAISS of this build has no GPU part; take exact (with a "
+    return err_at(e, ERR_USAGE, NULL, "search",
+                  "search: faiss-gpu: the FAISS of this build has no GPU part; take exact (with a "
                   "GPU) or faiss");
 }
 

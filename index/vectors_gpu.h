@@ -14,7 +14,8 @@ typedef struct vectors_gpu vectors_gpu;
 bool vectors_gpu_open(vectors_gpu **out, const FaissIndex *faiss, int device, err *e);
 void vectors_gpu_close(vectors_gpu *g); /* NULL is fine */
 
-enum { VECTORS_GPU_MOST = 1024 }; /* results of one search; FAISS's limit is 1,024 on old devices and 2,048 on others */
+enum { VECTORS_GPU_MOST = 1024 }; /* results of one search; FAISS's limit is 1,024 on old devices and 2,048 on
+                                     others */
 bool vectors_gpu_search(vectors_gpu *g, const float *z, int64_t k, float *score, int64_t *id, err *e);
 
 #endif

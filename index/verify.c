@@ -38,7 +38,8 @@ static bool check_files(check *c, err *e)
 {
     for (int i = 0; i < N_INDEX_FILES; i++) {
         err why = {0};
-        if (!(manifest_check_size(&c->m, c->dir, i, &why) && manifest_check_sha256(&c->m, c->dir, i, &why)) && !told(c, &why, e))
+        if (!(manifest_check_size(&c->m, c->dir, i, &why) && manifest_check_sha256(&c->m, c->dir, i, &why))
+            && !told(c, &why, e))
             return false;
     }
     return true;
@@ -50,8 +51,8 @@ static bool check_passages(check *c, arena *a, err *e)
     const char *problem = NULL;
     passages   *db = NULL;
     err         why = {0};
-    bool        ok = path_join(path, sizeof path, c->dir, INDEX_FILE[FILE_PASSAGES], &why) && passages_open(&db, path, &why) &&
-                     passages_check(db, c->m.n_passages, &problem, a, &why);
+    bool ok = path_join(path, sizeof path, c->dir, INDEX_FILE[FILE_PASSAGES], &why)
+              && passages_open(&db, path, &why) && passages_check(db, c->m.n_passages, &problem, a, &why);
     passages_close(db);
     if (!ok) return told(c, &why, e);
     if (problem) {
@@ -73,8 +74,8 @@ static void check_lengths(check *c, const vectors *v, const char *path)
     }
     if (!wrong) return;
     char line[512];
-    snprintf(line, sizeof line, "%.300s: %lld vectors have not length 1, the first is that of passage %lld", path, (long long)wrong,
-             (long long)first);
+    snprintf(line, sizeof line, "%.300s: %lld vectors have not length 1, the first is that of passage %lld", path,
+             (long long)wrong, (long long)first);
     tell(c, line);
 }
 

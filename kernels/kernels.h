@@ -4,14 +4,16 @@
  * Weights are opened once through any of them and may then be read by all of the same device.
  *
  * Activations   `act *`: the device's own element type, act_bytes each (CPU: f32; CUDA: bf16, or f32 where products
- *               are). Model code never looks inside: put and get convert. Row-major, T rows of D unless said otherwise.
+ *               are). Model code never looks inside: put and get convert. Row-major, T rows of D unless said
+ *               otherwise.
  * Errors        Operations return nothing: a launch can fail only by our own mistake or because the device is gone,
  *               and on a GPU that shows later anyway. The first failure is kept and every later operation does
  *               nothing; sync() reports it. So a forward pass reads straight down and checks once.
  * Same bits     A row of a result depends on that row of the input and on the weights alone: not on T, not on the
  *               number of threads, not on what else is in the batch. Every sum has one fixed order.
  * Scratch       take() is a stack: take, use, back() to the mark. NULL is ERR_MEMORY, kept as above.
- * FLOPs         flops counts 2 x multiply-adds of products and attention as really done (masked pairs not counted). */
+ * FLOPs         flops counts 2 x multiply-adds of products and attention as really done (masked pairs not
+ *               counted). */
 #ifndef JOMED_KERNELS_KERNELS_H
 #define JOMED_KERNELS_KERNELS_H
 
@@ -45,8 +47,9 @@ typedef struct { const act *k, *v; int n; int row_stride; } kv_span;
  *   ATTEND_TREE    the last n_tree keys of span[1] are nodes of a tree of answers: such a query sees all keys before
  *                  the tree and the nodes j with visible[i * n_tree + j] (itself included); queries before the tree
  *                  are causal. With n_q < n_tree the queries are the last nodes: the earlier ones are keys alone.
- *                  A node's keys count without gaps: on the CPU it has the bits of a causal query behind these alone, so
- *                  that other nodes do not show in it. (A table that only masks them agrees within its rounding.)
+ *                  A node's keys count without gaps: on the CPU it has the bits of a causal query behind these
+ *                  alone, so that other nodes do not show in it. (A table that only masks them agrees within
+ *                  its rounding.)
  * Head h of the queries reads key/value head h / (n_heads / n_kv_heads).
  * alibi: NULL, or [n_heads] slopes (host): bias -slope * |i - j| (ATTEND_ALL with n_q == span[1].n only). */
 typedef enum { ATTEND_ALL, ATTEND_CAUSAL, ATTEND_TREE } attend_mask;
@@ -69,7 +72,8 @@ typedef struct {
     void   *rows; /* device memory */
     int64_t n;
     int     dim;
-    float   error; /* the longest of row - f16(row): a score is off by at most |z| times this, and by the rounding of its sum */
+    float   error; /* the longest of row - f16(row): a score is off by at most |z| times this, and by the
+                      rounding of its sum */
 } vector_set;
 
 typedef struct kernels kernels;
@@ -77,11 +81,12 @@ struct kernels {
     const char *name;      /* "cpu avx512-bf16, 2 threads" */
     int         act_bytes; /* of one activation */
     int         gpu;       /* number of the GPU that it runs on; -1: the CPU */
-    int         pass_tokens; /* rows that fill this device: a pass packed with as many reads each weight once for all of them,
-                                and more rows would gain nothing */
+    int         pass_tokens; /* rows that fill this device: a pass packed with as many reads each weight once
+                                for all of them, and more rows would gain nothing */
     uint64_t    flops;
     err         failed;
-    kernels    *exact; /* the same device with f32 activations and weights, opened and closed with this table; NULL: this one has them */
+    kernels    *exact; /* the same device with f32 activations and weights, opened and closed with this table;
+                          NULL: this one has them */
 
     /* memory */
     void *(*alloc)(kernels *k, size_t bytes); /* lives until free_; NULL: out of memory (not kept in failed) */
@@ -92,34 +97,37 @@ struct kernels {
     void (*put)(kernels *k, act *dst, const float *src, size_t n); /* host f32 -> device */
     void (*get)(kernels *k, float *dst, const act *src, size_t n); /* device -> host f32; waits */
     void (*copy)(kernels *k, act *dst, const act *src, size_t n);  /* device -> device */
-    /* Host numbers to where rope reads them: scratch, so valid until back(), and src must live as long. CPU: src itself. */
+    /* Host numbers to where rope reads them: scratch, so valid until back(), and src must live as long. CPU:
+     * src itself. */
     const float *(*upload)(kernels *k, const float *src, size_t n);
     bool (*weight_open)(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
     void (*weight_close)(kernels *k, weight *w);
     bool (*sync)(kernels *k, err *e);
     void (*close)(kernels *k);
 
-    /* y[T, w.rows] = unit(x[T, w.cols] w^T + bias) (+ residual[T, w.rows]); bias, residual may be NULL; y may be residual.
-     * ldx, ldy: elements between rows of x and of y (and of residual: ldy). */
+    /* y[T, w.rows] = unit(x[T, w.cols] w^T + bias) (+ residual[T, w.rows]); bias, residual may be NULL; y may
+     * be residual. ldx, ldy: elements between rows of x and of y (and of residual: ldy). */
     void (*linear)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                    unit u, const act *residual);
-    /* The same with a low-rank branch: y = unit(x w^T + bias + (x a^T) b^T) (+ residual); a [r, w.cols], b [w.rows, r] of w's type.
-     * [Hu et al. 2021, arXiv:2106.09685, eq. 3] */
-    void (*linear_low_rank)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
-                            const weight *a, const weight *b, unit u, const act *residual);
+    /* The same with a low-rank branch: y = unit(x w^T + bias + (x a^T) b^T) (+ residual); a [r, w.cols], b
+     * [w.rows, r] of w's type. [Hu et al. 2021, arXiv:2106.09685, eq. 3] */
+    void (*linear_low_rank)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
+                            const weight *bias, const weight *a, const weight *b, unit u, const act *residual);
     /* y = (x - mean) / sqrt(var + eps) * gain + bias   [Ba et al. 2016, eq. 3]; y may be x */
-    void (*layernorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
+    void (*layernorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias,
+                      float eps);
     /* y = x / sqrt(mean(x^2) + eps) * gain             [Zhang and Sennrich 2019, eq. 4]; y may be x */
     void (*rmsnorm)(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
-    /* y[t, j] = unit(gate[t, j]) * up[t, j], j < F; rows of gate and up ld elements apart, of y F; y may be gate if ld == F */
+    /* y[t, j] = unit(gate[t, j]) * up[t, j], j < F; rows of gate and up ld elements apart, of y F; y may be
+     * gate if ld == F */
     void (*glu)(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
     /* Rotate pairs of each head's first 2 * half dims by the angles of that row: (j, j + half), or (2j, 2j + 1)
-     * when interleaved. cos_, sin_: [T, half] as upload() gives them, once a pass and not once a layer. x: rows ld apart,
-     * heads head_dim apart; in place. */
+     * when interleaved. cos_, sin_: [T, half] as upload() gives them, once a pass and not once a layer. x: rows
+     * ld apart, heads head_dim apart; in place. */
     void (*rope)(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
                  int half, bool interleaved);
-    /* n attentions that do not see each other: the sequences of a packed pass, in one launch. Their n_heads, n_kv_heads,
-     * head_dim and scale are a[0]'s. What a points to on the host is read before it returns. */
+    /* n attentions that do not see each other: the sequences of a packed pass, in one launch. Their n_heads,
+     * n_kv_heads, head_dim and scale are a[0]'s. What a points to on the host is read before it returns. */
     void (*attend)(kernels *k, const attend_args *a, int n);
     /* y[t] = table[id[t]]; ids on the host, checked by the caller */
     void (*gather)(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
@@ -127,8 +135,9 @@ struct kernels {
     void (*mean_rows)(kernels *k, act *y, const act *x, int T, int D);
     /* logits[R, w.rows] f32 on the host; waits. For tests and generation. */
     void (*logits)(kernels *k, float *out, const act *x, int R, const weight *w);
-    /* For each pair p: the raw logit of token[p] at row row[p] of x, and the log-sum-exp of that row over the vocabulary
-     * (logp = logit - lse). Only [n] floats leave the device. x [R, w.cols]; out arrays on the host; waits. */
+    /* For each pair p: the raw logit of token[p] at row row[p] of x, and the log-sum-exp of that row over the
+     * vocabulary (logp = logit - lse). Only [n] floats leave the device. x [R, w.cols]; out arrays on the host;
+     * waits. */
     void (*score)(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                   const int32_t *token, int n);
 
@@ -150,14 +159,16 @@ typedef enum { PRECISION_F32, PRECISION_BF16 } precision; /* of products: see do
 
 typedef struct {
     const char *device;        /* "auto": the first GPU that can be used, else the CPU; "cpu"; "cuda:N" */
-    precision   products;      /* BF16: activations are rounded to bf16 before products with bf16 weights; on a GPU activations are
-                                  bf16 throughout, and all matrices too. F32: f32 throughout, bf16 weights widened */
+    precision   products;      /* BF16: activations are rounded to bf16 before products with bf16 weights; on a
+                                  GPU activations are bf16 throughout, and all matrices too. F32: f32
+                                  throughout, bf16 weights widened */
     int         threads;       /* 0: one per core */
     size_t      scratch_bytes; /* CPU: address space reserved for scratch; pages are touched only when used. 0: 8 GiB.
                                   GPU: memory of the device, taken at once. 0: 2 GiB */
 } kernels_options;
 
-/* Gives *out, ended by out->close(out). ERR_USAGE: no such device. ERR_GPU: it, or its driver, cannot be used. ERR_MEMORY. */
+/* Gives *out, ended by out->close(out). ERR_USAGE: no such device. ERR_GPU: it, or its driver, cannot be used.
+ * ERR_MEMORY. */
 bool kernels_open(kernels **out, const kernels_options *o, err *e);
 
 /* Where a model runs that must be exact: weights opened there are used there. */
@@ -170,13 +181,18 @@ bool kernels_on_gpu(const char *device);
 /* Keep the first failure (for the tables' own use and for model code that finds its own mistake). */
 void kernels_fail(kernels *k, err_code code, const char *text);
 
-/* After a request that failed: scratch that ran out is whole again once back() was called; a device that failed stays so. */
+/* After a request that failed: scratch that ran out is whole again once back() was called; a device that failed
+ * stays so. */
 static inline void kernels_recover(kernels *k)
 {
     if (k->failed.code == ERR_MEMORY) memset(&k->failed, 0, sizeof k->failed); /* C and C++ alike */
 }
-/* What flops count: of a product of T rows with w, and of attention the (query, key) pairs of one head that are not masked. */
-static inline uint64_t product_flops(int T, const weight *w) { return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols; }
+/* What flops count: of a product of T rows with w, and of attention the (query, key) pairs of one head that are
+ * not masked. */
+static inline uint64_t product_flops(int T, const weight *w)
+{
+    return 2 * (uint64_t)T * (uint64_t)w->rows * (uint64_t)w->cols;
+}
 uint64_t attend_pairs(const attend_args *a);
 
 #endif

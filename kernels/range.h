@@ -1,5 +1,6 @@
-/* range.h - names for stretches of a thread's time, in the timeline of NVIDIA's profilers (NVTX): `nsys profile jomed ...` then
- * shows which stage a kernel belongs to. They nest. Without a profiler, and in a build without CUDA, they do nothing. */
+/* range.h - names for stretches of a thread's time, in the timeline of NVIDIA's profilers (NVTX): `nsys profile
+ * jomed ...` then shows which stage a kernel belongs to. They nest. Without a profiler, and in a build without
+ * CUDA, they do nothing. */
 #ifndef JOMED_KERNELS_RANGE_H
 #define JOMED_KERNELS_RANGE_H
 

@@ -14,7 +14,8 @@ static bool beam_new(beam *b, int K, arena *a, err *e)
 bool beam_begin(beam_search *s, int K, int B, int most, const generation_config *ends, arena *a, err *e)
 {
     size_t nodes = (size_t)B * (size_t)most;
-    *s = (beam_search){.ends = ends, .B = B, .K = K, .n = 1, .room = B * (1 + ends->n_end)}; /* surely B that do not end */
+    /* surely B that do not end */
+    *s = (beam_search){.ends = ends, .B = B, .K = K, .n = 1, .room = B * (1 + ends->n_end)};
     s->run = ARENA_NEW(a, beam, B, e);
     s->next = s->run ? ARENA_NEW(a, beam, B, e) : NULL;
     s->parent = s->next ? ARENA_NEW(a, int, nodes, e) : NULL;
@@ -48,12 +49,14 @@ void beam_extend(beam_search *s, int b, const double *p, int V)
         extension x = {so_far + log(p[v]), b, v};
         if (s->n_best == s->room && !before(&x, &s->best[s->room - 1])) continue;
         insert(s, x);
-        if (s->n_best == s->room) least = exp(s->best[s->room - 1].logp - so_far) * (1 - 1e-9); /* safe from rounding */
+        /* safe from rounding */
+        if (s->n_best == s->room) least = exp(s->best[s->room - 1].logp - so_far) * (1 - 1e-9);
     }
 }
 
 /* from and one token more. */
-static void extend(const beam_search *s, beam *to, const extension *x, const float *logit, int V, const row_facts *facts)
+static void extend(const beam_search *s, beam *to, const extension *x, const float *logit, int V,
+                   const row_facts *facts)
 {
     const beam *from = &s->run[x->from];
     bool        end = generation_ends(s->ends, x->token);
@@ -63,7 +66,8 @@ static void extend(const beam_search *s, beam *to, const extension *x, const flo
         const row_facts *f = &facts[x->from * s->K + k];
         size_t           row = (size_t)k * (size_t)s->n + (size_t)x->from;
         to->each[k] = from->each[k] + ((double)logit[row * (size_t)V + (size_t)x->token] - f->lse);
-        to->agrees[k] = from->agrees[k] && (f->likeliest == x->token || (end && generation_ends(s->ends, f->likeliest)));
+        to->agrees[k] =
+            from->agrees[k] && (f->likeliest == x->token || (end && generation_ends(s->ends, f->likeliest)));
     }
 }
 

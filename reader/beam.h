@@ -1,12 +1,14 @@
 /* beam.h - which answers are under way: beam search over a stream of distributions. Greedy decoding is its width 1.
  *
- *   At each step every answer under way is extended by every token, log p(answer) + log p(token). Extensions are ordered by
- *   that sum, then by the rank of what they extend, then by the lower id. Of the first B those that end have ended, and the
- *   likeliest is kept; the first B that do not end are under way next. The search is over when nothing under way is likelier
- *   than the best that has ended (it can only lose), or after `most` tokens: then the likelier of the two is the answer.
+ *   At each step every answer under way is extended by every token, log p(answer) + log p(token). Extensions
+ *   are ordered by that sum, then by the rank of what they extend, then by the lower id. Of the first B those
+ *   that end have ended, and the likeliest is kept; the first B that do not end are under way next. The search
+ *   is over when nothing under way is likelier than the best that has ended (it can only lose), or after `most`
+ *   tokens: then the likelier of the two is the answer.
  *
- * Answers are compared by their likelihood, the end token's included, with no factor for their length: what is looked for is
- * the largest p(a|q). (transformers divides by the length unless length_penalty is 0.) Internal to reader/. */
+ * Answers are compared by their likelihood, the end token's included, with no factor for their length: what is
+ * looked for is the largest p(a|q). (transformers divides by the length unless length_penalty is 0.) Internal
+ * to reader/. */
 #ifndef JOMED_READER_BEAM_H
 #define JOMED_READER_BEAM_H
 

@@ -27,7 +27,8 @@ bool bpe_encode(const bpe *b, const char *s, size_t n, bool special, bool post, 
                 arena *a, err *e);
 /* Text of ids, bytes as they come (may be cut inside a character); added tokens are written out. */
 bool bpe_decode(const bpe *b, const int32_t *ids, int n, char **s, size_t *len, arena *a, err *e);
-/* What an id adds to an answer's text: its bytes. None (*n is 0) for special tokens and for ids that are not in use. */
+/* What an id adds to an answer's text: its bytes. None (*n is 0) for special tokens and for ids that are not in
+ * use. */
 void bpe_text(const bpe *b, int32_t id, const char **s, size_t *n);
 
 #endif

@@ -37,7 +37,8 @@ bool query_encode(const reader *r, kernels *k, const reader_query *q, const pict
     encoding x = {r, k, reader_branch(r, q), p, a};
     size_t   n = (size_t)picture_tokens(p) * reader_width(r);
     *out = NULL;
-    if (q->vision && !vision_cache_take(q->vision, k, q->img, q->policy, x.branch, n, encode_into, &x, out, e)) return false;
+    if (q->vision && !vision_cache_take(q->vision, k, q->img, q->policy, x.branch, n, encode_into, &x, out, e))
+        return false;
     return *out || pictures_encode(r, k, x.branch, p, 1, out, a, e);
 }
 
@@ -69,7 +70,8 @@ bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, pref
     const prefix_entry *found = prefix_cache_find(r->cache, key);
     *out = (prefix_kv){0};
     if (found) {
-        *out = (prefix_kv){.keys = found->keys, .cursor = found->cursor, .cached = true, .ready = true, .held = found};
+        *out =
+            (prefix_kv){.keys = found->keys, .cursor = found->cursor, .cached = true, .ready = true, .held = found};
         return true;
     }
     prefix_job *job = ARENA_NEW(a, prefix_job, 1, e);
@@ -78,8 +80,8 @@ bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, pref
     job->branch = reader_branch(r, q);
     out->job = job;
     return job->p.n_ids <= r->m->max_tokens
-        || err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d", job->p.n_ids,
-                  r->m->max_tokens);
+           || err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d",
+                     job->p.n_ids, r->m->max_tokens);
 }
 
 /* The first of p[0 .. i] that computes what p[i] needs: itself, unless two requests asked for the same pair. */
@@ -139,7 +141,8 @@ bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err 
     if (n_todo == 0) return true;
 
     arena_mark am = arena_here(a);
-    for (int i = 0; i < n_todo; i++) make_room(r, k, &p[todo[i]]); /* before the pass's own scratch, which goes back */
+    /* before the pass's own scratch, which goes back */
+    for (int i = 0; i < n_todo; i++) make_room(r, k, &p[todo[i]]);
     size_t mark = k->mark(k);
     range_begin("prefixes");
     bool ok = run_prefixes(r, k, p, todo, n_todo, a, e);

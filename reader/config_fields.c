@@ -7,7 +7,8 @@
 bool field_size(const config_fields *f, const char *path, int def, int lo, int hi, int *out)
 {
     int64_t v;
-    bool    ok = def < 0 ? json_int(f->root, path, &v, f->where, f->e) : json_int_or(f->root, path, def, &v, f->where, f->e);
+    bool ok =
+        def < 0 ? json_int(f->root, path, &v, f->where, f->e) : json_int_or(f->root, path, def, &v, f->where, f->e);
     if (!ok) return false;
     if (v < lo || v > hi) return err_set(f->e, ERR_FILE, "%s: %s must be %d to %d", f->where, path, lo, hi);
     *out = (int)v;

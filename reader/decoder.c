@@ -5,8 +5,8 @@
  *
  * Three savings that change no bit, since rows of a product do not depend on each other:
  *   - the sequences of a pass are packed: all but attention runs over their rows together, so a weight is read once;
- *   - the last layer's queries, attention and feed-forward are made only for rows somebody reads. A prefix is kept for
- *     its keys and values, so there the last layer is two products;
+ *   - the last layer's queries, attention and feed-forward are made only for rows somebody reads. A prefix is
+ *     kept for its keys and values, so there the last layer is two products;
  *   - the feed-forward runs in blocks of rows, which bounds its buffers for long prompts.
  *
  *     rows      [ seq 0: T0 rows | seq 1: T1 rows | ... ]       last layer      [ wanted of 0 | wanted of 1 | ... ]
@@ -69,8 +69,8 @@ bool decoder_vocabulary(decoder_config *c, const loader *l, int n_ids, err *e)
     snprintf(name, sizeof name, "%sembed_tokens.weight", l->prefix);
     if (!safetensors_need(l->file, &t, name, (int64_t[]){0, c->D, -1}, e)) return false;
     if (t->dim[0] < n_ids || t->dim[0] > INT32_MAX)
-        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name, (long long)t->dim[0],
-                       n_ids);
+        return err_set(e, ERR_FILE, "%s: %s has %lld rows, tokenizer.json has %d tokens", t->file, name,
+                       (long long)t->dim[0], n_ids);
     c->V = (int)t->dim[0];
     return true;
 }
@@ -151,7 +151,8 @@ typedef struct {
     act         *out;
 } packed;
 
-/* cos, sin of position * frequency, each frequency reading its own axis's position: of all rows, then of those wanted. */
+/* cos, sin of position * frequency, each frequency reading its own axis's position: of all rows, then of those
+ * wanted. */
 static bool rope_tables(const decoder *d, kernels *k, packed *b, arena *a, err *e)
 {
     int    half = d->c.head_dim / 2;
@@ -181,7 +182,8 @@ static bool rope_tables(const decoder *d, kernels *k, packed *b, arena *a, err *
 
 static void feed_forward(const decoder *d, kernels *k, const layer *y, int adapter, act *x, act *h, int T)
 {
-    int    D = d->c.D, F = d->c.F, most = k->pass_tokens > MLP_ROWS ? k->pass_tokens : MLP_ROWS, step = T < most ? T : most;
+    int D = d->c.D, F = d->c.F, most = k->pass_tokens > MLP_ROWS ? k->pass_tokens : MLP_ROWS,
+        step = T < most ? T : most;
     size_t mark = k->mark(k);
     act   *gate = k->take(k, (size_t)step * (size_t)F), *up = k->take(k, (size_t)step * (size_t)F);
     k->rmsnorm(k, h, x, T, D, &y->norm2, d->c.eps);
@@ -207,7 +209,8 @@ static bool lay_out(const decoder *d, kernels *k, packed *b, err *e)
         if (p->own->n + p->T > p->own->capacity) return err_set(e, ERR_BUG, "decoder: keys and values do not fit");
         if (p->adapter != b->p[0].adapter || p->x != act_at(k, b->p[0].x, (size_t)b->T * (size_t)d->c.D))
             return err_set(e, ERR_BUG, "decoder: sequences that cannot be packed");
-        if (p->own->capacity != first->capacity || kv_row(d, k, p->own, 0, 0, p->own->n) != kv_row(d, k, first, 0, 0, at + b->T))
+        if (p->own->capacity != first->capacity
+            || kv_row(d, k, p->own, 0, 0, p->own->n) != kv_row(d, k, first, 0, 0, at + b->T))
             b->in_line = false;
         b->T += p->T;
         b->wanted += p->T - p->want;
@@ -262,12 +265,21 @@ static void attend_all(const decoder *d, kernels *k, const packed *b, int i, boo
         int                 n_q = last ? p->T - p->want : p->T;
         if (n_q == 0) continue;
         attend_args *at = &b->at[n++];
-        *at = (attend_args){.n_heads = c->N, .n_kv_heads = c->kv_heads, .head_dim = hd, .scale = 1.0f / sqrtf((float)hd),
-                            .q = act_at(k, b->q, (size_t)row * (size_t)Q), .q_stride = Q, .n_q = n_q,
-                            .out = act_at(k, b->o, (size_t)row * (size_t)Q), .out_stride = Q,
-                            .mask = p->n_tree ? ATTEND_TREE : ATTEND_CAUSAL, .n_tree = p->n_tree, .visible = p->visible};
+        *at = (attend_args){.n_heads = c->N,
+                            .n_kv_heads = c->kv_heads,
+                            .head_dim = hd,
+                            .scale = 1.0f / sqrtf((float)hd),
+                            .q = act_at(k, b->q, (size_t)row * (size_t)Q),
+                            .q_stride = Q,
+                            .n_q = n_q,
+                            .out = act_at(k, b->o, (size_t)row * (size_t)Q),
+                            .out_stride = Q,
+                            .mask = p->n_tree ? ATTEND_TREE : ATTEND_CAUSAL,
+                            .n_tree = p->n_tree,
+                            .visible = p->visible};
         if (p->prefix)
-            at->span[0] = (kv_span){kv_row(d, k, p->prefix, i, 0, 0), kv_row(d, k, p->prefix, i, 1, 0), p->prefix->n, KV};
+            at->span[0] =
+                (kv_span){kv_row(d, k, p->prefix, i, 0, 0), kv_row(d, k, p->prefix, i, 1, 0), p->prefix->n, KV};
         at->span[1] = (kv_span){kv_row(d, k, p->own, i, 0, 0), kv_row(d, k, p->own, i, 1, 0), p->own->n + p->T, KV};
         row += n_q;
     }
@@ -350,7 +362,8 @@ uint64_t decoder_flops(const decoder_config *c, const int *seen, int T, int rows
         pairs += (uint64_t)seen[t];
         if (t >= T - rows) last += (uint64_t)seen[t];
     }
-    uint64_t keys = 2 * 2 * D * KV, rest = 2 * (2 * D * Q + 3 * D * F); /* per token: k and v; q, o and feed-forward */
+    /* per token: k and v; q, o and feed-forward */
+    uint64_t keys = 2 * 2 * D * KV, rest = 2 * (2 * D * Q + 3 * D * F);
     return (uint64_t)T * (uint64_t)c->L * keys + ((uint64_t)T * full + (uint64_t)rows) * rest
          + 4 * Q * (full * pairs + last);
 }

@@ -2,8 +2,9 @@
  * rotary positions on one axis (Mistral) or three (Qwen2-VL). Sizes, names and formulas: docs/MODEL.md.
  *
  * A pass runs T new tokens over [cached prefix | own] keys and values. The prefix is read-only, so that any number of
- * workers share it; what is new is written straight into `own`, which the caller sized. Passes of several sequences can be
- * packed: products and norms then run over the rows of all of them, and a weight is read once; each attends to its own.
+ * workers share it; what is new is written straight into `own`, which the caller sized. Passes of several
+ * sequences can be packed: products and norms then run over the rows of all of them, and a weight is read once;
+ * each attends to its own.
  *
  * Threads  read-only after open; each caller brings its own kernels and arena. Internal to reader/. */
 #ifndef JOMED_READER_DECODER_H
@@ -18,14 +19,16 @@ typedef struct {
     int    L, D, N, kv_heads, head_dim, F, V;
     float  eps;
     double theta;
-    int    section[3]; /* how many rotary frequencies follow time, row, column; {head_dim / 2, 0, 0}: ordinary rotary */
+    int    section[3]; /* how many rotary frequencies follow time, row, column; {head_dim / 2, 0, 0}: ordinary
+                          rotary */
     bool   qkv_bias;
     bool   tied;       /* the head is the embedding */
 } decoder_config;
 
 typedef struct decoder decoder;
 
-/* V of *c: the text's vocabulary is as long as its embedding, and the tokenizer, of n_ids tokens, must not reach past it. */
+/* V of *c: the text's vocabulary is as long as its embedding, and the tokenizer, of n_ids tokens, must not
+ * reach past it. */
 bool decoder_vocabulary(decoder_config *c, const loader *l, int n_ids, err *e);
 
 /* l->prefix leads to "embed_tokens.weight", "layers.N..." and "norm.weight"; head is the full name of an own head.
@@ -37,15 +40,17 @@ const decoder_config *decoder_sizes(const decoder *d);
 /* Keys and values of all layers: [L][K, V][capacity, kv_heads * head_dim]. */
 typedef struct { act *data; int capacity, n; } kv;
 size_t decoder_kv_len(const decoder *d, int tokens); /* activations that kv.data needs for that capacity */
-/* The rows of `whole` from `row` on, as keys and values of their own: the sequences of a packed pass whose rows lie one behind
- * the other in one kv are written without a copy. TRAP: its capacity is the whole's: where it ends, the caller knows. */
+/* The rows of `whole` from `row` on, as keys and values of their own: the sequences of a packed pass whose rows
+ * lie one behind the other in one kv are written without a copy. TRAP: its capacity is the whole's: where it
+ * ends, the caller knows. */
 kv decoder_kv_from(const decoder *d, const kernels *k, const kv *whole, int row);
 
 typedef struct {
     const kv      *prefix;   /* seen by all new tokens; NULL: none */
     kv            *own;      /* rows n .. n + T - 1 are written, then n += T */
     const int32_t *pos;      /* [3,T], axis-major */
-    act           *x;        /* [T,D] embeddings in; out: rows from `want` on are the last layer's output before the norm */
+    act           *x;        /* [T,D] embeddings in; out: rows from `want` on are the last layer's output before
+                                the norm */
     int            T;
     int            adapter;  /* counted from 1; 0: none */
     int            want;     /* in the last layer only keys and values are made of the rows before this one */
@@ -55,9 +60,9 @@ typedef struct {
 } decoder_pass;
 bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena *a, err *e);
 
-/* n passes at once, to the same bits as one by one. p[i].x lies right behind p[i-1].x; all have p[0]'s adapter and tap. The
- * rows that are wanted, of one sequence behind the other's, go to out [sum of T - want, D]; what x holds then is undefined.
- * out: NULL where nothing is wanted. */
+/* n passes at once, to the same bits as one by one. p[i].x lies right behind p[i-1].x; all have p[0]'s adapter
+ * and tap. The rows that are wanted, of one sequence behind the other's, go to out [sum of T - want, D]; what x
+ * holds then is undefined. out: NULL where nothing is wanted. */
 bool decoder_forward_packed(const decoder *d, kernels *k, const decoder_pass *p, int n, act *out, arena *a, err *e);
 
 /* x[n_ids, D]: rows of the embedding, and vision tokens ([..., D], in the order of the spans) at the pictures. */

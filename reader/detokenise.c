@@ -28,7 +28,8 @@ static int character_bytes(uint8_t lead)
     return lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
 }
 
-/* May c follow what is in part? The second byte alone tells overlong forms, surrogates and what lies above U+10FFFF. */
+/* May c follow what is in part? The second byte alone tells overlong forms, surrogates and what lies above
+ * U+10FFFF. */
 static bool may_follow(const detokeniser *d, uint8_t c)
 {
     uint8_t least = 0x80, most = 0xbf;

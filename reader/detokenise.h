@@ -4,9 +4,10 @@
  *     bytes    "Ja "   e4 bd   a0 "!"
  *     put out  "Ja "   -       "你!"      U+FFFD for what is still cut off
  *
- * Special tokens and ids without a text add nothing. Bytes that are no UTF-8 become U+FFFD, one for each maximal part of a
- * character [Unicode 16, section 3.9, "U+FFFD Substitution of Maximal Subparts"], as decoding all ids at once does in the
- * tokenizers library; U+0000, which neither JSON readers nor C take, becomes U+FFFD too. Internal to reader/. */
+ * Special tokens and ids without a text add nothing. Bytes that are no UTF-8 become U+FFFD, one for each
+ * maximal part of a character [Unicode 16, section 3.9, "U+FFFD Substitution of Maximal Subparts"], as decoding
+ * all ids at once does in the tokenizers library; U+0000, which neither JSON readers nor C take, becomes U+FFFD
+ * too. Internal to reader/. */
 #ifndef JOMED_READER_DETOKENISE_H
 #define JOMED_READER_DETOKENISE_H
 

@@ -41,12 +41,14 @@ typedef struct {
 
     /* The policy's steps of this family, then its own processor. */
     bool (*prepare)(const model *m, picture *out, const image *img, image_policy policy, arena *a, err *e);
-    /* Vision tokens of n pictures, one behind the other's, out [sum of rows * cols, D] in the order of the prompt's spans. No
-     * picture sees another: the bits are those of one by one. adapter: as in linear.h. */
-    bool (*encode)(const model *m, kernels *k, int adapter, const picture *p, int n, act *out, const tap *t, arena *a, err *e);
+    /* Vision tokens of n pictures, one behind the other's, out [sum of rows * cols, D] in the order of the
+     * prompt's spans. No picture sees another: the bits are those of one by one. adapter: as in linear.h. */
+    bool (*encode)(const model *m, kernels *k, int adapter, const picture *p, int n, act *out, const tap *t,
+                   arena *a, err *e);
     uint64_t (*encode_flops)(const model *m, int adapter, const picture *p); /* by the formula */
 
-    /* The prompt's two halves, docs/MODEL.md, "Scoring": the retrieved pair; the query up to the answer's first token. */
+    /* The prompt's two halves, docs/MODEL.md, "Scoring": the retrieved pair; the query up to the answer's first
+     * token. */
     bool (*prefix)(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e);
     bool (*query)(const model *m, const char *question, const picture *q, prompt *out, arena *a, err *e);
     /* pos [3, n_ids] of a piece that starts at cursor; returns the cursor after it. */

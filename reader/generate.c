@@ -9,7 +9,8 @@ static int32_t likeliest(const float *logit, int V)
 }
 
 /* One new token at this position behind the keys in own: its hidden state, normed, in x [1,D]. */
-static bool step(const decoder *d, kernels *k, int adapter, kv *own, int32_t id, int position, act *x, arena *a, err *e)
+static bool step(const decoder *d, kernels *k, int adapter, kv *own, int32_t id, int position, act *x, arena *a,
+                 err *e)
 {
     prompt       one = {.ids = &id, .n_ids = 1};
     int32_t      pos[3] = {position, position, position};

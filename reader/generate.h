@@ -1,5 +1,5 @@
-/* generate.h - greedy decoding of one prompt on the decoder alone, step by step: the plain twin of open_answer.c for tests, and
- * what a step costs for bench/. Internal to reader/. */
+/* generate.h - greedy decoding of one prompt on the decoder alone, step by step: the plain twin of
+ * open_answer.c for tests, and what a step costs for bench/. Internal to reader/. */
 #ifndef JOMED_READER_GENERATE_H
 #define JOMED_READER_GENERATE_H
 
@@ -17,6 +17,7 @@ typedef struct {
 } generate_args;
 
 /* The likeliest token at each step (the lowest id of equals); ids [max_new] the caller's. */
-bool generate_greedy(const decoder *d, kernels *k, const generate_args *g, int32_t *ids, int *n_ids, arena *a, err *e);
+bool generate_greedy(const decoder *d, kernels *k, const generate_args *g, int32_t *ids, int *n_ids, arena *a,
+                     err *e);
 
 #endif

@@ -28,7 +28,8 @@ static bool full_name(char out[MAX_NAME], const loader *l, const char *suffix, e
     return n < MAX_NAME || err_set(e, ERR_BUG, "a tensor's name is too long");
 }
 
-static bool load(const loader *l, weight *w, const char *name, const int64_t *dims, int64_t rows, int64_t cols, err *e)
+static bool load(const loader *l, weight *w, const char *name, const int64_t *dims, int64_t rows, int64_t cols,
+                 err *e)
 {
     const tensor *t;
     return safetensors_need(l->file, &t, name, dims, e) && l->k->weight_open(l->k, w, t, rows, cols, e);
@@ -60,8 +61,11 @@ static bool pair_fits(const lora_pair *p, int64_t rows, int64_t cols, err *e)
 {
     if (p->a->dim[1] == cols && p->b->dim[0] == rows) return true;
     const tensor *t = p->a->dim[1] == cols ? p->b : p->a;
-    return err_set(e, ERR_FILE, "%s: %.120s: the adapter takes %lld and gives %lld, the reader's layer %lld and %lld: "
-                   "is it for another base model?", t->file, t->name, (long long)p->a->dim[1], (long long)p->b->dim[0], (long long)cols, (long long)rows);
+    return err_set(e, ERR_FILE,
+                   "%s: %.120s: the adapter takes %lld and gives %lld, the reader's layer %lld and %lld: "
+                   "is it for another base model?",
+                   t->file, t->name, (long long)p->a->dim[1], (long long)p->b->dim[0], (long long)cols,
+                   (long long)rows);
 }
 
 static void store(void *out, dtype type, size_t i, float v)
@@ -70,8 +74,9 @@ static void store(void *out, dtype type, size_t i, float v)
     else ((float *)out)[i] = v;
 }
 
-/* t, multiplied by scale, in the type of the base's weight (bf16, or f32): PEFT too casts an adapter to the type of the layer
- * it hangs on. The scale goes in before the one rounding. *own: bytes that must live as long as w; NULL: none. */
+/* t, multiplied by scale, in the type of the base's weight (bf16, or f32): PEFT too casts an adapter to the
+ * type of the layer it hangs on. The scale goes in before the one rounding. *own: bytes that must live as long
+ * as w; NULL: none. */
 static bool open_scaled(kernels *k, weight *w, void **own, const tensor *t, float scale, dtype type, err *e)
 {
     int64_t rows = t->dim[0], cols = t->dim[1];
@@ -105,7 +110,8 @@ static bool branch_open(const loader *l, linear *x, int i, const lora_pair *p, e
     }
     low_rank *y = &x->branch[i];
     y->rank = p->rank;
-    return open_scaled(l->k, &y->a, &y->own_a, p->a, 1, type, e) && open_scaled(l->k, &y->b, &y->own_b, p->b, p->scale, type, e);
+    return open_scaled(l->k, &y->a, &y->own_a, p->a, 1, type, e)
+           && open_scaled(l->k, &y->b, &y->own_b, p->b, p->scale, type, e);
 }
 
 /* out[i, :] = w[i, :] + s B[i, :] A, a row at a time in f32, rounded once to w's type.
@@ -180,7 +186,8 @@ bool load_linear(const loader *l, linear *x, int64_t rows, int64_t cols, bool bi
     return ok && adapters_open(l, x, w, module, e);
 }
 
-bool load_shaped(const loader *l, weight *w, const int64_t *dims, int64_t rows, int64_t cols, err *e, const char *name)
+bool load_shaped(const loader *l, weight *w, const int64_t *dims, int64_t rows, int64_t cols, err *e,
+                 const char *name)
 {
     char full[MAX_NAME];
     snprintf(full, sizeof full, "%s%s", l->prefix, name);
@@ -207,7 +214,8 @@ static const low_rank *branch_of(const linear *l, int adapter)
     return adapter > 0 && adapter <= l->n_branches && l->branch[adapter - 1].rank ? &l->branch[adapter - 1] : NULL;
 }
 
-void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u, const act *residual)
+void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u,
+                const act *residual)
 {
     const low_rank *b = branch_of(l, adapter);
     const weight   *bias = l->has_bias ? &l->bias : NULL;

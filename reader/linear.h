@@ -1,5 +1,5 @@
-/* linear.h - opening a checkpoint's tensors, and the linear layer that all of the reader's products go through: the one
- * place where a low-rank adapter is added. Internal to reader/. */
+/* linear.h - opening a checkpoint's tensors, and the linear layer that all of the reader's products go through:
+ * the one place where a low-rank adapter is added. Internal to reader/. */
 #ifndef JOMED_READER_LINEAR_H
 #define JOMED_READER_LINEAR_H
 
@@ -28,26 +28,30 @@ typedef struct {
     void     *merged;     /* the bytes of w with an adapter merged into it, where the device uses them in place */
 } linear;
 
-/* The prefix p of the list (ends with NULL) for which the file has p + name; the first of the list if none has, so that
- * the error that follows names the published tensor. */
+/* The prefix p of the list (ends with NULL) for which the file has p + name; the first of the list if none has,
+ * so that the error that follows names the published tensor. */
 const char *loader_prefix(const safetensors *file, const char *const *prefixes, const char *name);
 
 /* Tensor "prefix + formatted name", of exactly this shape. ERR_FILE names file and tensor. */
-bool load_vector(const loader *l, weight *w, int64_t n, err *e, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+bool load_vector(const loader *l, weight *w, int64_t n, err *e, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 bool load_matrix(const loader *l, weight *w, int64_t rows, int64_t cols, err *e, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
-/* NAME.weight [rows, cols] and, if wanted, NAME.bias [rows]; with what the loader's adapters have for it. ERR_FILE also when
- * an adapter has another shape. */
+/* NAME.weight [rows, cols] and, if wanted, NAME.bias [rows]; with what the loader's adapters have for it.
+ * ERR_FILE also when an adapter has another shape. */
 bool load_linear(const loader *l, linear *x, int64_t rows, int64_t cols, bool bias, err *e, const char *fmt, ...)
     __attribute__((format(printf, 7, 8)));
 /* A tensor of any shape seen as a matrix; dims ends with -1. */
-bool load_shaped(const loader *l, weight *w, const int64_t *dims, int64_t rows, int64_t cols, err *e, const char *name);
+bool load_shaped(const loader *l, weight *w, const int64_t *dims, int64_t rows, int64_t cols, err *e,
+                 const char *name);
 
 void linear_close(kernels *k, linear *x); /* a zeroed one is fine */
 
-/* y[T, rows] = unit(x[T, cols] w^T + bias + s (x A^T) B^T) (+ residual); rows of y (and of residual) ldy apart, rows of x
- * close-packed. adapter: whose A and B, counted from 1; 0: none, and then the bits are those of a reader without adapters. */
-void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u, const act *residual);
+/* y[T, rows] = unit(x[T, cols] w^T + bias + s (x A^T) B^T) (+ residual); rows of y (and of residual) ldy apart,
+ * rows of x close-packed. adapter: whose A and B, counted from 1; 0: none, and then the bits are those of a
+ * reader without adapters. */
+void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u,
+                const act *residual);
 
 /* FLOPs of the adapter's branch for one row: 2 r (in + out). */
 uint64_t linear_branch_flops(const linear *l, int adapter);

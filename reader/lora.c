@@ -1,6 +1,7 @@
-/* lora.c - opening a PEFT folder. Of adapter_config.json only r, the scale and the refusals matter: which layers an adapter
- * changes is read off its tensors. target_modules is a list in some versions and a regular expression in others, and the
- * usual failure of loaders that interpret it is an adapter that changes nothing and is reported as loaded. */
+/* lora.c - opening a PEFT folder. Of adapter_config.json only r, the scale and the refusals matter: which
+ * layers an adapter changes is read off its tensors. target_modules is a list in some versions and a regular
+ * expression in others, and the usual failure of loaders that interpret it is an adapter that changes nothing
+ * and is reported as loaded. */
 #include "reader/lora.h"
 
 #include <limits.h>
@@ -25,12 +26,13 @@ struct lora {
 
 /* ---- adapter_config.json ---- */
 
-/* Members that change no result here, whatever they say: how the adapter was trained, or what the tensors themselves tell.
- * Any other that is set to something refuses the adapter, so that a feature newer than this list is not ignored. */
+/* Members that change no result here, whatever they say: how the adapter was trained, or what the tensors
+ * themselves tell. Any other that is set to something refuses the adapter, so that a feature newer than this
+ * list is not ignored. */
 static const char *const HARMLESS[] = {
-    "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version", "lora_dropout",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "loftq_config", "eva_config", "corda_config",
-    "megatron_core", "qalora_group_size", "runtime_config",
+    "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version",
+    "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "loftq_config",
+    "eva_config", "corda_config", "megatron_core", "qalora_group_size", "runtime_config",
     /* read below */
     "peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"};
 
@@ -47,7 +49,8 @@ static bool only_known_features(const json_t *config, const char *where, err *e)
     json_t     *v;
     json_object_foreach((json_t *)config, key, v) {
         bool known = is_off(v);
-        for (size_t i = 0; !known && i < sizeof HARMLESS / sizeof *HARMLESS; i++) known = strcmp(key, HARMLESS[i]) == 0;
+        for (size_t i = 0; !known && i < sizeof HARMLESS / sizeof *HARMLESS; i++)
+            known = strcmp(key, HARMLESS[i]) == 0;
         if (!known) return err_set(e, ERR_FILE, "%s: %.60s is set: adapters with it are not supported", where, key);
     }
     return true;
@@ -74,8 +77,10 @@ static bool config_read(lora *l, const json_t *config, const char *where, err *e
     bool        stabilised;
     if (!json_str_or(config, "peft_type", "", &type, where, e)) return false;
     if (!json_str_or(config, "bias", "none", &bias, where, e)) return false;
-    if (strcmp(type, "LORA") != 0) return err_set(e, ERR_FILE, "%s: peft_type is '%.40s', only LORA is supported", where, type);
-    if (strcmp(bias, "none") != 0) return err_set(e, ERR_FILE, "%s: bias is '%.40s', only 'none' is supported", where, bias);
+    if (strcmp(type, "LORA") != 0)
+        return err_set(e, ERR_FILE, "%s: peft_type is '%.40s', only LORA is supported", where, type);
+    if (strcmp(bias, "none") != 0)
+        return err_set(e, ERR_FILE, "%s: bias is '%.40s', only 'none' is supported", where, bias);
     if (!only_known_features(config, where, e) || !plain_start(config, where, e)) return false;
     if (!json_int(config, "r", &r, where, e) || !json_num_or(config, "lora_alpha", 8, &alpha, where, e)
         || !json_bool_or(config, "use_rslora", false, &stabilised, where, e))
@@ -99,7 +104,8 @@ static const tensor *other_half(const lora *l, const char *name)
 {
     char other[MAX_NAME];
     bool a = ends_with(name, A_END);
-    int  n = snprintf(other, sizeof other, "%.*s%s", (int)(strlen(name) - (sizeof A_END - 1)), name, a ? B_END : A_END);
+    int n =
+        snprintf(other, sizeof other, "%.*s%s", (int)(strlen(name) - (sizeof A_END - 1)), name, a ? B_END : A_END);
     return n < (int)sizeof other ? safetensors_find(l->file, other) : NULL;
 }
 
@@ -109,13 +115,16 @@ static bool tensor_fits(const lora *l, const tensor *t, err *e)
     if (strncmp(t->name, ROOT, sizeof ROOT - 1) != 0 || (!a && !ends_with(t->name, B_END)))
         return err_set(e, ERR_FILE, "%s: %.120s is not %s*%s or *%s", t->file, t->name, ROOT, A_END, B_END);
     if (t->type != DTYPE_F32 && t->type != DTYPE_F16 && t->type != DTYPE_BF16)
-        return err_set(e, ERR_FILE, "%s: %.120s: dtype %s, wanted F32, F16 or BF16", t->file, t->name, dtype_name(t->type));
+        return err_set(e, ERR_FILE, "%s: %.120s: dtype %s, wanted F32, F16 or BF16", t->file, t->name,
+                       dtype_name(t->type));
     if (t->n_dims != 2 || t->dim[0] < 1 || t->dim[1] < 1)
-        return err_set(e, ERR_FILE, "%s: %.120s is no matrix: only adapters of linear layers are supported", t->file, t->name);
+        return err_set(e, ERR_FILE, "%s: %.120s is no matrix: only adapters of linear layers are supported",
+                       t->file, t->name);
     if (t->dim[a ? 0 : 1] != l->rank)
         return err_set(e, ERR_FILE, "%s: %.120s has rank %lld, adapter_config.json says %d", t->file, t->name,
                        (long long)t->dim[a ? 0 : 1], l->rank);
-    return other_half(l, t->name) || err_set(e, ERR_FILE, "%s: %.120s has no %s", t->file, t->name, a ? "lora_B" : "lora_A");
+    return other_half(l, t->name)
+           || err_set(e, ERR_FILE, "%s: %.120s has no %s", t->file, t->name, a ? "lora_B" : "lora_A");
 }
 
 static bool tensors_fit(lora *l, const char *path, err *e)
@@ -184,7 +193,8 @@ bool lora_matched(const lora *l, err *e)
     for (int i = 0; i < safetensors_count(l->file); i++) {
         const tensor *t = safetensors_at(l->file, i);
         if (!l->taken[i])
-            return err_set(e, ERR_FILE, "%s: %.120s: the reader has no such layer: is the adapter for another base model?",
+            return err_set(e, ERR_FILE,
+                           "%s: %.120s: the reader has no such layer: is the adapter for another base model?",
                            t->file, t->name);
     }
     return true;

@@ -11,7 +11,8 @@ void id_set_add(uint64_t *set, const int32_t *ids, int n)
 void penalise(float *logit, const uint64_t *set, int V, double penalty)
 {
     for (int v = 0; v < V; v++)
-        if (set[v / 64] >> v % 64 & 1) logit[v] = logit[v] < 0 ? logit[v] * (float)penalty : logit[v] / (float)penalty;
+        if (set[v / 64] >> v % 64 & 1)
+            logit[v] = logit[v] < 0 ? logit[v] * (float)penalty : logit[v] / (float)penalty;
 }
 
 /* part[v] = exp(logit[v] - largest); *sum theirs, which is no finite number if any logit is none. */
@@ -39,8 +40,8 @@ bool mix_probabilities(double *p, row_facts *facts, const float *logit, size_t s
     return true;
 }
 
-bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride, const float *w,
-                 int K, int V, double *part)
+bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride,
+                 const float *w, int K, int V, double *part)
 {
     double sum;
     memset(pooled, 0, (size_t)V * sizeof *pooled);

@@ -1,5 +1,6 @@
-/* mixture.h - from K rows of logits to one next-token distribution, on plain arrays. Sums run over the rows in their order, in
- * double: rows in ascending passage id give the same bits whatever order a request's candidates had. Internal to reader/. */
+/* mixture.h - from K rows of logits to one next-token distribution, on plain arrays. Sums run over the rows in
+ * their order, in double: rows in ascending passage id give the same bits whatever order a request's candidates
+ * had. Internal to reader/. */
 #ifndef JOMED_READER_MIXTURE_H
 #define JOMED_READER_MIXTURE_H
 
@@ -14,17 +15,17 @@ typedef struct { double lse; int32_t likeliest; } row_facts;
 static inline size_t id_set_words(int V) { return ((size_t)V + 63) / 64; }
 void id_set_add(uint64_t *set, const int32_t *ids, int n);
 
-/* Divide the logit of each id of the set by the penalty where it is above 0, multiply it where it is below [Keskar et al. 2019,
- * arXiv:1909.05858, section 4.1, as transformers' RepetitionPenaltyLogitsProcessor]. */
+/* Divide the logit of each id of the set by the penalty where it is above 0, multiply it where it is below
+ * [Keskar et al. 2019, arXiv:1909.05858, section 4.1, as transformers' RepetitionPenaltyLogitsProcessor]. */
 void penalise(float *logit, const uint64_t *set, int V, double penalty);
 
-/* p[v] = sum_k w[k] softmax(row k)[v]. Row k, [V], is at logit + k * stride, its facts go to facts[k]; part [V] is scratch.
- * false: a logit is not a finite number. */
+/* p[v] = sum_k w[k] softmax(row k)[v]. Row k, [V], is at logit + k * stride, its facts go to facts[k]; part [V]
+ * is scratch. false: a logit is not a finite number. */
 bool mix_probabilities(double *p, row_facts *facts, const float *logit, size_t stride, const float *w, int K, int V,
                        double *part);
 
 /* pooled[v] = sum_k w[k] row_k[v], the released code's pool of logits, and its own facts. Otherwise as above. */
-bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride, const float *w,
-                 int K, int V, double *part);
+bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride,
+                 const float *w, int K, int V, double *part);
 
 #endif

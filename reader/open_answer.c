@@ -1,13 +1,15 @@
 /* open_answer.c - text of the reader's own, decoded from all candidates at once.
  *
- *   per request    prefixes of all candidates, held to the end; vision tokens of the query image; ids of the query part
+ *   per request    prefixes of all candidates, held to the end; vision tokens of the query image; ids of the
+ *                  query part
  *   once           one pass over the K query parts
  *   per step       K rows of logits -> one distribution -> one token, which all K branches consume in one packed pass
  *
  * Branches stand in ascending passage id from the start, which fixes the order of every sum over them.
  *
- * With beams, each branch keeps the tokens of all of them behind its query part as a tree, and a beam's row sees its own
- * ancestors: so beams that come and go copy no keys, and a step is still one pass of K x beams rows.
+ * With beams, each branch keeps the tokens of all of them behind its query part as a tree, and a beam's row
+ * sees its own ancestors: so beams that come and go copy no keys, and a step is still one pass of K x beams
+ * rows.
  *
  *     own keys of a branch    [ query part | a1 b1 | a2 b2 | a3 b3 ]        row b3 sees the query part, a1, b2, b3
  *                                              b2 extends a1 */
@@ -56,10 +58,11 @@ static bool go_on(const decoding *s, err *e) { return !s->q.go_on || s->q.go_on(
 
 static bool sensible(const reader_query *q, const reader_decoding *d, err *e)
 {
-    if (q->K >= 1 && d->max_new_tokens >= 1 && d->beams >= 1 && d->repetition_penalty > 0 && !(d->reference && d->beams > 1))
+    if (q->K >= 1 && d->max_new_tokens >= 1 && d->beams >= 1 && d->repetition_penalty > 0
+        && !(d->reference && d->beams > 1))
         return true;
-    return err_set(e, ERR_BUG, "reader: an open answer of %d candidates, %d tokens, %d beams", q->K, d->max_new_tokens,
-                   d->beams);
+    return err_set(e, ERR_BUG, "reader: an open answer of %d candidates, %d tokens, %d beams", q->K,
+                   d->max_new_tokens, d->beams);
 }
 
 /* The candidates in ascending id; equal ones stay in order. */
@@ -153,8 +156,13 @@ static bool read_some(decoding *s, const act *vision, int first, int n, err *e)
         int32_t *pi = pos + 3 * (size_t)i * T;
         s->after[k] = s->r->f->positions(pi, &s->ask, s->before[k].cursor);
         decoder_embed(s->text, s->k, &s->ask, vision, xi);
-        s->pass[i] = (decoder_pass){.prefix = &s->before[k].keys, .own = &s->own[k], .pos = pi, .x = xi, .T = s->ask.n_ids,
-                                    .adapter = reader_branch(s->r, &s->q), .want = s->ask.n_ids - 1};
+        s->pass[i] = (decoder_pass){.prefix = &s->before[k].keys,
+                                    .own = &s->own[k],
+                                    .pos = pi,
+                                    .x = xi,
+                                    .T = s->ask.n_ids,
+                                    .adapter = reader_branch(s->r, &s->q),
+                                    .want = s->ask.n_ids - 1};
     }
     bool ok = decoder_forward_packed(s->text, s->k, s->pass, n, act_at(s->k, s->x, (size_t)first * D), s->a, e);
     s->k->back(s->k, mark);
@@ -202,7 +210,8 @@ static uint64_t *begin_repeated(const decoding *s, int k)
     return memcpy(s->repeated, s->told + (size_t)k * words, words * sizeof *s->repeated);
 }
 
-/* All branches consume n tokens each, ids [K * n], which stand t behind the prompt; in a tree of n_tree nodes, the last n. */
+/* All branches consume n tokens each, ids [K * n], which stand t behind the prompt; in a tree of n_tree nodes,
+ * the last n. */
 static bool consume(decoding *s, int n, int t, int n_tree, err *e)
 {
     size_t D = reader_width(s->r);
@@ -211,9 +220,14 @@ static bool consume(decoding *s, int n, int t, int n_tree, err *e)
     for (int k = 0; k < s->K; k++) {
         int32_t *pos = s->pos + 3 * k * n;
         for (int i = 0; i < 3 * n; i++) pos[i] = s->after[k] + t;
-        s->pass[k] = (decoder_pass){.prefix = &s->before[k].keys, .own = &s->own[k], .pos = pos, .T = n,
-                                    .x = act_at(s->k, s->x, (size_t)(k * n) * D), .adapter = reader_branch(s->r, &s->q),
-                                    .n_tree = n_tree, .visible = s->visible};
+        s->pass[k] = (decoder_pass){.prefix = &s->before[k].keys,
+                                    .own = &s->own[k],
+                                    .pos = pos,
+                                    .T = n,
+                                    .x = act_at(s->k, s->x, (size_t)(k * n) * D),
+                                    .adapter = reader_branch(s->r, &s->q),
+                                    .n_tree = n_tree,
+                                    .visible = s->visible};
     }
     if (!decoder_forward_packed(s->text, s->k, s->pass, s->K, s->x, s->a, e)) return false;
     decoder_norm(s->text, s->k, s->x, s->K * n);
@@ -375,8 +389,8 @@ static bool decode(decoding *s, reader_text *out, err *e)
         && end_text(s, e);
 }
 
-bool reader_generate(reader *r, kernels *k, const reader_query *q, const reader_decoding *d, arena *a, reader_text *out,
-                     err *e)
+bool reader_generate(reader *r, kernels *k, const reader_query *q, const reader_decoding *d, arena *a,
+                     reader_text *out, err *e)
 {
     uint64_t    before = k->flops;
     size_t      mark = k->mark(k);

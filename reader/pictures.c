@@ -23,7 +23,8 @@ void pictures_put(kernels *k, act *px, const picture *p, int n, int width)
     }
 }
 
-void pictures_attend(attend_args *at, const kernels *k, const picture *p, int n, const act *qkv, act *out, int E, int heads)
+void pictures_attend(attend_args *at, const kernels *k, const picture *p, int n, const act *qkv, act *out, int E,
+                     int heads)
 {
     size_t row = 0, width = (size_t)E;
     int    hd = E / heads;

@@ -1,5 +1,5 @@
-/* pictures.h - several pictures in one pass of a vision tower: their patches lie one behind the other's, products run over all
- * of them, attention over each one's own. Internal to reader/. */
+/* pictures.h - several pictures in one pass of a vision tower: their patches lie one behind the other's,
+ * products run over all of them, attention over each one's own. Internal to reader/. */
 #ifndef JOMED_READER_PICTURES_H
 #define JOMED_READER_PICTURES_H
 
@@ -13,6 +13,7 @@ int pictures_patches(const picture *p, int n); /* of all n */
 void pictures_put(kernels *k, act *px, const picture *p, int n, int width);
 
 /* at [n]: each picture's patches among themselves; rows of qkv are [q | k | v], E wide each, out's are E wide. */
-void pictures_attend(attend_args *at, const kernels *k, const picture *p, int n, const act *qkv, act *out, int E, int heads);
+void pictures_attend(attend_args *at, const kernels *k, const picture *p, int n, const act *qkv, act *out, int E,
+                     int heads);
 
 #endif

@@ -1,5 +1,5 @@
-/* pixtral.c - Pixtral: names in the checkpoint, vision tower, prompt and positions [Agrawal et al. 2024, arXiv:2410.07073].
- * Sizes, tensor names and traps: docs/MODEL.md, "Pixtral-12B". The decoder is decoder.c's.
+/* pixtral.c - Pixtral: names in the checkpoint, vision tower, prompt and positions [Agrawal et al. 2024,
+ * arXiv:2410.07073]. Sizes, tensor names and traps: docs/MODEL.md, "Pixtral-12B". The decoder is decoder.c's.
  *
  * Vision: a pre-norm transformer like the text's, in which images do not see each other, patches in raster
  * order, rotary positions of (row, column); every patch becomes a token of the text's width.
@@ -35,7 +35,8 @@ typedef struct {
     weight               ln_pre;
     block               *blocks;     /* [depth] */
     linear               linear1, linear2;
-    float               *inv;        /* [head / 2] frequencies: the even ones turn by the row, the odd ones by the column */
+    float               *inv;        /* [head / 2] frequencies: the even ones turn by the row, the odd ones by
+                                        the column */
 } pixtral;
 
 static bool block_open(const loader *l, block *b, const pixtral_config *c, int i, err *e)
@@ -64,9 +65,10 @@ static void block_close(kernels *k, block *b)
 static bool vision_open(pixtral *m, const model_files *f, err *e)
 {
     const pixtral_config *c = &m->c;
-    loader        tower = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_conv.weight"), VISION_PREFIX, f->adapters};
-    loader        projector = {f->file, f->k, loader_prefix(f->file, PROJECTOR_PREFIX, "linear_1.weight"), PROJECTOR_PREFIX,
-                               f->adapters};
+    loader tower = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_conv.weight"), VISION_PREFIX,
+                    f->adapters};
+    loader projector = {f->file, f->k, loader_prefix(f->file, PROJECTOR_PREFIX, "linear_1.weight"),
+                        PROJECTOR_PREFIX, f->adapters};
     const int64_t conv[] = {c->E, 3, c->patch, c->patch, -1};
     int           head = c->E / c->heads;
     m->blocks = mem_zalloc((size_t)c->depth, sizeof *m->blocks);
@@ -74,7 +76,8 @@ static bool vision_open(pixtral *m, const model_files *f, err *e)
     if (!m->blocks || !m->inv) return err_set(e, ERR_MEMORY, "reader: out of memory");
     for (int i = 0; i < head / 2; i++) m->inv[i] = 1.0f / powf((float)c->theta, (float)(2 * i) / (float)head);
 
-    if (!load_shaped(&tower, &m->patch_conv, conv, c->E, 3 * (int64_t)c->patch * c->patch, e, "patch_conv.weight")) return false;
+    if (!load_shaped(&tower, &m->patch_conv, conv, c->E, 3 * (int64_t)c->patch * c->patch, e, "patch_conv.weight"))
+        return false;
     if (!load_vector(&tower, &m->ln_pre, c->E, e, "ln_pre.weight")) return false;
     for (int i = 0; i < c->depth; i++)
         if (!block_open(&tower, &m->blocks[i], c, i, e)) return false;
@@ -110,14 +113,16 @@ static bool files_agree(const pixtral *m, const model_files *f, err *e)
 {
     const pixtral_config *c = &m->c;
     if (m->image.patch != c->patch)
-        return err_set(e, ERR_FILE, "%s: patch_size is %d in preprocessor_config.json, %d in config.json", f->dir, m->image.patch,
-                       c->patch);
+        return err_set(e, ERR_FILE, "%s: patch_size is %d in preprocessor_config.json, %d in config.json", f->dir,
+                       m->image.patch, c->patch);
     if ((m->image.longest_edge - 1) / c->patch + 1 > c->side)
-        return err_set(e, ERR_FILE, "%s: size.longest_edge %d of preprocessor_config.json is above vision_config.image_size of config.json",
-                       f->dir, m->image.longest_edge);
+        return err_set(
+            e, ERR_FILE,
+            "%s: size.longest_edge %d of preprocessor_config.json is above vision_config.image_size of config.json",
+            f->dir, m->image.longest_edge);
     if (m->chat.image != c->image_id)
-        return err_set(e, ERR_FILE, "%s: image_token_index is %d, tokenizer.json has [IMG] at %d", f->config_name, c->image_id,
-                       m->chat.image);
+        return err_set(e, ERR_FILE, "%s: image_token_index is %d, tokenizer.json has [IMG] at %d", f->config_name,
+                       c->image_id, m->chat.image);
     return true;
 }
 
@@ -151,9 +156,11 @@ static bool pixtral_prepare(const model *base, picture *out, const image *img, i
     return true;
 }
 
-/* cos, sin [P, head / 2]: the first half of the pairs turns by the patch's row, at the even frequencies, the second by its
- * column, at the odd ones. TRAP: rows first; the reverse gives fluent answers about another picture. */
-static bool rope_tables(const pixtral *m, const picture *p, int n, int P, float **cos_, float **sin_, arena *a, err *e)
+/* cos, sin [P, head / 2]: the first half of the pairs turns by the patch's row, at the even frequencies, the
+ * second by its column, at the odd ones. TRAP: rows first; the reverse gives fluent answers about another
+ * picture. */
+static bool rope_tables(const pixtral *m, const picture *p, int n, int P, float **cos_, float **sin_, arena *a,
+                        err *e)
 {
     int quarter = m->c.E / m->c.heads / 4, half = 2 * quarter;
     *cos_ = arena_take_n(a, (size_t)P, (size_t)half * sizeof **cos_, e);
@@ -173,19 +180,21 @@ static bool rope_tables(const pixtral *m, const picture *p, int n, int P, float 
     return true;
 }
 
-static bool pixtral_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out, const tap *t,
-                           arena *a, err *e)
+static bool pixtral_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out,
+                           const tap *t, arena *a, err *e)
 {
     const pixtral        *m = (const pixtral *)base;
     const pixtral_config *c = &m->c;
-    int        P = pictures_patches(pic, n), E = c->E, F = c->F, hd = E / c->heads, D = c->text.D, n_px = 3 * c->patch * c->patch;
+    int P = pictures_patches(pic, n), E = c->E, F = c->F, hd = E / c->heads, D = c->text.D,
+        n_px = 3 * c->patch * c->patch;
     float     *host_cos, *host_sin;
     arena_mark am = arena_here(a);
     attend_args *at = ARENA_NEW(a, attend_args, n, e);
     if (!at || !rope_tables(m, pic, n, P, &host_cos, &host_sin, a, e)) return false;
 
     size_t       mark = k->mark(k);
-    const float *cos_ = k->upload(k, host_cos, (size_t)P * (size_t)hd / 2), *sin_ = k->upload(k, host_sin, (size_t)P * (size_t)hd / 2);
+    const float *cos_ = k->upload(k, host_cos, (size_t)P * (size_t)hd / 2),
+                *sin_ = k->upload(k, host_sin, (size_t)P * (size_t)hd / 2);
     act         *x = k->take(k, (size_t)P * (size_t)E);
     act         *h = k->take(k, (size_t)P * (size_t)E);
     size_t       inner = k->mark(k);
@@ -246,8 +255,8 @@ static uint64_t pixtral_encode_flops(const model *base, int adapter, const pictu
     const pixtral_config *c = &m->c;
     uint64_t P = (uint64_t)picture_patches(pic), E = (uint64_t)c->E, F = (uint64_t)c->F, D = (uint64_t)c->text.D;
     uint64_t n_px = 3 * (uint64_t)c->patch * (uint64_t)c->patch;
-    return 2 * P * n_px * E + (uint64_t)c->depth * (2 * P * (4 * E * E + 3 * E * F) + 4 * P * P * E) + 2 * P * (E * D + D * D)
-         + P * branch_flops(m, adapter);
+    return 2 * P * n_px * E + (uint64_t)c->depth * (2 * P * (4 * E * E + 3 * E * F) + 4 * P * P * E)
+           + 2 * P * (E * D + D * D) + P * branch_flops(m, adapter);
 }
 
 static bool pixtral_prefix(const model *m, const char *caption, const picture *z, prompt *out, arena *a, err *e)

@@ -6,7 +6,8 @@
 
 typedef struct {
     decoder_config text;
-    int            depth, E, heads, F, patch, side; /* the vision tower; side: the most patches that a side may have */
+    int            depth, E, heads, F, patch, side; /* the vision tower; side: the most patches that a side may
+                                                       have */
     double         theta;
     unit           act, projector_act;
     int32_t        image_id;

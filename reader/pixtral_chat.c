@@ -25,21 +25,23 @@ static spacing spacing_of(const char *s, size_t n, const char *marker, bool at_e
     return all;
 }
 
-/* The published template has had several revisions, which render one user turn alike, so it is not known by a hash (as
- * Qwen2-VL's is): what stands next to its markers tells what it renders. */
+/* The published template has had several revisions, which render one user turn alike, so it is not known by a
+ * hash (as Qwen2-VL's is): what stands next to its markers tells what it renders. */
 static bool look_at_template(void *ctx, const char *s, size_t n, const char *path, err *e)
 {
     rendering *r = ctx;
     spacing    open = spacing_of(s, n, "[INST]", true), close = spacing_of(s, n, "[/INST]", false);
     spacing    image = spacing_of(s, n, "[IMG]", true);
     if (open != close || open == NOT_THERE || open == NEITHER || image == SPACED || image == NEITHER)
-        return err_set(e, ERR_FILE,
-                       "%s: this chat template does not write [INST]...[/INST], nor the same with one space inside each, the two "
-                       "that are rendered here",
-                       path);
+        return err_set(
+            e, ERR_FILE,
+            "%s: this chat template does not write [INST]...[/INST], nor the same with one space inside each, the two "
+            "that are rendered here",
+            path);
     if (r->n++ && r->spaced != (open == SPACED))
-        return err_set(e, ERR_FILE, "%s: this chat template and another in the folder differ in the spaces inside [INST] [/INST]",
-                       path);
+        return err_set(
+            e, ERR_FILE,
+            "%s: this chat template and another in the folder differ in the spaces inside [INST] [/INST]", path);
     r->spaced = open == SPACED;
     return true;
 }
@@ -55,7 +57,8 @@ bool pixtral_chat_open(pixtral_chat *out, const bpe *b, const char *dir, err *e)
         {"[IMG_BREAK]", &c.row_break}, {"[IMG_END]", &c.image_end}};
     for (size_t i = 0; i < sizeof marker / sizeof *marker; i++) {
         *marker[i].id = bpe_special(b, marker[i].content);
-        if (*marker[i].id < 0) return err_set(e, ERR_FILE, "%s: tokenizer.json has no added token %s", dir, marker[i].content);
+        if (*marker[i].id < 0)
+            return err_set(e, ERR_FILE, "%s: tokenizer.json has no added token %s", dir, marker[i].content);
     }
     if (!template_each(dir, look_at_template, &r, e)) return false;
     c.spaced = r.spaced;
@@ -79,8 +82,8 @@ static int32_t *put(int32_t *to, id_list l)
 }
 
 /* before, a picture, the ids of say, after. */
-static bool piece_of(const pixtral_chat *c, id_list before, int rows, int cols, const char *say, id_list after, prompt *out, arena *a,
-                     err *e)
+static bool piece_of(const pixtral_chat *c, id_list before, int rows, int cols, const char *say, id_list after,
+                     prompt *out, arena *a, err *e)
 {
     id_list said;
     if (rows < 1 || cols < 1) return err_set(e, ERR_BUG, "chat template: a picture of %d x %d tokens", rows, cols);
@@ -101,9 +104,10 @@ static bool piece_of(const pixtral_chat *c, id_list before, int rows, int cols, 
     return true;
 }
 
-/* TRAP: <s> stands once, because the template writes it. A tokenizer whose post-processor puts one in front of every text, as
- * Tekken's does, would make two of it, so that is not run here. */
-bool pixtral_chat_prefix(const pixtral_chat *c, const char *caption, int rows, int cols, prompt *out, arena *a, err *e)
+/* TRAP: <s> stands once, because the template writes it. A tokenizer whose post-processor puts one in front of
+ * every text, as Tekken's does, would make two of it, so that is not run here. */
+bool pixtral_chat_prefix(const pixtral_chat *c, const char *caption, int rows, int cols, prompt *out, arena *a,
+                         err *e)
 {
     id_list space = {0}, before = {.n = 2};
     char   *say = arena_printf(a, e, "background: %s\n\n", caption);
@@ -116,7 +120,8 @@ bool pixtral_chat_prefix(const pixtral_chat *c, const char *caption, int rows, i
     return piece_of(c, before, rows, cols, say, (id_list){0}, out, a, e);
 }
 
-bool pixtral_chat_query(const pixtral_chat *c, const char *question, int rows, int cols, prompt *out, arena *a, err *e)
+bool pixtral_chat_query(const pixtral_chat *c, const char *question, int rows, int cols, prompt *out, arena *a,
+                        err *e)
 {
     int32_t     end = c->end_inst;
     const char *say = c->spaced ? arena_printf(a, e, "%s ", question) : question;

@@ -31,7 +31,8 @@ bool prefix_key_same(prefix_key x, prefix_key y)
 
 static size_t slot(prefix_key k)
 {
-    uint64_t h = ((uint64_t)k.passage * 0x9e3779b97f4a7c15u) ^ ((uint64_t)k.adapter << 32) ^ ((uint64_t)k.policy << 60) ^ k.caption;
+    uint64_t h = ((uint64_t)k.passage * 0x9e3779b97f4a7c15u) ^ ((uint64_t)k.adapter << 32)
+                 ^ ((uint64_t)k.policy << 60) ^ k.caption;
     return (size_t)((h ^ h >> 29) % BUCKETS);
 }
 

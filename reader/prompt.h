@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-/* ids[start .. start + rows * cols) are the marker's id; vision tokens take their place, in raster order. A family with
- * break tokens between the rows of a picture has one span a row. */
+/* ids[start .. start + rows * cols) are the marker's id; vision tokens take their place, in raster order. A
+ * family with break tokens between the rows of a picture has one span a row. */
 typedef struct { int start, rows, cols; } image_span;
 
 /* ids and span live in the arena that the piece was made in. Spans are in the order of the ids. */

@@ -1,8 +1,8 @@
-/* qwen2vl.c - Qwen2-VL: names in the checkpoint, vision tower, prompt and positions [Wang et al. 2024, arXiv:2409.12191].
- * Sizes, tensor names and traps: docs/MODEL.md, "Qwen2-VL". The decoder is decoder.c's.
+/* qwen2vl.c - Qwen2-VL: names in the checkpoint, vision tower, prompt and positions [Wang et al. 2024,
+ * arXiv:2409.12191]. Sizes, tensor names and traps: docs/MODEL.md, "Qwen2-VL". The decoder is decoder.c's.
  *
- * Vision: a pre-norm ViT in which images do not see each other, patches in 2x2-block order, rotary positions of (row, column) and no
- * others; then four neighbouring patches become one token of the text's width.
+ * Vision: a pre-norm ViT in which images do not see each other, patches in 2x2-block order, rotary positions of
+ * (row, column) and no others; then four neighbouring patches become one token of the text's width.
  *     x = patch_embed(px);  x += proj(attend(rope(qkv(n1(x)))));  x += fc2(quick_gelu(fc1(n2(x))));  merge
  * TRAP: QuickGELU in the blocks, exact GELU in the merger, and layer norms where the text has RMS norms. */
 #include "reader/qwen2vl.h"
@@ -116,17 +116,19 @@ static bool images_agree(const qwen2vl *m, const model_files *f, err *e)
 {
     const qwen2vl_image_config *i = &m->image;
     if (i->patch != m->c.patch || i->merge != m->c.merge || i->temporal != m->c.temporal)
-        return err_set(e, ERR_FILE, "%s: preprocessor_config.json and config.json differ in patch, merge or temporal size",
+        return err_set(e, ERR_FILE,
+                       "%s: preprocessor_config.json and config.json differ in patch, merge or temporal size",
                        f->dir);
     if (chat_image_id(m->chat) != m->c.image_id)
-        return err_set(e, ERR_FILE, "%s: image_token_id is %d, tokenizer.json has <|image_pad|> at %d", f->config_name,
-                       m->c.image_id, chat_image_id(m->chat));
+        return err_set(e, ERR_FILE, "%s: image_token_id is %d, tokenizer.json has <|image_pad|> at %d",
+                       f->config_name, m->c.image_id, chat_image_id(m->chat));
     return true;
 }
 
 static bool qwen2vl_open(model **out, const model_files *f, err *e)
 {
-    loader   l = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_embed.proj.weight"), VISION_PREFIX, f->adapters};
+    loader l = {f->file, f->k, loader_prefix(f->file, VISION_PREFIX, "patch_embed.proj.weight"), VISION_PREFIX,
+                f->adapters};
     qwen2vl *m = mem_zalloc(1, sizeof *m);
     if (!m) return err_set(e, ERR_MEMORY, "reader: out of memory");
     bool ok = qwen2vl_config_open(&m->c, f, e)
@@ -151,14 +153,15 @@ static bool qwen2vl_prepare(const model *base, picture *out, const image *img, i
     const qwen2vl *m = (const qwen2vl *)base;
     image          first, small = *img;
     patches        p;
-    if (policy == IMAGE_JOMED_256 && !(qwen_vl_utils_image(&first, img, a, e) && jomed_256(&small, &first, a, e))) return false;
+    if (policy == IMAGE_JOMED_256 && !(qwen_vl_utils_image(&first, img, a, e) && jomed_256(&small, &first, a, e)))
+        return false;
     if (!qwen2vl_patches(&p, NULL, &small, &m->image, a, e)) return false;
     *out = (picture){p.grid_h / m->c.merge, p.grid_w / m->c.merge, p.grid_h, p.grid_w, p.px};
     return true;
 }
 
-/* cos, sin [P, head / 2] in the order of the patches: merge blocks row by row, inside a block row by row. The first half
- * of the frequencies turns by the patch's row, the second by its column. */
+/* cos, sin [P, head / 2] in the order of the patches: merge blocks row by row, inside a block row by row. The
+ * first half of the frequencies turns by the patch's row, the second by its column. */
 static bool picture_angles(const qwen2vl *m, const picture *p, float *c, float *sn, arena *a, err *e)
 {
     int    quarter = m->c.E / m->c.heads / 4, side = p->grid_h > p->grid_w ? p->grid_h : p->grid_w, s = m->c.merge;
@@ -186,7 +189,8 @@ static bool picture_angles(const qwen2vl *m, const picture *p, float *c, float *
 }
 
 /* The same of all P patches of n pictures. */
-static bool rope_tables(const qwen2vl *m, const picture *p, int n, int P, float **cos_, float **sin_, arena *a, err *e)
+static bool rope_tables(const qwen2vl *m, const picture *p, int n, int P, float **cos_, float **sin_, arena *a,
+                        err *e)
 {
     size_t half = (size_t)(m->c.E / m->c.heads / 2), at = 0;
     *cos_ = ARENA_NEW(a, float, (size_t)P * half, e);
@@ -199,8 +203,8 @@ static bool rope_tables(const qwen2vl *m, const picture *p, int n, int P, float 
     return true;
 }
 
-static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out, const tap *t,
-                           arena *a, err *e)
+static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const picture *pic, int n, act *out,
+                           const tap *t, arena *a, err *e)
 {
     const qwen2vl        *m = (const qwen2vl *)base;
     const qwen2vl_config *c = &m->c;
@@ -212,7 +216,8 @@ static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const pic
     if (!at || !rope_tables(m, pic, n, P, &host_cos, &host_sin, a, e)) return false;
 
     size_t       mark = k->mark(k);
-    const float *cos_ = k->upload(k, host_cos, (size_t)P * (size_t)hd / 2), *sin_ = k->upload(k, host_sin, (size_t)P * (size_t)hd / 2);
+    const float *cos_ = k->upload(k, host_cos, (size_t)P * (size_t)hd / 2),
+                *sin_ = k->upload(k, host_sin, (size_t)P * (size_t)hd / 2);
     act         *x = k->take(k, (size_t)P * (size_t)E);
     act         *h = k->take(k, (size_t)P * (size_t)E);
     size_t       inner = k->mark(k);

@@ -6,12 +6,14 @@
 
 typedef struct {
     decoder_config text;
-    int            depth, E, heads, ratio, patch, merge, temporal; /* the vision tower: E wide, ratio * E feed-forward */
+    /* the vision tower: E wide, ratio * E feed-forward */
+    int            depth, E, heads, ratio, patch, merge, temporal;
     int32_t        image_id;
     int            max_tokens;
 } qwen2vl_config;
 
-/* Sizes from config.json in any of its spellings, and the embedding's rows from the file itself. ERR_FILE names the member. */
+/* Sizes from config.json in any of its spellings, and the embedding's rows from the file itself. ERR_FILE names
+ * the member. */
 bool qwen2vl_config_open(qwen2vl_config *out, const model_files *f, err *e);
 
 #endif

@@ -1,11 +1,13 @@
 /* qwen2vl_config.c - config.json of Qwen2-VL in the spellings that the library has written over time:
  *   published    all text fields at the top, rope_theta + rope_scaling {type: mrope, mrope_section}
- *   4.45 - 4.51  vision_config cut down to what differs from the 7B's; rope_scaling {rope_type: default, type: default, ...}
- *   4.52 on      text fields in text_config, cut down likewise to what differs from the class's defaults
+ *   4.45 - 4.51  vision_config cut down to what differs from the 7B's; rope_scaling {rope_type: default, type:
+ *   default, ...} 4.52 on text fields in text_config, cut down likewise to what differs from the class's
+ *   defaults
  *   5.x          rope fields in rope_parameters {rope_theta, rope_type, mrope_section}
- * A field that is absent therefore means the class's default, which is what is filled in here. TRAP: for the text half
- * these are not the 7B's values (the class's rms_norm_eps is 1e-5, the published files say 1e-6); sizes that no published
- * model leaves out have no default. What would change the arithmetic and is not built is refused by name. */
+ * A field that is absent therefore means the class's default, which is what is filled in here. TRAP: for the
+ * text half these are not the 7B's values (the class's rms_norm_eps is 1e-5, the published files say 1e-6);
+ * sizes that no published model leaves out have no default. What would change the arithmetic and is not built
+ * is refused by name. */
 #include "reader/qwen2vl.h"
 
 #include <string.h>
@@ -45,7 +47,8 @@ static bool rope_kind(const config_fields *s, const char *rope)
         snprintf(path, sizeof path, "%s.%s", rope, key[i]);
         if (!json_str_or(s->root, path, "mrope", &v, s->where, s->e)) return false;
         if (strcmp(v, "mrope") != 0 && strcmp(v, "default") != 0)
-            return err_set(s->e, ERR_FILE, "%s: %s is '%.40s', only 'mrope' and 'default' are supported", s->where, path, v);
+            return err_set(s->e, ERR_FILE, "%s: %s is '%.40s', only 'mrope' and 'default' are supported", s->where,
+                           path, v);
     }
     return true;
 }
@@ -78,15 +81,17 @@ static bool text_config(const config_fields *s, decoder_config *c, int *max_toke
 {
     char buf[96];
     bool sliding;
-    if (!text_size(s, "hidden_size", -1, CONFIG_MAX_SIZE, &c->D) || !text_size(s, "num_hidden_layers", -1, CONFIG_MAX_LAYERS, &c->L)
+    if (!text_size(s, "hidden_size", -1, CONFIG_MAX_SIZE, &c->D)
+        || !text_size(s, "num_hidden_layers", -1, CONFIG_MAX_LAYERS, &c->L)
         || !text_size(s, "num_attention_heads", -1, CONFIG_MAX_SIZE, &c->N)
         || !text_size(s, "intermediate_size", -1, CONFIG_MAX_SIZE, &c->F)
         || !text_size(s, "num_key_value_heads", c->N, CONFIG_MAX_SIZE, &c->kv_heads)
         || !text_size(s, "head_dim", c->D / c->N ? c->D / c->N : 1, CONFIG_MAX_SIZE, &c->head_dim)
-        || !text_size(s, "max_position_embeddings", 32768, CONFIG_MAX_SIZE, max_tokens)) return false;
+        || !text_size(s, "max_position_embeddings", 32768, CONFIG_MAX_SIZE, max_tokens))
+        return false;
     if (c->N % c->kv_heads != 0)
-        return err_set(s->e, ERR_FILE, "%s: num_attention_heads %d is no multiple of num_key_value_heads %d", s->where, c->N,
-                       c->kv_heads);
+        return err_set(s->e, ERR_FILE, "%s: num_attention_heads %d is no multiple of num_key_value_heads %d",
+                       s->where, c->N, c->kv_heads);
     if (c->head_dim % 2 != 0 || (int64_t)c->head_dim * c->N > CONFIG_MAX_SIZE)
         return err_set(s->e, ERR_FILE, "%s: %d heads of size %d are not possible", s->where, c->N, c->head_dim);
 
@@ -96,7 +101,8 @@ static bool text_config(const config_fields *s, decoder_config *c, int *max_toke
     c->eps = (float)eps;
     c->qkv_bias = true;
     if (!field_must_be(s, text_path(buf, s, "hidden_act"), "silu")) return false;
-    if (!json_bool_or(s->root, text_path(buf, s, "use_sliding_window"), false, &sliding, s->where, s->e)) return false;
+    if (!json_bool_or(s->root, text_path(buf, s, "use_sliding_window"), false, &sliding, s->where, s->e))
+        return false;
     if (sliding) return err_set(s->e, ERR_FILE, "%s: use_sliding_window is not supported", s->where);
     return rope_config(s, c);
 }
@@ -116,10 +122,11 @@ static bool vision_config(const config_fields *s, qwen2vl_config *c)
         || !field_must_be(s, "vision_config.hidden_act", "quick_gelu")) return false;
     if (channels != 3) return err_set(s->e, ERR_FILE, "%s: vision_config.in_channels must be 3", s->where);
     if (hidden != c->text.D)
-        return err_set(s->e, ERR_FILE, "%s: vision_config.hidden_size is %d, the text's hidden_size %d", s->where, hidden,
-                       c->text.D);
+        return err_set(s->e, ERR_FILE, "%s: vision_config.hidden_size is %d, the text's hidden_size %d", s->where,
+                       hidden, c->text.D);
     if (c->E % c->heads != 0 || c->E / c->heads % 4 != 0) /* half the head turns by the row, half by the column */
-        return err_set(s->e, ERR_FILE, "%s: vision_config.embed_dim %d does not split into %d heads", s->where, c->E, c->heads);
+        return err_set(s->e, ERR_FILE, "%s: vision_config.embed_dim %d does not split into %d heads", s->where,
+                       c->E, c->heads);
     return true;
 }
 

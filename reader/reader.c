@@ -37,7 +37,8 @@ bool reader_adapter_name(const char *name)
 static bool name_adapter(reader *r, const char *name, err *e)
 {
     if (!reader_adapter_name(name))
-        return err_set(e, ERR_USAGE, "adapter '%.80s': a name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'",
+        return err_set(e, ERR_USAGE,
+                       "adapter '%.80s': a name has 1 to %d letters, digits, '_', '-' or '.', and is not 'none'",
                        name, MAX_ADAPTER_NAME);
     for (int i = 0; i < r->n_adapters; i++)
         if (strcmp(r->adapter_name[i], name) == 0) return err_set(e, ERR_USAGE, "adapter '%s' is named twice", name);
@@ -49,9 +50,11 @@ static bool open_adapters(reader *r, const reader_options *o, err *e)
 {
     if (o->n_adapters > MAX_ADAPTERS)
         return err_set(e, ERR_USAGE, "%d adapters, at most %d are taken", o->n_adapters, MAX_ADAPTERS);
-    if (o->merge && o->n_adapters != 1) return err_set(e, ERR_USAGE, "%d adapters: exactly one can be merged", o->n_adapters);
+    if (o->merge && o->n_adapters != 1)
+        return err_set(e, ERR_USAGE, "%d adapters: exactly one can be merged", o->n_adapters);
     for (int i = 0; i < o->n_adapters; i++, r->n_adapters++)
-        if (!name_adapter(r, o->adapters[i].name, e) || !lora_open(&r->adapter[i], o->adapters[i].dir, e)) return false;
+        if (!name_adapter(r, o->adapters[i].name, e) || !lora_open(&r->adapter[i], o->adapters[i].dir, e))
+            return false;
     r->merged = o->merge;
     return true;
 }
@@ -69,8 +72,10 @@ static bool no_adapter_folder(const char *dir, err *e)
     char path[PATH_MAX];
     if (!path_join(path, sizeof path, dir, "adapter_config.json", e)) return false;
     return !file_exists(path)
-        || err_set(e, ERR_FILE, "%s is there: an adapter is given beside its base model (--adapter NAME=DIR), a merged model "
-                   "must not hold it", path);
+           || err_set(e, ERR_FILE,
+                      "%s is there: an adapter is given beside its base model (--adapter NAME=DIR), a merged model "
+                      "must not hold it",
+                      path);
 }
 
 int reader_adapters(const reader *r) { return r->n_adapters; }
@@ -110,10 +115,11 @@ static bool known_layout(const char *dir, err *e)
     }
     if (!path_join(path, sizeof path, dir, "consolidated.safetensors", e)) return false;
     return !file_exists(path)
-        || err_set(e, ERR_FILE,
-                   "%s: this is Mistral's own layout, which is not supported: use the checkpoint in the Hugging Face layout "
-                   "(config.json, tokenizer.json, model*.safetensors)",
-                   path);
+           || err_set(
+               e, ERR_FILE,
+               "%s: this is Mistral's own layout, which is not supported: use the checkpoint in the Hugging Face layout "
+               "(config.json, tokenizer.json, model*.safetensors)",
+               path);
 }
 
 bool reader_open(reader **out, const char *dir, const reader_options *o, kernels *k, err *e)
@@ -138,7 +144,10 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     model_files files = {dir, config, config_path, r->file, r->tokens, k, &adapters};
     if (!r->f->open(&r->m, &files, e) || !adapters_matched(r, e)) goto done;
     if (!generation_config_open(&r->generation, dir, r->m->end_id, decoder_sizes(r->m->text)->V, e)) goto done;
-    if (!(r->cache = prefix_cache_new(o->cache_bytes))) { err_set(e, ERR_MEMORY, "reader: out of memory"); goto done; }
+    if (!(r->cache = prefix_cache_new(o->cache_bytes))) {
+        err_set(e, ERR_MEMORY, "reader: out of memory");
+        goto done;
+    }
     if (!sha256_model(r->hash, dir, e)) goto done;
     *out = r;
     r = NULL;

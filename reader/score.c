@@ -5,9 +5,10 @@
  *                  [query part | inner nodes of the trie], each token seeing the prefix too
  *                  log-probabilities of the trie's edges, read at the rows above them
  *
- * Candidates, of one request or of several that are read together, go in groups of as many tokens as fill the device: one packed
- * pass over the prefixes that the cache did not have, one over all query parts. A row's bits do not depend on what is packed
- * with it (kernels.h), so a candidate's depend on (passage, query, answers) alone. Nothing is sampled or approximated. */
+ * Candidates, of one request or of several that are read together, go in groups of as many tokens as fill the
+ * device: one packed pass over the prefixes that the cache did not have, one over all query parts. A row's bits
+ * do not depend on what is packed with it (kernels.h), so a candidate's depend on (passage, query, answers)
+ * alone. Nothing is sampled or approximated. */
 #include <string.h>
 
 #include "kernels/range.h"
@@ -121,7 +122,8 @@ static bool place(const reader *r, const request *s, int cursor, int32_t **out, 
 {
     prompt   ask = s->ask;
     int      T = s->ask.n_ids, n = s->n_query;
-    int32_t *pos = ARENA_NEW(a, int32_t, 3 * (size_t)T, e), *query_pos = pos ? ARENA_NEW(a, int32_t, 3 * (size_t)n, e) : NULL;
+    int32_t *pos = ARENA_NEW(a, int32_t, 3 * (size_t)T, e),
+            *query_pos = pos ? ARENA_NEW(a, int32_t, 3 * (size_t)n, e) : NULL;
     if (!query_pos) return false;
     ask.n_ids = n;
     int after = r->f->positions(query_pos, &ask, cursor);
@@ -133,8 +135,8 @@ static bool place(const reader *r, const request *s, int cursor, int32_t **out, 
     return true;
 }
 
-/* Embeddings of all query parts and tries, one behind the other in x, and the pass of each. Their own keys and values are
- * rows of one kv, so that products write them in place. */
+/* Embeddings of all query parts and tries, one behind the other in x, and the pass of each. Their own keys and
+ * values are rows of one kv, so that products write them in place. */
 static bool make_passes(const batch *b, const kv *whole, kv *own, decoder_pass *pass, act *x, err *e)
 {
     const decoder *d = b->r->m->text;
@@ -159,7 +161,8 @@ static bool make_passes(const batch *b, const kv *whole, kv *own, decoder_pass *
 static bool score_edges(const batch *b, const act *scored, int R, int n_edges, err *e)
 {
     int32_t *row = ARENA_NEW(b->a, int32_t, n_edges, e), *token = row ? ARENA_NEW(b->a, int32_t, n_edges, e) : NULL;
-    float   *logit = token ? ARENA_NEW(b->a, float, n_edges, e) : NULL, *lse = logit ? ARENA_NEW(b->a, float, n_edges, e) : NULL;
+    float *logit = token ? ARENA_NEW(b->a, float, n_edges, e) : NULL,
+          *lse = logit ? ARENA_NEW(b->a, float, n_edges, e) : NULL;
     if (!lse) return false;
     for (int i = 0, at = 0, first = 0; i < b->n; i++) {
         const trie *t = &b->m[i].s->t;
@@ -210,8 +213,8 @@ static bool run_queries(const batch *b, err *e)
 
 static bool go_on(request *s) { return !s->q->go_on || s->q->go_on(s->q->go_on_ctx, &s->e); }
 
-/* Take member i out of the group; it changes places with the last one. Its prefix stays held until the group is done: another
- * member may share it, and the cache must not evict it under that one. */
+/* Take member i out of the group; it changes places with the last one. Its prefix stays held until the group is
+ * done: another member may share it, and the cache must not evict it under that one. */
 static void drop(batch *b, int i)
 {
     int       last = --b->n;
@@ -245,14 +248,17 @@ static bool same_branch(const batch *b, const request *s)
     return reader_branch(b->r, s->q) == reader_branch(b->r, b->m[0].s->q);
 }
 
-/* The next group: candidates in their order, until either of its two passes is wide enough. false: there are no more. */
+/* The next group: candidates in their order, until either of its two passes is wide enough. false: there are no
+ * more. */
 static bool next_group(batch *b)
 {
     int fresh = 0, asked = 0;
     for (b->n = b->taken = 0; b->next_s < b->n_s; b->next_s++, b->next_i = 0) {
         request *s = b->s[b->next_s];
         for (; !s->e.code && b->next_i < s->q->K; b->next_i++) {
-            if (b->n && (fresh >= b->k->pass_tokens || asked + s->ask.n_ids > b->k->pass_tokens || !same_branch(b, s))) return true;
+            if (b->n
+                && (fresh >= b->k->pass_tokens || asked + s->ask.n_ids > b->k->pass_tokens || !same_branch(b, s)))
+                return true;
             if (!add_member(b, s, b->next_i)) break;
             const prefix_kv *z = &b->z[b->n - 1];
             if (!z->ready) fresh += prefix_tokens(z);
@@ -321,7 +327,9 @@ static bool encode_together(const batch *b, request **s, int n, err *e)
     picture *pic = ARENA_NEW(b->a, picture, n, e);
     if (!pic) return false;
     for (int i = 0; i < n; i++) pic[i] = s[i]->image;
-    if (!pictures_encode(b->r, b->k, reader_branch(b->r, s[0]->q), pic, n, &vision, b->a, e) || !b->k->sync(b->k, e)) return false;
+    if (!pictures_encode(b->r, b->k, reader_branch(b->r, s[0]->q), pic, n, &vision, b->a, e)
+        || !b->k->sync(b->k, e))
+        return false;
     for (int i = 0; i < n; i++) {
         s[i]->vision = act_at(b->k, vision, row * reader_width(b->r));
         s[i]->flops += b->r->f->encode_flops(b->r->m, reader_branch(b->r, s[i]->q), &s[i]->image);
@@ -341,8 +349,9 @@ static void encode_queries(batch *b)
             tokens += picture_tokens(&b->s[i + n]->image);
         }
         request *one = b->s[i];
-        bool     ok = b->n_s == 1 ? query_encode(b->r, b->k, one->q, &one->image, &one->vision, b->a, &e) && b->k->sync(b->k, &e)
-                                  : encode_together(b, b->s + i, n, &e);
+        bool ok = b->n_s == 1 ? query_encode(b->r, b->k, one->q, &one->image, &one->vision, b->a, &e)
+                                    && b->k->sync(b->k, &e)
+                              : encode_together(b, b->s + i, n, &e);
         for (int j = i; !ok && j < i + n; j++) b->s[j]->e = e;
         kernels_recover(b->k);
     }
@@ -352,7 +361,8 @@ static void sum_answers(const request *s, reader_scores *y)
 {
     for (int i = 0; i < s->q->K; i++)
         for (int a = 0; a < s->t.A; a++) {
-            const float *logit = s->logit + (size_t)i * (size_t)s->t.n_edges, *lse = s->lse + (size_t)i * (size_t)s->t.n_edges;
+            const float *logit = s->logit + (size_t)i * (size_t)s->t.n_edges,
+                        *lse = s->lse + (size_t)i * (size_t)s->t.n_edges;
             double       lp = 0, raw = 0;
             for (int j = 0; j < s->t.len[a]; j++) {
                 int c = s->t.path[a][j];

@@ -60,8 +60,8 @@ static bool lay_out(trie *t, node *n, int count, bool labels, arena *a, err *e)
     int first;
     number(t, n, count, &first);
     if (t->n_tree > TRIE_MAX_TREE && labels)
-        return err_at(e, ERR_UNUSABLE, "labels-too-long", "labels", "the labels make %d tokens to compute, at most %d",
-                      t->n_tree, TRIE_MAX_TREE);
+        return err_at(e, ERR_UNUSABLE, "labels-too-long", "labels",
+                      "the labels make %d tokens to compute, at most %d", t->n_tree, TRIE_MAX_TREE);
     if (t->n_tree > TRIE_MAX_TREE)
         return err_at(e, ERR_UNUSABLE, "answers-too-long", "answers",
                       "the answers share too little: %d tokens to compute, at most %d", t->n_tree, TRIE_MAX_TREE);
@@ -91,8 +91,8 @@ static bool lay_out(trie *t, node *n, int count, bool labels, arena *a, err *e)
     return true;
 }
 
-bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int *read, int A, int32_t end_id, arena *a,
-                err *e)
+bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int *read, int A, int32_t end_id,
+                arena *a, err *e)
 {
     trie t = {.A = A, .end_token = needs_end(ids, len, A)};
     int  total = 0, count = 0, root = -1;

@@ -40,8 +40,8 @@ typedef struct {
 /* ids[i] [len[i]], of which the first read[i] < len[i] are text to read (NULL: none). Text to read must not go on
  * through tokens that are another one's answer. ERR_UNUSABLE: more than TRIE_MAX_TREE inner nodes; the field is
  * labels where there is text to read, else answers. */
-bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int *read, int A, int32_t end_id, arena *a,
-                err *e);
+bool trie_build(trie *out, const int32_t *const *ids, const int *len, const int *read, int A, int32_t end_id,
+                arena *a, err *e);
 
 /* ERR_UNUSABLE, field answers: an answer that has no token, or is not UTF-8. All in a. */
 bool answers_tokenise(const int32_t ***ids, int **len, const bpe *b, const char *const *answers, int A, arena *a,

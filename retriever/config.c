@@ -1,7 +1,7 @@
-/* config.c - config.json of jina-clip-v1. The published file names the text model and leaves its sizes to that model's
- * own repository, so those are the defaults here; a re-saved or a small model spells them out in
- * text_config.hf_model_config_kwargs. Fields that switch arithmetic are not read but compared: a checkpoint that wants
- * another forward pass must not run through this one. [specs/models.md 5.1] */
+/* config.c - config.json of jina-clip-v1. The published file names the text model and leaves its sizes to that
+ * model's own repository, so those are the defaults here; a re-saved or a small model spells them out in
+ * text_config.hf_model_config_kwargs. Fields that switch arithmetic are not read but compared: a checkpoint
+ * that wants another forward pass must not run through this one. [specs/models.md 5.1] */
 #include "retriever/config.h"
 
 #include <string.h>
@@ -39,7 +39,8 @@ static bool check_switches(const json_t *j, const char *where, err *e)
         const char *v;
         if (!json_str_or(j, CHOICES[i].path, CHOICES[i].want, &v, where, e)) return false;
         if (strcmp(v, CHOICES[i].want) != 0)
-            return err_set(e, ERR_FILE, "%s: %s is \"%.40s\", wanted \"%s\"", where, CHOICES[i].path, v, CHOICES[i].want);
+            return err_set(e, ERR_FILE, "%s: %s is \"%.40s\", wanted \"%s\"", where, CHOICES[i].path, v,
+                           CHOICES[i].want);
     }
     for (size_t i = 0; i < sizeof MUST_BE_NULL / sizeof *MUST_BE_NULL; i++)
         if (json_path(j, MUST_BE_NULL[i]))
@@ -47,7 +48,8 @@ static bool check_switches(const json_t *j, const char *where, err *e)
     return true;
 }
 
-static bool size_or(const json_t *j, const char *path, int def, int least, int most, int *out, const char *where, err *e)
+static bool size_or(const json_t *j, const char *path, int def, int least, int most, int *out, const char *where,
+                    err *e)
 {
     int64_t v;
     if (!json_int_or(j, path, def, &v, where, e)) return false;
@@ -86,9 +88,10 @@ static bool read_vision(vision_config *c, const json_t *j, const char *where, er
     const int absent = c->interpolate ? 16 : c->grid;
     if (!size_or(j, VISION "pt_hw_seq_len", absent, 1, MAX_SIDE, &c->trained_grid, where, e)) return false;
     if (!c->interpolate && c->trained_grid != c->grid)
-        return err_set(e, ERR_FILE,
-                       "%s: vision_config.pt_hw_seq_len is %d, but there are %d x %d patches and intp_freq is false", where,
-                       c->trained_grid, c->grid, c->grid);
+        return err_set(
+            e, ERR_FILE,
+            "%s: vision_config.pt_hw_seq_len is %d, but there are %d x %d patches and intp_freq is false", where,
+            c->trained_grid, c->grid, c->grid);
     return true;
 }
 
@@ -125,8 +128,8 @@ bool jina_config_open(jina_config *out, const char *path, err *e)
     /* Without a projection the text tower ends at its own width, and both towers must meet in one space. */
     if (c.text.width != c.text.embed || c.vision.embed != c.text.embed)
         return err_set(e, ERR_FILE,
-                       "%s: embeddings differ: vision_config.embed_dim %d, text_config.embed_dim %d, text width %d", path,
-                       c.vision.embed, c.text.embed, c.text.width);
+                       "%s: embeddings differ: vision_config.embed_dim %d, text_config.embed_dim %d, text width %d",
+                       path, c.vision.embed, c.text.embed, c.text.width);
     *out = c;
     return true;
 }

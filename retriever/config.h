@@ -21,8 +21,8 @@ typedef struct {
 
 typedef struct { vision_config vision; text_config text; } jina_config;
 
-/* Read path, fill in what the published file leaves out, and refuse what this program does not compute (ERR_FILE names
- * the field): layer scale, post-norm, plain MLP, another pooling, projections. */
+/* Read path, fill in what the published file leaves out, and refuse what this program does not compute
+ * (ERR_FILE names the field): layer scale, post-norm, plain MLP, another pooling, projections. */
 bool jina_config_open(jina_config *out, const char *path, err *e);
 
 #endif

@@ -3,7 +3,8 @@
  *     image head   e_q . image embeddings   -> k best       both queried with the picture alone: the question
  *     text head    e_q . caption embeddings -> k best       never enters retrieval
  *
- *     p_R(z|q) = sum over the entries of z of softmax(score / (best score of its head) / tau), all 2k entries together */
+ *     p_R(z|q) = sum over the entries of z of softmax(score / (best score of its head) / tau), all 2k entries
+ *     together */
 #include "retriever/retriever.h"
 
 #include <math.h>
@@ -63,15 +64,16 @@ void retriever_weigh(candidate *c, int K, float tau)
         }
 }
 
-bool retrieve(const retriever *r, kernels *kern, passage_index *ix, const image *img, int k, const exclusion *x, float tau,
-              candidate **out, int *K, arena *a, err *e)
+bool retrieve(const retriever *r, kernels *kern, passage_index *ix, const image *img, int k, const exclusion *x,
+              float tau, candidate **out, int *K, arena *a, err *e)
 {
     const int E = retriever_dim(r);
     hits      found[N_HEADS];
     float    *z[N_HEADS];
     if (k < 1 || !(tau > 0)) return err_set(e, ERR_BUG, "retrieve: k %d, tau %g", k, (double)tau);
     if (index_describe(ix)->dim != E)
-        return err_set(e, ERR_BUG, "retrieve: the index has dim %d, the retriever gives %d", index_describe(ix)->dim, E);
+        return err_set(e, ERR_BUG, "retrieve: the index has dim %d, the retriever gives %d",
+                       index_describe(ix)->dim, E);
     for (int h = 0; h < N_HEADS; h++)
         if (!(z[h] = ARENA_NEW(a, float, E, e))) return false;
 
@@ -79,7 +81,8 @@ bool retrieve(const retriever *r, kernels *kern, passage_index *ix, const image 
     for (int h = 0; h < N_HEADS; h++)
         if (!index_search(ix, kern, (head)h, z[h], k, x, &found[h], a, e)) return false;
     if (!retriever_unite(found, out, K, a, e)) return false;
-    if (*K == 0) return err_at(e, ERR_UNUSABLE, "no-candidates", "exclude", "the exclusions leave no passage to retrieve");
+    if (*K == 0)
+        return err_at(e, ERR_UNUSABLE, "no-candidates", "exclude", "the exclusions leave no passage to retrieve");
     retriever_weigh(*out, *K, tau);
     return true;
 }

@@ -31,8 +31,9 @@ struct retriever {
     char              hash[SHA256_HEX], query_hash[N_HEADS][SHA256_HEX];
 };
 
-/* The retriever is float32 on every device: two candidates may be 1e-4 apart, and which one is second decides what is read. Where k's
- * activations are narrower it computes in k's exact table, whose work and failure are k's. */
+/* The retriever is float32 on every device: two candidates may be 1e-4 apart, and which one is second decides
+ * what is read. Where k's activations are narrower it computes in k's exact table, whose work and failure are
+ * k's. */
 static kernels *exact_begin(kernels *k)
 {
     kernels *x = kernels_exact(k);
@@ -55,7 +56,8 @@ static bool open_config(retriever *r, const char *dir, err *e)
         !jina_image_config_open(&r->image, dir, e))
         return false;
     if (r->image.size != r->config.vision.image_size)
-        return err_set(e, ERR_FILE, "%s: preprocessor_config.json makes pictures of %d pixels, config.json wants %d", dir,
+        return err_set(e, ERR_FILE,
+                       "%s: preprocessor_config.json makes pictures of %d pixels, config.json wants %d", dir,
                        r->image.size, r->config.vision.image_size);
     return true;
 }
@@ -65,8 +67,8 @@ static bool open_words(retriever *r, const char *dir, err *e)
     char path[PATH_MAX];
     if (!path_join(path, sizeof path, dir, "tokenizer.json", e) || !wordpiece_open(&r->words, path, e)) return false;
     if (wordpiece_vocab(r->words) > text_tower_vocab(r->text))
-        return err_set(e, ERR_FILE, "%s: %d tokens, but the word embeddings have %d rows", path, wordpiece_vocab(r->words),
-                       text_tower_vocab(r->text));
+        return err_set(e, ERR_FILE, "%s: %d tokens, but the word embeddings have %d rows", path,
+                       wordpiece_vocab(r->words), text_tower_vocab(r->text));
     return true;
 }
 
@@ -87,10 +89,11 @@ bool retriever_open(retriever **out, const char *dir, kernels *k, err *e)
         err_set(e, ERR_MEMORY, "retriever: out of memory");
         goto done;
     }
-    if (!open_config(r, dir, e) || !safetensors_open(&r->file, dir, e) ||
-        !vision_tower_open(&r->vision, &r->config.vision, r->file, false, kernels_exact(k), e) ||
-        !text_tower_open(&r->text, &r->config.text, r->file, kernels_exact(k), e) || !open_words(r, dir, e) ||
-        !open_query(r, HEAD_IMAGE, dir, k, e) || !open_query(r, HEAD_TEXT, dir, k, e) || !sha256_model(r->hash, dir, e))
+    if (!open_config(r, dir, e) || !safetensors_open(&r->file, dir, e)
+        || !vision_tower_open(&r->vision, &r->config.vision, r->file, false, kernels_exact(k), e)
+        || !text_tower_open(&r->text, &r->config.text, r->file, kernels_exact(k), e) || !open_words(r, dir, e)
+        || !open_query(r, HEAD_IMAGE, dir, k, e) || !open_query(r, HEAD_TEXT, dir, k, e)
+        || !sha256_model(r->hash, dir, e))
         goto done;
     *out = r;
     r = NULL;
@@ -124,7 +127,8 @@ static bool normalise(float *z, int E, err *e)
 {
     double sq = 0;
     for (int i = 0; i < E; i++) sq += (double)z[i] * z[i];
-    if (!isfinite(sq)) return err_set(e, ERR_FILE, "retriever: the embedding is not a number: the weights are damaged");
+    if (!isfinite(sq))
+        return err_set(e, ERR_FILE, "retriever: the embedding is not a number: the weights are damaged");
     double len = sqrt(sq);
     if (len < 1e-12) len = 1e-12; /* torch.nn.functional.normalize */
     for (int i = 0; i < E; i++) z[i] = (float)(z[i] / len);
@@ -143,12 +147,14 @@ bool retriever_embed_image(const retriever *r, kernels *k, const image *img, flo
 {
     const arena_mark here = arena_here(a);
     float           *px;
-    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e) && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e);
+    bool ok =
+        jina_pixels(&px, NULL, img, &r->image, a, e) && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e);
     arena_back(a, here);
     return ok;
 }
 
-bool retriever_embed_text(const retriever *r, kernels *k, const char *caption, int max_tokens, float *z, arena *a, err *e)
+bool retriever_embed_text(const retriever *r, kernels *k, const char *caption, int max_tokens, float *z, arena *a,
+                          err *e)
 {
     const arena_mark here = arena_here(a);
     kernels         *x = exact_begin(k);
@@ -176,7 +182,8 @@ static bool mix(const retriever *r, kernels *k, head h, const float *px, const f
     return true;
 }
 
-bool retriever_embed_queries(const retriever *r, kernels *k, const image *img, float *const z[N_HEADS], arena *a, err *e)
+bool retriever_embed_queries(const retriever *r, kernels *k, const image *img, float *const z[N_HEADS], arena *a,
+                             err *e)
 {
     const arena_mark here = arena_here(a);
     float           *px, *f0 = NULL;
@@ -191,8 +198,8 @@ bool retriever_embed_query(const retriever *r, kernels *k, head h, const image *
 {
     const arena_mark here = arena_here(a);
     float           *px;
-    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e) && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e)
-           && mix(r, k, h, px, z, z, a, e);
+    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e)
+              && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e) && mix(r, k, h, px, z, z, a, e);
     arena_back(a, here);
     return ok;
 }

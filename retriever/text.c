@@ -36,8 +36,9 @@ struct text_tower {
     float      *slope;   /* [N] */
 };
 
-/* Spellings of the same tensor: the flash implementation that jina-clip-v1 is loaded with, and the older JinaBERT code.
- * %d is the layer. The query, key and value of the older spelling are thirds of one matrix in the newer. */
+/* Spellings of the same tensor: the flash implementation that jina-clip-v1 is loaded with, and the older
+ * JinaBERT code. %d is the layer. The query, key and value of the older spelling are thirds of one matrix in
+ * the newer. */
 typedef enum { WORD, TYPE, EMBED_NORM, OUT, NORM1, NORM2, GATED, WO, N_NAMES } name_id;
 static const char *const NAME[N_NAMES][2] = {
     [WORD]       = {"embeddings.word_embeddings",            NULL},
@@ -53,8 +54,8 @@ static const char *const NAME[N_NAMES][2] = {
 
 enum { MAX_NAME = 160 };
 
-/* The full name of tensor id in layer l, as this file spells it; the newer spelling where neither is there, so that the
- * error names that. part is ".weight" or ".bias". */
+/* The full name of tensor id in layer l, as this file spells it; the newer spelling where neither is there, so
+ * that the error names that. part is ".weight" or ".bias". */
 static void spell(const weights *ws, char out[MAX_NAME], name_id id, int l, const char *part)
 {
     for (int s = 1; s >= 0; s--) {
@@ -102,8 +103,8 @@ static bool open_qkv(weights *ws, layer *y, int l, int D, err *e)
     snprintf(first, sizeof first, TEXT "encoder.layer.%d.attention.self.query.weight", l);
     if (safetensors_find(ws->file, first)) {
         for (int i = 0; i < 3; i++)
-            if (!weights_matrix(ws, &o[i]->w, D, D, e, TEXT "encoder.layer.%d.attention.self.%s.weight", l, PART[i]) ||
-                !weights_vector(ws, &o[i]->b, D, e, TEXT "encoder.layer.%d.attention.self.%s.bias", l, PART[i]))
+            if (!weights_matrix(ws, &o[i]->w, D, D, e, TEXT "encoder.layer.%d.attention.self.%s.weight", l, PART[i])
+                || !weights_vector(ws, &o[i]->b, D, e, TEXT "encoder.layer.%d.attention.self.%s.bias", l, PART[i]))
                 return false;
         return true;
     }
@@ -183,8 +184,8 @@ void text_tower_close(text_tower *t)
 
 int text_tower_vocab(const text_tower *t) { return t->c.vocab; }
 
-static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, float *z, const tower_tap *tap, arena *a,
-                    err *e)
+static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, float *z, const tower_tap *tap,
+                    arena *a, err *e)
 {
     const int D = t->c.width, N = t->c.heads, hd = D / N, F = t->c.ffn;
     const float eps = t->c.eps;
@@ -209,10 +210,20 @@ static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, f
         k->linear(k, qkv, 3 * D, x, D, T, &b->q.w, &b->q.b, UNIT_NONE, NULL);
         k->linear(k, keys, 3 * D, x, D, T, &b->k.w, &b->k.b, UNIT_NONE, NULL);
         k->linear(k, values, 3 * D, x, D, T, &b->v.w, &b->v.b, UNIT_NONE, NULL);
-        k->attend(k, &(attend_args){.n_heads = N, .n_kv_heads = N, .head_dim = hd, .scale = 1 / sqrtf((float)hd),
-                                    .q = qkv, .q_stride = 3 * D, .n_q = T, .out = y, .out_stride = D,
-                                    .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D}, .mask = ATTEND_ALL,
-                                    .alibi = t->slope}, 1);
+        k->attend(k,
+                  &(attend_args){.n_heads = N,
+                                 .n_kv_heads = N,
+                                 .head_dim = hd,
+                                 .scale = 1 / sqrtf((float)hd),
+                                 .q = qkv,
+                                 .q_stride = 3 * D,
+                                 .n_q = T,
+                                 .out = y,
+                                 .out_stride = D,
+                                 .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D},
+                                 .mask = ATTEND_ALL,
+                                 .alibi = t->slope},
+                  1);
         k->linear(k, x, D, y, D, T, &b->out.w, &b->out.b, UNIT_NONE, x);
         k->layernorm(k, x, x, T, D, &b->norm1.gain, &b->norm1.bias, eps);
 
@@ -227,8 +238,8 @@ static bool forward(const text_tower *t, kernels *k, const int32_t *id, int T, f
     return k->sync(k, e);
 }
 
-bool text_tower_embed(const text_tower *t, kernels *k, const int32_t *ids, int n, float *z, const tower_tap *tap, arena *a,
-                      err *e)
+bool text_tower_embed(const text_tower *t, kernels *k, const int32_t *ids, int n, float *z, const tower_tap *tap,
+                      arena *a, err *e)
 {
     const size_t     scratch = k->mark(k);
     const arena_mark here = arena_here(a);
@@ -236,8 +247,8 @@ bool text_tower_embed(const text_tower *t, kernels *k, const int32_t *ids, int n
     int              T = 0;
     bool             ok = false;
     if (!id) goto done;
-    /* The original masks padding ids wherever they stand. A text holds one only if it spells out "[PAD]"; it is left out
-     * here, which differs from a mask in the distance between its neighbours alone. */
+    /* The original masks padding ids wherever they stand. A text holds one only if it spells out "[PAD]"; it is
+     * left out here, which differs from a mask in the distance between its neighbours alone. */
     for (int i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= t->c.vocab) {
             err_set(e, ERR_UNUSABLE, "text: token %d lies past the vocabulary of %d", (int)ids[i], t->c.vocab);

@@ -56,9 +56,10 @@ bool tower_show(const tower_tap *tap, kernels *k, const act *x, int T, int D, ar
     return true;
 }
 
-/* Position t of a patch row or column is its number, or stretched to the grid of training; pair i of half a head turns by
- * t * 10000^(-2i / (head_width / 2)). TRAP: neighbouring channels (2i, 2i + 1) are a pair, and the first half of the
- * channels belongs to the row. f32 in the order of the original, which builds its tables in f32. */
+/* Position t of a patch row or column is its number, or stretched to the grid of training; pair i of half a
+ * head turns by t * 10000^(-2i / (head_width / 2)). TRAP: neighbouring channels (2i, 2i + 1) are a pair, and
+ * the first half of the channels belongs to the row. f32 in the order of the original, which builds its tables
+ * in f32. */
 void vision_rope_tables(const vision_config *c, float *cos_, float *sin_)
 {
     const int g = c->grid, half = c->head_width / 2, pairs = half / 2;
@@ -91,8 +92,11 @@ static bool open_linear(weights *ws, linear *o, int out, int in, err *e, const c
 static bool open_block(weights *ws, block *b, const vision_config *c, int i, err *e)
 {
     const int D = c->width, F = c->ffn;
-    const struct { const char *name; norm *o; int n; } norms[] = {
-        {"norm1", &b->norm1, D}, {"norm2", &b->norm2, D}, {"attn.inner_attn_ln", &b->inner, D}, {"mlp.ffn_ln", &b->ffn, F}};
+    const struct { const char *name; norm *o; int n;
+    } norms[] = {{"norm1", &b->norm1, D},
+                 {"norm2", &b->norm2, D},
+                 {"attn.inner_attn_ln", &b->inner, D},
+                 {"mlp.ffn_ln", &b->ffn, F}};
     const struct { const char *name; linear *o; int out, in; } linears[] = {
         {"attn.proj", &b->proj, D, D}, {"mlp.w1", &b->w1, F, D}, {"mlp.w2", &b->w2, F, D}, {"mlp.w3", &b->w3, D, F}};
     char name[64];
@@ -167,8 +171,8 @@ static bool open_tensors(vision_tower *v, bool only_vision, err *e)
         && weights_all_read(&v->ws, only_vision ? "" : VISION, is_rope_table, e);
 }
 
-bool vision_tower_open(vision_tower **out, const vision_config *c, const safetensors *file, bool only_vision, kernels *k,
-                       err *e)
+bool vision_tower_open(vision_tower **out, const vision_config *c, const safetensors *file, bool only_vision,
+                       kernels *k, err *e)
 {
     bool          ok = false;
     const size_t  n = (size_t)c->grid * (size_t)c->grid * (size_t)c->head_width / 2;
@@ -217,7 +221,8 @@ static float *cut_patches(const vision_config *c, const float *pixels, arena *a,
         for (int x = 0; x < g; x++)
             for (int ch = 0; ch < 3; ch++) {
                 const float *from = pixels + ((size_t)ch * S + (size_t)y * side) * S + (size_t)x * side;
-                for (int row = 0; row < side; row++, to += side, from += S) memcpy(to, from, (size_t)side * sizeof *to);
+                for (int row = 0; row < side; row++, to += side, from += S)
+                    memcpy(to, from, (size_t)side * sizeof *to);
             }
     return patch;
 }
@@ -257,9 +262,19 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
         /* TRAP: the class token is not turned. Keys follow queries in a row, so both turn as 2 N heads. */
         if (R == T) k->rope(k, patch_qk, 3 * D, P, 2 * N, hd, cos_, sin_, hd / 2, true);
         else k->rope(k, act_at(k, patch_qk, D), 3 * D, P, N, hd, cos_, sin_, hd / 2, true);
-        k->attend(k, &(attend_args){.n_heads = N, .n_kv_heads = N, .head_dim = hd, .scale = 1 / sqrtf((float)hd),
-                                    .q = qkv, .q_stride = 3 * D, .n_q = R, .out = y, .out_stride = D,
-                                    .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D}, .mask = ATTEND_ALL}, 1);
+        k->attend(k,
+                  &(attend_args){.n_heads = N,
+                                 .n_kv_heads = N,
+                                 .head_dim = hd,
+                                 .scale = 1 / sqrtf((float)hd),
+                                 .q = qkv,
+                                 .q_stride = 3 * D,
+                                 .n_q = R,
+                                 .out = y,
+                                 .out_stride = D,
+                                 .span[1] = {.k = keys, .v = values, .n = T, .row_stride = 3 * D},
+                                 .mask = ATTEND_ALL},
+                  1);
         k->layernorm(k, y, y, R, D, &b->inner.gain, &b->inner.bias, EPS);
         k->linear(k, x, D, y, D, R, &b->proj.w, &b->proj.b, UNIT_NONE, x);
 
@@ -280,8 +295,8 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
     return k->sync(k, e);
 }
 
-bool vision_tower_embed(const vision_tower *v, kernels *k, const float *pixels, float *z, const tower_tap *tap, arena *a,
-                        err *e)
+bool vision_tower_embed(const vision_tower *v, kernels *k, const float *pixels, float *z, const tower_tap *tap,
+                        arena *a, err *e)
 {
     const size_t     scratch = k->mark(k);
     const arena_mark here = arena_here(a);

@@ -11,14 +11,16 @@ enum { MAX_NAME = 256 };
 
 struct opened_weight {
     weight      w;
-    float      *wide; /* f32 copy of a 16-bit tensor that w points into; NULL: w points into the file, or owns its data */
+    float      *wide; /* f32 copy of a 16-bit tensor that w points into; NULL: w points into the file, or owns
+                         its data */
     const char *name;
 };
 
 static bool find(weights *ws, const tensor **out, const int64_t *dims, err *e, const char *fmt, va_list ap)
 {
     char name[MAX_NAME];
-    if (vsnprintf(name, sizeof name, fmt, ap) >= (int)sizeof name) return err_set(e, ERR_BUG, "a tensor's name is too long");
+    if (vsnprintf(name, sizeof name, fmt, ap) >= (int)sizeof name)
+        return err_set(e, ERR_BUG, "a tensor's name is too long");
     return safetensors_need(ws->file, out, name, dims, e);
 }
 
@@ -119,8 +121,8 @@ bool weights_all_read(const weights *ws, const char *prefix, bool (*ignore)(cons
     for (int i = 0; i < safetensors_count(ws->file); i++) {
         const tensor *t = safetensors_at(ws->file, i);
         if (strncmp(t->name, prefix, strlen(prefix)) != 0 || was_opened(ws, t->name) || ignore(t->name)) continue;
-        return err_set(e, ERR_FILE, "%s: %s: not a tensor of this model (is it another version of jina-clip?)", t->file,
-                       t->name);
+        return err_set(e, ERR_FILE, "%s: %s: not a tensor of this model (is it another version of jina-clip?)",
+                       t->file, t->name);
     }
     return true;
 }

@@ -15,7 +15,8 @@ typedef struct {
     int                   n, cap;
 } weights;
 
-/* The tensor of that (formatted) name; dims ends with -1, a dim of 0 takes any size. ERR_FILE names file and tensor. */
+/* The tensor of that (formatted) name; dims ends with -1, a dim of 0 takes any size. ERR_FILE names file and
+ * tensor. */
 bool weights_find(weights *ws, const tensor **out, const int64_t *dims, err *e, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
@@ -32,8 +33,8 @@ bool weights_vector(weights *ws, weight *out, int64_t n, err *e, const char *fmt
 bool weights_matrix(weights *ws, weight *out, int64_t rows, int64_t cols, err *e, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
 
-/* Every tensor of the file whose name begins with prefix must have been opened, or be one that ignore() takes: an unread
- * tensor (a layer scale, say) would change the result. ERR_FILE names it. */
+/* Every tensor of the file whose name begins with prefix must have been opened, or be one that ignore() takes:
+ * an unread tensor (a layer scale, say) would change the result. ERR_FILE names it. */
 bool weights_all_read(const weights *ws, const char *prefix, bool (*ignore)(const char *name), err *e);
 
 void weights_close(weights *ws); /* a zeroed one is fine */

@@ -58,15 +58,15 @@ bool config_file(config *c, const char *path, err *e);
 /* Every JOMED_SECTION_KEY in env (as environ, NULL at its end). A name that starts like one of our sections but is
  * no setting is refused: a misspelt limit must not be ignored in silence. */
 bool config_environment(config *c, char *const env[], err *e);
-/* Takes --config, --check-config, --print-config, --help, --adapter and every setting's flag, in one or two words ("--port=0",
- * "--port 0"; a flag for yes or no alone means yes); the whole ladder in its right order. A flag's adapter replaces the file's
- * of the same name. */
+/* Takes --config, --check-config, --print-config, --help, --adapter and every setting's flag, in one or two
+ * words ("--port=0", "--port 0"; a flag for yes or no alone means yes); the whole ladder in its right order. A
+ * flag's adapter replaces the file's of the same name. */
 typedef enum { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_HELP } config_action;
 bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e);
 
-/* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the address
- * is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers, threads, batch) for
- * the device, and a machine of so many cores. */
+/* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the
+ * address is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers,
+ * threads, batch) for the device, and a machine of so many cores. */
 bool config_check(config *c, int cores, err *e);
 /* For --check-config: do the named folders exist? ERR_FILE. What is in them is checked when they are opened. */
 bool config_check_folders(const config *c, err *e);

@@ -44,7 +44,8 @@ static enum MHD_Result read_one(void *cls, enum MHD_ValueKind kind, const char *
     else if (strcasecmp(key, "Content-Type") == 0) keep(h, &h->content_type, v);
     else if (strcasecmp(key, "Content-Encoding") == 0) keep(h, &h->content_encoding, v);
     else if (strcasecmp(key, "Expect") == 0) keep(h, &h->expect, v);
-    else if (strcasecmp(key, "Accept") == 0) h->accept = h->accept ? "*/*" : v; /* a list in two headers: not weighed */
+    else if (strcasecmp(key, "Accept") == 0)
+        h->accept = h->accept ? "*/*" : v; /* a list in two headers: not weighed */
     else if (strcasecmp(key, "X-Request-Id") == 0) h->request_id = v;
     else if (strcasecmp(key, "traceparent") == 0) h->traceparent = v;
     return MHD_YES;
@@ -60,7 +61,8 @@ const char *headers_conflict(const headers *h, const char *version)
 {
     if (h->n_content_length > 1) return "Content-Length was given more than once";
     if (h->n_transfer_encoding > 1) return "Transfer-Encoding was given more than once";
-    if (h->n_content_length && h->n_transfer_encoding) return "Content-Length and Transfer-Encoding exclude each other";
+    if (h->n_content_length && h->n_transfer_encoding)
+        return "Content-Length and Transfer-Encoding exclude each other";
     if (h->n_transfer_encoding && strcmp(version, "HTTP/1.1") != 0) return "Transfer-Encoding needs HTTP/1.1";
     if (h->n_host > 1) return "Host was given more than once";
     if (h->n_host == 0 && strcmp(version, "HTTP/1.1") == 0) return "Host is missing";
@@ -80,7 +82,9 @@ bool trace_id(char out[33], const char *t)
     /* 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 [W3C Trace Context, section 3.2] */
     static const char hex[] = "0123456789abcdef";
     size_t            n = strlen(t);
-    if (n < 55 || strspn(t, hex) != 2 || t[2] != '-' || strspn(t + 3, hex) != 32 || t[35] != '-' || strspn(t + 36, hex) != 16) return false;
+    if (n < 55 || strspn(t, hex) != 2 || t[2] != '-' || strspn(t + 3, hex) != 32 || t[35] != '-'
+        || strspn(t + 36, hex) != 16)
+        return false;
     if (strspn(t + 3, "0") == 32 || memcmp(t, "ff", 2) == 0) return false;
     memcpy(out, t + 3, 32);
     out[32] = 0;

@@ -1,8 +1,8 @@
 /* headers.h - what a request's head says, and whether it may be believed.
- * Why we check framing ourselves: libmicrohttpd 0.9.75 and 1.0.1, the versions of Debian 12 and 13, take two different
- * Content-Length headers, Content-Length beside Transfer-Encoding, and two Host headers. Behind a proxy that reads them
- * the other way, the rest of a body is served as another client's request (request smuggling). RFC 9112 sections 3.2,
- * 6.1 and 6.3 say to refuse and to close. */
+ * Why we check framing ourselves: libmicrohttpd 0.9.75 and 1.0.1, the versions of Debian 12 and 13, take two
+ * different Content-Length headers, Content-Length beside Transfer-Encoding, and two Host headers. Behind a
+ * proxy that reads them the other way, the rest of a body is served as another client's request (request
+ * smuggling). RFC 9112 sections 3.2, 6.1 and 6.3 say to refuse and to close. */
 #ifndef JOMED_SERVER_HEADERS_H
 #define JOMED_SERVER_HEADERS_H
 
@@ -12,10 +12,12 @@
 
 typedef struct {
     int         n, n_content_length, n_transfer_encoding, n_host;
-    bool        malformed;      /* a name that is no token, a length that is no number, a coding that is not chunked */
+    bool        malformed;      /* a name that is no token, a length that is no number, a coding that is not
+                                   chunked */
     int64_t     content_length; /* -1: none */
     bool        chunked;
-    const char *content_type, *content_encoding, *accept, *expect, *request_id, *traceparent; /* NULL: absent; borrowed */
+    /* NULL: absent; borrowed */
+    const char *content_type, *content_encoding, *accept, *expect, *request_id, *traceparent;
     bool        repeated;       /* one of these was given twice */
 } headers;
 

@@ -1,16 +1,16 @@
 /* http.c - libmicrohttpd's callbacks: the walk of one request.
  *
- *   first call     headers_read, refuse_head: everything that can be refused is refused here, before the body is read and
- *                  before "100 Continue" goes out, so that a client that waits for it never uploads
+ *   first call     headers_read, refuse_head: everything that can be refused is refused here, before the body
+ *                  is read and before "100 Continue" goes out, so that a client that waits for it never uploads
  *   with data      request_feed
  *   without data   GET: answer. POST: request_finish, then suspend the connection and submit the job
  *   after resume   the job's answer; or the first events of a stream, then take_events as more come
- *   completed      log, count, free: by then nobody else holds the exchange, but for a stream whose worker still runs. Then the
- *                  worker does it, when it has stopped
+ *   completed      log, count, free: by then nobody else holds the exchange, but for a stream whose worker
+ *                  still runs. Then the worker does it, when it has stopped
  *
- * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit is therefore refused
- * with bytes of our own (response_raw) and the connection is dropped.
- * TRAP: suspend before submitting. A worker may resume at once, and resuming what is not suspended is undefined. */
+ * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit is therefore
+ * refused with bytes of our own (response_raw) and the connection is dropped. TRAP: suspend before submitting.
+ * A worker may resume at once, and resuming what is not suspended is undefined. */
 #include "server/http.h"
 
 #include <errno.h>
@@ -65,8 +65,8 @@ static const char ACCEPT_POST[] = "application/json, multipart/form-data";
 
 static void add_header(struct MHD_Response *r, const char *name, const char *value)
 {
-    /* fails only without memory; an answer without a header is better than none, but for those that frame it, which the
-     * library makes itself */
+    /* fails only without memory; an answer without a header is better than none, but for those that frame it,
+     * which the library makes itself */
     if (value) (void)MHD_add_response_header(r, name, value);
 }
 
@@ -81,8 +81,9 @@ static void add_common_headers(exchange *x, struct MHD_Response *r, const respon
 
 static struct MHD_Response *make_response(exchange *x, response *out)
 {
-    struct MHD_Response *r = out->body ? MHD_create_response_from_buffer(out->bytes, out->body, MHD_RESPMEM_MUST_FREE)
-                                       : MHD_create_response_from_buffer(out->bytes, out->small, MHD_RESPMEM_MUST_COPY);
+    struct MHD_Response *r = out->body
+                                 ? MHD_create_response_from_buffer(out->bytes, out->body, MHD_RESPMEM_MUST_FREE)
+                                 : MHD_create_response_from_buffer(out->bytes, out->small, MHD_RESPMEM_MUST_COPY);
     if (!r) return NULL;
     out->body = NULL; /* the library's now */
     char seconds[16];
@@ -95,7 +96,8 @@ static struct MHD_Response *make_response(exchange *x, response *out)
     return r;
 }
 
-/* Hand r, with the status of x->out, to the library; NULL: there was no memory for it. MHD_NO drops the connection. */
+/* Hand r, with the status of x->out, to the library; NULL: there was no memory for it. MHD_NO drops the
+ * connection. */
 static enum MHD_Result queue_response(exchange *x, struct MHD_Response *r)
 {
     x->answered = true;
@@ -136,7 +138,8 @@ static void name_request(exchange *x, const headers *h)
     if (h->request_id && request_id_is_sane(h->request_id)) {
         snprintf(x->request_id, sizeof x->request_id, "%s", h->request_id);
     } else {
-        if (getrandom(r, sizeof r, GRND_NONBLOCK) < 0) memcpy(r, &x->began, sizeof r); /* before the kernel is seeded */
+        /* before the kernel is seeded */
+        if (getrandom(r, sizeof r, GRND_NONBLOCK) < 0) memcpy(r, &x->began, sizeof r);
         hex_encode(x->request_id, r, sizeof r);
     }
     if (h->traceparent && !trace_id(x->trace, h->traceparent)) x->trace[0] = 0;
@@ -144,7 +147,10 @@ static void name_request(exchange *x, const headers *h)
 
 static method_id method_of(const char *m)
 {
-    return strcmp(m, "GET") == 0 ? METHOD_GET : strcmp(m, "HEAD") == 0 ? METHOD_HEAD : strcmp(m, "POST") == 0 ? METHOD_POST : METHOD_OTHER;
+    return strcmp(m, "GET") == 0    ? METHOD_GET
+           : strcmp(m, "HEAD") == 0 ? METHOD_HEAD
+           : strcmp(m, "POST") == 0 ? METHOD_POST
+                                    : METHOD_OTHER;
 }
 
 static enum MHD_Result see_argument(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
@@ -218,7 +224,8 @@ static exchange *exchange_new(server *s, struct MHD_Connection *c, watched *w)
     return x;
 }
 
-static enum MHD_Result begin(server *s, struct MHD_Connection *c, const char *path, const char *method, const char *version, void **state)
+static enum MHD_Result begin(server *s, struct MHD_Connection *c, const char *path, const char *method,
+                             const char *version, void **state)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     watched                        *w = info ? info->socket_context : NULL;
@@ -240,12 +247,14 @@ static enum MHD_Result begin(server *s, struct MHD_Connection *c, const char *pa
 
     const char *slug = refuse_head(x, &h, version, &detail);
     if (slug) set_problem(x, slug, detail);
-    else if (ROUTES[x->route].post &&
-             !request_new(&x->body, ROUTES[x->route].fields, *ROUTES[x->route].n_fields, h.content_type, &s->limits, &x->failed))
+    else if (ROUTES[x->route].post
+             && !request_new(&x->body, ROUTES[x->route].fields, *ROUTES[x->route].n_fields, h.content_type,
+                             &s->limits, &x->failed))
         set_error(x, &x->failed);
     else if (!ROUTES[x->route].post) MHD_get_connection_values(c, MHD_GET_ARGUMENT_KIND, see_argument, x);
 
-    /* Without a body the answer can wait for the second call, which keeps the connection; a body is not to be read. */
+    /* Without a body the answer can wait for the second call, which keeps the connection; a body is not to be
+     * read. */
     bool framing = slug && strcmp(slug, "header-conflict") == 0;
     if (x->out.status && (has_body || framing)) {
         x->out.close = true;
@@ -294,11 +303,13 @@ static ssize_t take_events(void *cls, uint64_t pos, char *to, size_t max)
     exchange *x = cls;
     (void)pos;
     ssize_t n = stream_take(x->job.stream, to, max);
-    return n == STREAM_ENDED ? MHD_CONTENT_READER_END_OF_STREAM : n == STREAM_DROPPED ? MHD_CONTENT_READER_END_WITH_ERROR : n;
+    return n == STREAM_ENDED     ? MHD_CONTENT_READER_END_OF_STREAM
+           : n == STREAM_DROPPED ? MHD_CONTENT_READER_END_WITH_ERROR
+                                 : n;
 }
 
-/* There is an event: send the head, and let the library ask for events as the client takes them. The client has the time of
- * the work, which ends by its deadline, and that of any answer. */
+/* There is an event: send the head, and let the library ask for events as the client takes them. The client has
+ * the time of the work, which ends by its deadline, and that of any answer. */
 static enum MHD_Result begin_stream(exchange *x)
 {
     enum { BLOCK_BYTES = 4096 };
@@ -325,7 +336,8 @@ static bool choose_form(exchange *x, err *e)
         return stream_new(&x->job.stream, &r, e);
     }
     return x->takes_json
-        || err_at(e, ERR_INPUT, "not-acceptable", NULL, "only the answer to an open question can be sent as text/event-stream");
+           || err_at(e, ERR_INPUT, "not-acceptable", NULL,
+                     "only the answer to an open question can be sent as text/event-stream");
 }
 
 static enum MHD_Result submit(exchange *x)
@@ -336,8 +348,12 @@ static enum MHD_Result submit(exchange *x)
         return answer_now(x);
     }
     stream *events = x->job.stream;
-    x->job = (job){.q = request_query(x->body), .retrieve_only = x->route == ROUTE_RETRIEVALS, .request_id = x->request_id,
-                   .fd = x->fd, .stream = events, .owner = x};
+    x->job = (job){.q = request_query(x->body),
+                   .retrieve_only = x->route == ROUTE_RETRIEVALS,
+                   .request_id = x->request_id,
+                   .fd = x->fd,
+                   .stream = events,
+                   .owner = x};
     if (!watch_move(x->watched, 0, false)) return MHD_NO; /* from here on the deadline rules */
     x->submitted = true;
     if (events) atomic_store(&x->holders, 2);
@@ -379,8 +395,8 @@ static enum MHD_Result finish(exchange *x)
     return answer_now(x);
 }
 
-static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *path, const char *method, const char *version,
-                                  const char *data, size_t *n, void **state)
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *path, const char *method,
+                                  const char *version, const char *data, size_t *n, void **state)
 {
     exchange *x = *state;
     if (!x) return begin(cls, c, path, method, version, state);
@@ -466,7 +482,8 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **state, enum
     release(x);
 }
 
-static void on_connection(void *cls, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode what)
+static void on_connection(void *cls, struct MHD_Connection *c, void **context,
+                          enum MHD_ConnectionNotificationCode what)
 {
     server *s = cls;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
@@ -482,7 +499,8 @@ static void on_connection(void *cls, struct MHD_Connection *c, void **context, e
 
 bool http_open(http **out, server *s, int listen_fd, err *e)
 {
-    static const char out_of_memory[] = "{\"type\":\"urn:jomed:problem:out-of-memory\",\"status\":503,\"title\":\"The server has no memory left for this request\"}";
+    static const char out_of_memory[] =
+        "{\"type\":\"urn:jomed:problem:out-of-memory\",\"status\":503,\"title\":\"The server has no memory left for this request\"}";
     bool  ok = false;
     http *h = mem_zalloc(1, sizeof *h);
     if (!h) {
@@ -492,9 +510,11 @@ bool http_open(http **out, server *s, int listen_fd, err *e)
     h->s = s;
     h->listen_fd = listen_fd;
     s->http = h;
-    h->no_memory = MHD_create_response_from_buffer(sizeof out_of_memory - 1, (void *)out_of_memory, MHD_RESPMEM_PERSISTENT);
-    if (!h->no_memory || MHD_add_response_header(h->no_memory, "Content-Type", "application/problem+json") != MHD_YES ||
-        MHD_add_response_header(h->no_memory, "Retry-After", "1") != MHD_YES) {
+    h->no_memory =
+        MHD_create_response_from_buffer(sizeof out_of_memory - 1, (void *)out_of_memory, MHD_RESPMEM_PERSISTENT);
+    if (!h->no_memory
+        || MHD_add_response_header(h->no_memory, "Content-Type", "application/problem+json") != MHD_YES
+        || MHD_add_response_header(h->no_memory, "Retry-After", "1") != MHD_YES) {
         err_set(e, ERR_MEMORY, "out of memory for the HTTP server");
         goto done;
     }
@@ -512,12 +532,14 @@ bool http_open(http **out, server *s, int listen_fd, err *e)
                                  MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->cfg->connections,
                                  MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)s->cfg->connections_per_ip,
                                  MHD_OPTION_CONNECTION_TIMEOUT, 0U, /* the watch has better ones */
-                                 /* 0.9.75's strictness is only a missing Host, which headers.c refuses in better form (the
-                                  * library sends its refusal's head twice); later versions also refuse folding and bare LF */
+                                 /* 0.9.75's strictness is only a missing Host, which headers.c refuses in
+                                  * better form (the library sends its refusal's head twice); later versions
+                                  * also refuse folding and bare LF */
                                  MHD_OPTION_STRICT_FOR_CLIENT, MHD_VERSION > 0x00097500 ? 1 : 0,
                                  MHD_OPTION_END);
     if (!h->daemon) {
-        err_set(e, ERR_FILE, "libmicrohttpd %s cannot start: are %d connections within the limit of open files?", MHD_get_version(), (int)s->cfg->connections);
+        err_set(e, ERR_FILE, "libmicrohttpd %s cannot start: are %d connections within the limit of open files?",
+                MHD_get_version(), (int)s->cfg->connections);
         goto done;
     }
     h->listen_fd = -1;
@@ -531,8 +553,8 @@ done:
 
 void http_refuse_connections(http *h)
 {
-    /* The library's threads look at the listening socket a little longer, so it may not be closed before they have ended.
-     * Shutting it down makes the kernel refuse connections at once, which tells a balancer. */
+    /* The library's threads look at the listening socket a little longer, so it may not be closed before they
+     * have ended. Shutting it down makes the kernel refuse connections at once, which tells a balancer. */
     h->listen_fd = MHD_quiesce_daemon(h->daemon);
     if (h->listen_fd >= 0) shutdown(h->listen_fd, SHUT_RDWR);
 }

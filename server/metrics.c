@@ -11,7 +11,8 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-static const int    STATUSES[] = {200, 400, 404, 405, 406, 408, 411, 413, 415, 417, 422, 431, 499, 500, 503, 504, 0 /* any other */};
+static const int STATUSES[] = {200, 400, 404, 405, 406, 408, 411, 413, 415,
+                               417, 422, 431, 499, 500, 503, 504, 0 /* any other */};
 static const double BOUNDS[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300};
 enum { N_STATUSES = sizeof STATUSES / sizeof *STATUSES, N_BOUNDS = sizeof BOUNDS / sizeof *BOUNDS };
 
@@ -37,7 +38,10 @@ metrics *metrics_new(void)
 void metrics_free(metrics *m) { free(m); }
 
 static void count(atomic_ulong *c, unsigned long n) { atomic_fetch_add_explicit(c, n, memory_order_relaxed); }
-static unsigned long value(const atomic_ulong *c) { return atomic_load_explicit((atomic_ulong *)c, memory_order_relaxed); }
+static unsigned long value(const atomic_ulong *c)
+{
+    return atomic_load_explicit((atomic_ulong *)c, memory_order_relaxed);
+}
 
 static void observe(histogram *h, double seconds)
 {
@@ -83,7 +87,8 @@ static void put_histogram(text *out, const char *name, const char *label, const 
     n += value(&h->bucket[N_BOUNDS]);
     text_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %lu\n", name, label, comma, n);
     const char *open = *label ? "{" : "", *shut = *label ? "}" : "";
-    text_printf(out, "%s_sum%s%s%s %.6f\n%s_count%s%s%s %lu\n", name, open, label, shut, (double)value(&h->sum_us) / 1e6, name, open, label, shut, n);
+    text_printf(out, "%s_sum%s%s%s %.6f\n%s_count%s%s%s %lu\n", name, open, label, shut,
+                (double)value(&h->sum_us) / 1e6, name, open, label, shut, n);
 }
 
 static void put_requests(const metrics *m, text *out)
@@ -96,7 +101,8 @@ static void put_requests(const metrics *m, text *out)
                 char          code[8] = "other";
                 if (n == 0) continue;
                 if (STATUSES[s]) snprintf(code, sizeof code, "%d", STATUSES[s]);
-                text_printf(out, "jomed_http_requests_total{route=\"%s\",method=\"%s\",code=\"%s\"} %lu\n", route_label((route_id)r), METHOD_NAME[k], code, n);
+                text_printf(out, "jomed_http_requests_total{route=\"%s\",method=\"%s\",code=\"%s\"} %lu\n",
+                            route_label((route_id)r), METHOD_NAME[k], code, n);
             }
 }
 
@@ -119,8 +125,10 @@ static void put_identities(const gauges *g, text *out)
     header(out, "jomed_index_info", "gauge", "Identity of the index.");
     text_printf(out, "jomed_index_info{version=\"%d\",sha256=\"%s\"} 1\n", ix->format, ix->hash);
     header(out, "jomed_model_info", "gauge", "Identity of the models.");
-    text_printf(out, "jomed_model_info{part=\"reader\",family=\"%s\",sha256=\"%s\"} 1\n", reader_family(g->en->reader), reader_hash(g->en->reader));
-    text_printf(out, "jomed_model_info{part=\"retriever\",family=\"jina-clip-v1\",sha256=\"%s\"} 1\n", retriever_hash(g->en->retriever));
+    text_printf(out, "jomed_model_info{part=\"reader\",family=\"%s\",sha256=\"%s\"} 1\n",
+                reader_family(g->en->reader), reader_hash(g->en->reader));
+    text_printf(out, "jomed_model_info{part=\"retriever\",family=\"jina-clip-v1\",sha256=\"%s\"} 1\n",
+                retriever_hash(g->en->retriever));
     header(out, "jomed_build_info", "gauge", "Identity of the program.");
     text_printf(out, "jomed_build_info{version=\"%s\",libmicrohttpd=\"%s\"} 1\n", JOMED_VERSION, MHD_get_version());
 }
@@ -138,12 +146,14 @@ static void put_process(const metrics *m, text *out)
 {
     struct timespec cpu;
     if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu) == 0)
-        counter(out, "process_cpu_seconds_total", "Processor time used.", (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9);
+        counter(out, "process_cpu_seconds_total", "Processor time used.",
+                (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9);
     FILE *f = fopen("/proc/self/statm", "re");
     long  pages, resident;
     if (f && fscanf(f, "%ld %ld", &pages, &resident) == 2) {
         gauge(out, "process_virtual_memory_bytes", "Address space.", (double)pages * (double)sysconf(_SC_PAGESIZE));
-        gauge(out, "process_resident_memory_bytes", "Resident memory.", (double)resident * (double)sysconf(_SC_PAGESIZE));
+        gauge(out, "process_resident_memory_bytes", "Resident memory.",
+              (double)resident * (double)sysconf(_SC_PAGESIZE));
     }
     if (f) fclose(f);
     gauge(out, "process_start_time_seconds", "Start, seconds since 1970.", (double)m->started);
@@ -166,12 +176,14 @@ void metrics_text(const metrics *m, const gauges *g, text *out)
     header(out, "jomed_queue_wait_seconds", "histogram", "Time in the queue.");
     put_histogram(out, "jomed_queue_wait_seconds", "", &m->queue_wait);
     header(out, "jomed_requests_shed_total", "counter", "Requests given up before they were computed.");
-    for (int s = 0; s < N_SHED; s++) text_printf(out, "jomed_requests_shed_total{reason=\"%s\"} %lu\n", SHED_NAME[s], value(&m->shed[s]));
+    for (int s = 0; s < N_SHED; s++)
+        text_printf(out, "jomed_requests_shed_total{reason=\"%s\"} %lu\n", SHED_NAME[s], value(&m->shed[s]));
     counter(out, "jomed_streams_total", "Answers sent as event streams.", (double)value(&m->streams));
     counter(out, "jomed_stream_token_events_total", "Token events written for streams.", (double)value(&m->tokens));
     gauge(out, "jomed_streams_open", "Event streams under way.", atomic_load((atomic_int *)&m->open_streams));
     gauge(out, "jomed_queue_depth", "Requests waiting for a worker.", g->queue_depth);
-    gauge(out, "jomed_inflight_requests", "Requests between their headers and the end of their answer.", g->in_flight);
+    gauge(out, "jomed_inflight_requests", "Requests between their headers and the end of their answer.",
+          g->in_flight);
     gauge(out, "jomed_request_body_bytes", "Request bodies held in memory.", (double)g->body_bytes);
     gauge(out, "jomed_ready", "1 when /readyz says 200.", g->ready);
     put_cache(&g->cache, out);

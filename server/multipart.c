@@ -3,9 +3,9 @@
  *   preamble --boundary CRLF headers CRLF CRLF data CRLF--boundary CRLF headers ... CRLF--boundary-- epilogue
  *   PREAMBLE            LINE         HEADERS        DATA           LINE                          EPILOGUE
  *
- * The delimiter is "CR LF - - boundary", and only its first byte is a CR. So when a match breaks off, no shorter match
- * can be hidden in the bytes already matched: they are data, and only the byte at hand can start again. That is what
- * makes the search linear without a table. */
+ * The delimiter is "CR LF - - boundary", and only its first byte is a CR. So when a match breaks off, no
+ * shorter match can be hidden in the bytes already matched: they are data, and only the byte at hand can start
+ * again. That is what makes the search linear without a table. */
 #include "server/multipart.h"
 
 #include <string.h>
@@ -13,7 +13,10 @@
 
 enum { PREAMBLE, LINE, LINE_DASH, LINE_LF, HEADERS, DATA, EPILOGUE };
 
-static bool bad(err *e, const char *what) { return err_at(e, ERR_INPUT, "multipart-malformed", NULL, "multipart: %s", what); }
+static bool bad(err *e, const char *what)
+{
+    return err_at(e, ERR_INPUT, "multipart-malformed", NULL, "multipart: %s", what);
+}
 
 static bool is_token(unsigned char c)
 {
@@ -88,7 +91,8 @@ bool multipart_init(multipart *m, const char *content_type, const multipart_sink
 static bool take_header(const char *line, char *name, bool *named, err *e)
 {
     const char *colon = strchr(line, ':');
-    if (!colon || colon == line || !is_token((unsigned char)colon[-1])) return bad(e, "a part's header line is malformed");
+    if (!colon || colon == line || !is_token((unsigned char)colon[-1]))
+        return bad(e, "a part's header line is malformed");
     size_t      n = (size_t)(colon - line);
     const char *value = skip_space(colon + 1);
     if (n == 19 && strncasecmp(line, "Content-Disposition", n) == 0) {

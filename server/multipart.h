@@ -35,7 +35,8 @@ bool multipart_feed(multipart *m, const char *p, size_t n, err *e);
 bool multipart_end(multipart *m, err *e);
 
 /* Parameter of a header such as `form-data; name="x"`, unquoted into out. */
-typedef enum { PARAM_NONE, PARAM_FOUND, PARAM_BAD } param_result; /* BAD: malformed, given twice, or too long for out */
+/* BAD: malformed, given twice, or too long for out */
+typedef enum { PARAM_NONE, PARAM_FOUND, PARAM_BAD } param_result;
 param_result header_param(const char *value, const char *name, char *out, size_t size);
 /* True when the header's value before any parameter is this media type or word; case is ignored. */
 bool header_is(const char *value, const char *word);

@@ -17,6 +17,7 @@ void notify_systemd(const char *state)
     if (*path == '@') to.sun_path[0] = 0; /* Linux's abstract names */
     int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (s < 0) return;
-    (void)!sendto(s, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    (void)!sendto(s, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to,
+                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
     close(s);
 }

@@ -31,24 +31,29 @@ const field DIAGNOSIS_FIELDS[] = {
     IMAGE_FIELD,
     {"question", FIELD_TEXT, true, Q(q.question), 1, MAX_QUESTION_BYTES, 0, "question-too-long", NULL, NULL,
      "\"Does this image show pneumonia?\"", "asked about the image", ANY_TASK},
-    {"answers", FIELD_TEXTS, false, Q(answers), 2, MAX_ANSWERS, MAX_ANSWER_BYTES, "answer-too-long", NULL, NULL, "[\"Yes\", \"No\"]",
+    {"answers", FIELD_TEXTS, false, Q(answers), 2, MAX_ANSWERS, MAX_ANSWER_BYTES, "answer-too-long", NULL, NULL,
+     "[\"Yes\", \"No\"]",
      "the closed set of answers, all different; without answers and labels the question is an open one, answered in words",
      FOR(TASK_CLOSED), "answers-too-many"},
-    {"labels", FIELD_TEXTS, false, Q(labels), 1, MAX_LABELS, MAX_LABEL_BYTES, "label-too-long", NULL, NULL, "[\"atelectasis\", \"effusion\"]",
-     "each may be present or not: all different", FOR(TASK_LABELS), "labels-too-many"},
+    {"labels", FIELD_TEXTS, false, Q(labels), 1, MAX_LABELS, MAX_LABEL_BYTES, "label-too-long", NULL, NULL,
+     "[\"atelectasis\", \"effusion\"]", "each may be present or not: all different", FOR(TASK_LABELS),
+     "labels-too-many"},
     K_FIELD,
-    {"mode", FIELD_CHOICE, false, Q(mode), 0, 0, 0, "field-out-of-range", "paper|reference", "\"paper\"", "\"paper\"",
-     "how answers are scored and fused", ANY_TASK},
-    {"adapter", FIELD_TEXT, false, Q(q.adapter), 1, MAX_ADAPTER_NAME, 0, "field-out-of-range", NULL, NULL, "\"none\"",
-     "which of the reader's adapters answers (/v1/models lists them); \"none\": the base model alone", ANY_TASK},
-    {"max_new_tokens", FIELD_INT, false, Q(q.open.max_new_tokens), 1, MAX_NEW_TOKENS, 0, "field-out-of-range", NULL, "64", "32",
-     "an open answer ends after so many tokens", OPEN_ONLY},
+    {"mode", FIELD_CHOICE, false, Q(mode), 0, 0, 0, "field-out-of-range", "paper|reference", "\"paper\"",
+     "\"paper\"", "how answers are scored and fused", ANY_TASK},
+    {"adapter", FIELD_TEXT, false, Q(q.adapter), 1, MAX_ADAPTER_NAME, 0, "field-out-of-range", NULL, NULL,
+     "\"none\"", "which of the reader's adapters answers (/v1/models lists them); \"none\": the base model alone",
+     ANY_TASK},
+    {"max_new_tokens", FIELD_INT, false, Q(q.open.max_new_tokens), 1, MAX_NEW_TOKENS, 0, "field-out-of-range", NULL,
+     "64", "32", "an open answer ends after so many tokens", OPEN_ONLY},
     {"beams", FIELD_INT, false, Q(q.open.beams), 1, MAX_BEAMS, 0, "field-out-of-range", NULL, "1", "1",
      "of the search for an open answer; 1: greedy", OPEN_ONLY},
-    {"repetition_penalty", FIELD_NUMBER, false, Q(q.open.repetition_penalty), 1, MAX_REPETITION_PENALTY, 0, "field-out-of-range", NULL, "1", "1.1",
+    {"repetition_penalty", FIELD_NUMBER, false, Q(q.open.repetition_penalty), 1, MAX_REPETITION_PENALTY, 0,
+     "field-out-of-range", NULL, "1", "1.1",
      "divides the logits of tokens that an open answer or its prompt already has; 1: none", OPEN_ONLY},
     {"stream", FIELD_BOOL, false, Q(stream), 0, 0, 0, NULL, NULL, NULL, "false",
-     "send an open answer as text/event-stream while it is made; without the field the Accept header decides", OPEN_ONLY},
+     "send an open answer as text/event-stream while it is made; without the field the Accept header decides",
+     OPEN_ONLY},
     EXCLUDE_FIELDS,
     DEADLINE_FIELD,
 };
@@ -58,7 +63,8 @@ const field RETRIEVAL_FIELDS[] = {IMAGE_FIELD, K_FIELD, EXCLUDE_FIELDS, DEADLINE
 const int   N_RETRIEVAL_FIELDS = sizeof RETRIEVAL_FIELDS / sizeof *RETRIEVAL_FIELDS;
 
 enum { FIELDS_MAX = 16, DEFAULT_K = 2 };
-_Static_assert(sizeof DIAGNOSIS_FIELDS / sizeof *DIAGNOSIS_FIELDS <= FIELDS_MAX, "a request notes which fields it has seen");
+_Static_assert(sizeof DIAGNOSIS_FIELDS / sizeof *DIAGNOSIS_FIELDS <= FIELDS_MAX,
+               "a request notes which fields it has seen");
 
 /* Bytes on the heap that were counted against the budget before they were taken. */
 typedef struct { char *p; size_t len, cap; } buffer;
@@ -146,11 +152,13 @@ static bool wrong_type(const field *f, const char *wanted, err *e)
 
 static bool set_text(request *r, const field *f, const char *s, size_t n, err *e)
 {
-    if (memchr(s, 0, n)) return err_at(e, ERR_UNUSABLE, "field-out-of-range", f->name, "%s holds a zero byte", f->name);
+    if (memchr(s, 0, n))
+        return err_at(e, ERR_UNUSABLE, "field-out-of-range", f->name, "%s holds a zero byte", f->name);
     if (!utf8_valid(s, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", f->name, "%s is not valid UTF-8", f->name);
     if (n == 0 && f->required) return err_at(e, ERR_INPUT, "field-missing", f->name, "%s is empty", f->name);
     if ((int64_t)n < f->min || (int64_t)n > f->max)
-        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s has %zu bytes, %lld to %lld are taken", f->name, n, (long long)f->min, (long long)f->max);
+        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s has %zu bytes, %lld to %lld are taken", f->name, n,
+                      (long long)f->min, (long long)f->max);
     char *copy = arena_strndup(r->a, s, n, e);
     *(const char **)((char *)&r->out + f->offset) = copy;
     return copy != NULL;
@@ -162,11 +170,15 @@ static bool add_text(request *r, const field *f, const char *s, size_t n, err *e
 {
     text_list *t = texts_of(r, f);
     int        i = t->n;
-    if (i == f->max) return err_at(e, ERR_UNUSABLE, f->too_many, f->name, "%s: more than %d given", f->name, (int)f->max);
+    if (i == f->max)
+        return err_at(e, ERR_UNUSABLE, f->too_many, f->name, "%s: more than %d given", f->name, (int)f->max);
     if ((int64_t)n > f->item_max)
-        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s[%d] has %zu bytes, at most %lld are taken", f->name, i, n, (long long)f->item_max);
-    if (memchr(s, 0, n)) return err_at(e, ERR_UNUSABLE, "field-out-of-range", f->name, "%s[%d] holds a zero byte", f->name, i);
-    if (!utf8_valid(s, n)) return err_at(e, ERR_UNUSABLE, "text-not-utf8", f->name, "%s[%d] is not valid UTF-8", f->name, i);
+        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s[%d] has %zu bytes, at most %lld are taken", f->name,
+                      i, n, (long long)f->item_max);
+    if (memchr(s, 0, n))
+        return err_at(e, ERR_UNUSABLE, "field-out-of-range", f->name, "%s[%d] holds a zero byte", f->name, i);
+    if (!utf8_valid(s, n))
+        return err_at(e, ERR_UNUSABLE, "text-not-utf8", f->name, "%s[%d] is not valid UTF-8", f->name, i);
     t->item[i] = arena_strndup(r->a, s, n, e);
     if (!t->item[i]) return false;
     t->n++;
@@ -188,7 +200,8 @@ static bool set_int(request *r, const field *f, int64_t v, err *e)
 {
     int64_t max = strcmp(f->name, "deadline_ms") == 0 ? r->limits->deadline_max_ms : f->max;
     if (v < f->min || v > max)
-        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is outside %lld to %lld", f->name, (long long)f->min, (long long)max);
+        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is outside %lld to %lld", f->name,
+                      (long long)f->min, (long long)max);
     *(int *)((char *)&r->out + f->offset) = (int)v;
     return true;
 }
@@ -196,7 +209,8 @@ static bool set_int(request *r, const field *f, int64_t v, err *e)
 static bool set_number(request *r, const field *f, double v, err *e)
 {
     if (!(v >= (double)f->min && v <= (double)f->max)) /* also when it is no number */
-        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is outside %lld to %lld", f->name, (long long)f->min, (long long)f->max);
+        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is outside %lld to %lld", f->name,
+                      (long long)f->min, (long long)f->max);
     *(double *)((char *)&r->out + f->offset) = v;
     return true;
 }
@@ -204,7 +218,8 @@ static bool set_number(request *r, const field *f, double v, err *e)
 static bool set_choice(request *r, const field *f, const char *s, err *e)
 {
     score_mode m;
-    if (!mode_parse(&m, s)) return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is none of %s", f->name, f->choices);
+    if (!mode_parse(&m, s))
+        return err_at(e, ERR_UNUSABLE, f->problem, f->name, "%s is none of %s", f->name, f->choices);
     *(int *)((char *)&r->out + f->offset) = (int)m;
     return true;
 }
@@ -216,7 +231,8 @@ static void set_bool(request *r, const field *f, bool v) { *(bool *)((char *)&r-
 static bool plain(const char *name)
 {
     size_t n = strlen(name);
-    return n > 0 && n < FIELD_NAME_BYTES && strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == n;
+    return n > 0 && n < FIELD_NAME_BYTES
+           && strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == n;
 }
 
 static bool refuse_unknown(request *r, const char *name, err *e)
@@ -255,15 +271,19 @@ static bool take_json_value(request *r, const field *f, const json_t *v, err *e)
         return true;
     }
     case FIELD_TEXT:
-        return json_is_string(v) ? set_text(r, f, json_string_value(v), json_string_length(v), e) : wrong_type(f, "a string", e);
+        return json_is_string(v) ? set_text(r, f, json_string_value(v), json_string_length(v), e)
+                                 : wrong_type(f, "a string", e);
     case FIELD_TEXTS: return add_texts(r, f, v, e);
-    case FIELD_INT: return json_is_integer(v) ? set_int(r, f, json_integer_value(v), e) : wrong_type(f, "a whole number", e);
-    case FIELD_NUMBER: return json_is_number(v) ? set_number(r, f, json_number_value(v), e) : wrong_type(f, "a number", e);
+    case FIELD_INT:
+        return json_is_integer(v) ? set_int(r, f, json_integer_value(v), e) : wrong_type(f, "a whole number", e);
+    case FIELD_NUMBER:
+        return json_is_number(v) ? set_number(r, f, json_number_value(v), e) : wrong_type(f, "a number", e);
     case FIELD_BOOL:
         if (!json_is_boolean(v)) return wrong_type(f, "true or false", e);
         set_bool(r, f, json_is_true(v));
         return true;
-    case FIELD_CHOICE: return json_is_string(v) ? set_choice(r, f, json_string_value(v), e) : wrong_type(f, "a string", e);
+    case FIELD_CHOICE:
+        return json_is_string(v) ? set_choice(r, f, json_string_value(v), e) : wrong_type(f, "a string", e);
     }
     return true;
 }
@@ -298,7 +318,9 @@ static const char *duplicate_name(const request *r, size_t at)
         const char *name = r->fields[i].name, *dot = strchr(name, '.');
         const char *last = dot ? dot + 1 : name;
         size_t      n = strlen(last);
-        if (at >= n + 2 && at <= r->body.len && s[at - 1] == '"' && s[at - n - 2] == '"' && memcmp(s + at - n - 1, last, n) == 0) return name;
+        if (at >= n + 2 && at <= r->body.len && s[at - 1] == '"' && s[at - n - 2] == '"'
+            && memcmp(s + at - n - 1, last, n) == 0)
+            return name;
     }
     return NULL;
 }
@@ -306,9 +328,11 @@ static const char *duplicate_name(const request *r, size_t at)
 static bool json_refused(const request *r, const json_error_t *j, err *e)
 {
     switch (json_error_code(j)) {
-    case json_error_stack_overflow: return err_at(e, ERR_INPUT, "json-too-deep", NULL, "the JSON body is nested too deeply");
+    case json_error_stack_overflow:
+        return err_at(e, ERR_INPUT, "json-too-deep", NULL, "the JSON body is nested too deeply");
     case json_error_duplicate_key:
-        return err_at(e, ERR_INPUT, "field-duplicate", duplicate_name(r, (size_t)j->position), "a key occurs twice in one JSON object");
+        return err_at(e, ERR_INPUT, "field-duplicate", duplicate_name(r, (size_t)j->position),
+                      "a key occurs twice in one JSON object");
     default: return err_at(e, ERR_INPUT, "json-malformed", NULL, "JSON: line %d, column %d", j->line, j->column);
     }
 }
@@ -321,9 +345,10 @@ static bool finish_json(request *r, err *e)
     if (!charge(r, extra, e)) return false;
     json_ran_out();
     json_t *root = json_loadb(r->body.p ? r->body.p : "", r->body.len, JSON_REJECT_DUPLICATES, &j);
-    bool    ok = json_ran_out() ? err_set(e, ERR_MEMORY, "out of memory while parsing JSON")
-               : root ? json_is_object(root) || err_at(e, ERR_INPUT, "json-malformed", NULL, "the JSON body is not an object")
-                      : json_refused(r, &j, e);
+    bool ok = json_ran_out() ? err_set(e, ERR_MEMORY, "out of memory while parsing JSON")
+              : root         ? json_is_object(root)
+                           || err_at(e, ERR_INPUT, "json-malformed", NULL, "the JSON body is not an object")
+                     : json_refused(r, &j, e);
     ok = ok && take_json_members(r, "", root, e);
     json_decref(root);
     uncharge(r, extra);
@@ -350,7 +375,8 @@ static bool part_begin(void *ctx, const char *name, err *e)
 static size_t part_limit(const field *f)
 {
     switch (f->type) {
-    case FIELD_TEXTS: return (size_t)f->max * ((size_t)f->item_max * 6 + 8); /* as a JSON array with every byte escaped */
+    case FIELD_TEXTS:
+        return (size_t)f->max * ((size_t)f->item_max * 6 + 8); /* as a JSON array with every byte escaped */
     case FIELD_TEXT: return (size_t)f->max;
     default: return 64;
     }
@@ -362,7 +388,8 @@ static bool part_data(void *ctx, const char *p, size_t n, err *e)
     const field *f = r->open;
     if (f->type == FIELD_IMAGE) return buffer_add(r, &r->body, p, n, e);
     if (r->value.len + n > part_limit(f))
-        return err_at(e, ERR_UNUSABLE, f->problem ? f->problem : "field-out-of-range", f->name, "%s is longer than %zu bytes", f->name, part_limit(f));
+        return err_at(e, ERR_UNUSABLE, f->problem ? f->problem : "field-out-of-range", f->name,
+                      "%s is longer than %zu bytes", f->name, part_limit(f));
     return buffer_add(r, &r->value, p, n, e);
 }
 
@@ -376,7 +403,8 @@ static bool take_texts_part(request *r, const field *f, const char *s, size_t n,
         json_decref(list);
         return err_set(e, ERR_MEMORY, "out of memory while parsing JSON");
     }
-    if (!list) return err_at(e, ERR_INPUT, "json-malformed", f->name, "%s begins with [ but is not a JSON array", f->name);
+    if (!list)
+        return err_at(e, ERR_INPUT, "json-malformed", f->name, "%s begins with [ but is not a JSON array", f->name);
     t->was_array = true;
     bool ok = add_texts(r, f, list, e);
     json_decref(list);
@@ -388,7 +416,8 @@ static bool take_number_part(request *r, const field *f, const char *s, err *e)
     char  *end;
     double v = strtod(s, &end);
     /* strtod takes more than JSON does: blanks, hexadecimal, names of what is no number */
-    if (!(*s == '-' || (*s >= '0' && *s <= '9')) || *end || s[strspn(s, "0123456789.eE+-")]) return wrong_type(f, "a number", e);
+    if (!(*s == '-' || (*s >= '0' && *s <= '9')) || *end || s[strspn(s, "0123456789.eE+-")])
+        return wrong_type(f, "a number", e);
     return set_number(r, f, v, e);
 }
 
@@ -406,7 +435,8 @@ static bool part_end(void *ctx, err *e)
     case FIELD_TEXTS: return take_texts_part(r, f, s, n, e);
     case FIELD_INT: {
         size_t sign = *s == '-';
-        if (n == sign || n > 18 || strspn(s + sign, "0123456789") != n - sign) return wrong_type(f, "a whole number", e);
+        if (n == sign || n > 18 || strspn(s + sign, "0123456789") != n - sign)
+            return wrong_type(f, "a whole number", e);
         return set_int(r, f, strtoll(s, NULL, 10), e);
     }
     case FIELD_NUMBER: return strlen(s) == n ? take_number_part(r, f, s, e) : wrong_type(f, "a number", e);
@@ -424,14 +454,19 @@ static const multipart_sink SINK = {part_begin, part_data, part_end};
 
 /* ---- the whole ---- */
 
-bool request_new(request **out, const field *fields, int n_fields, const char *content_type, const request_limits *limits, err *e)
+bool request_new(request **out, const field *fields, int n_fields, const char *content_type,
+                 const request_limits *limits, err *e)
 {
     request *r = mem_zalloc(1, sizeof *r);
     if (!r || !(r->a = arena_new(0))) {
         free(r);
         return err_set(e, ERR_MEMORY, "out of memory for a request");
     }
-    *r = (request){.fields = fields, .n_fields = n_fields, .limits = limits, .type = request_body_type(content_type), .a = r->a};
+    *r = (request){.fields = fields,
+                   .n_fields = n_fields,
+                   .limits = limits,
+                   .type = request_body_type(content_type),
+                   .a = r->a};
     r->out = (query){.q = {.k = DEFAULT_K}, .mode = MODE_PAPER, .deadline_ms = limits->deadline_ms};
     if (r->type == BODY_MULTIPART && !multipart_init(&r->parts, content_type, &SINK, r, e)) {
         request_free(r);
@@ -444,9 +479,12 @@ bool request_new(request **out, const field *fields, int n_fields, const char *c
 bool request_feed(request *r, const char *p, size_t n, err *e)
 {
     if (n > r->limits->body_bytes - r->received)
-        return err_at(e, ERR_TOO_LARGE, "body-too-large", NULL, "the body is larger than the limit of %zu bytes", r->limits->body_bytes);
+        return err_at(e, ERR_TOO_LARGE, "body-too-large", NULL, "the body is larger than the limit of %zu bytes",
+                      r->limits->body_bytes);
     r->received += n;
-    bool ok = !r->failed.code && (r->type == BODY_JSON ? buffer_add(r, &r->body, p, n, &r->failed) : multipart_feed(&r->parts, p, n, &r->failed));
+    bool ok = !r->failed.code
+              && (r->type == BODY_JSON ? buffer_add(r, &r->body, p, n, &r->failed)
+                                       : multipart_feed(&r->parts, p, n, &r->failed));
     return ok || (*e = r->failed, false);
 }
 
@@ -475,7 +513,8 @@ static bool agree(request *r, err *e)
         const field *f = &r->fields[i];
         bool         off = f->type == FIELD_BOOL && !*(bool *)((char *)&r->out + f->offset);
         if (r->seen[i] && f->tasks && !(f->tasks & FOR(kind)) && !off)
-            return err_at(e, ERR_UNUSABLE, "field-conflict", f->name, "%s is not taken together with %s", f->name, because[kind]);
+            return err_at(e, ERR_UNUSABLE, "field-conflict", f->name, "%s is not taken together with %s", f->name,
+                          because[kind]);
     }
     return true;
 }

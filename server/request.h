@@ -1,8 +1,8 @@
 /* request.h - the body of a request, JSON or multipart/form-data, to a diagnose_request.
- * One table a route says which fields there are, of what type, within what bounds, and which are required. It does the
- * checking here, and openapi.c writes the same table down for clients.
- * Memory   strings and the decoded image live in the request; it ends with request_free(). What is buffered is counted
- *          against a budget shared by all requests, before it is taken. */
+ * One table a route says which fields there are, of what type, within what bounds, and which are required. It
+ * does the checking here, and openapi.c writes the same table down for clients.
+ * Memory   strings and the decoded image live in the request; it ends with request_free(). What is buffered is
+ *          counted against a budget shared by all requests, before it is taken. */
 #ifndef JOMED_SERVER_REQUEST_H
 #define JOMED_SERVER_REQUEST_H
 
@@ -15,7 +15,8 @@
 typedef enum {
     FIELD_IMAGE,  /* multipart: the file's bytes; JSON: a base64 string */
     FIELD_TEXT,   /* min..max bytes of UTF-8 */
-    FIELD_TEXTS,  /* min..max texts of at most item_max bytes; multipart: the field repeated, or once as a JSON array */
+    FIELD_TEXTS,  /* min..max texts of at most item_max bytes; multipart: the field repeated, or once as a JSON
+                     array */
     FIELD_INT,    /* min..max */
     FIELD_NUMBER, /* min..max, not necessarily whole */
     FIELD_BOOL,
@@ -23,7 +24,8 @@ typedef enum {
 } field_type;
 
 typedef struct {
-    const char *name; /* "exclude.study" is the member study of the object exclude; in multipart it is the field's name */
+    const char *name; /* "exclude.study" is the member study of the object exclude; in multipart it is the
+                         field's name */
     field_type  type;
     bool        required;
     size_t      offset; /* in query */
@@ -68,7 +70,8 @@ body_type request_body_type(const char *content_type); /* NULL is BODY_OTHER */
 typedef struct request request;
 
 /* limits is kept. ERR_INPUT multipart-malformed: no usable boundary. ERR_MEMORY. */
-bool request_new(request **out, const field *fields, int n_fields, const char *content_type, const request_limits *limits, err *e);
+bool request_new(request **out, const field *fields, int n_fields, const char *content_type,
+                 const request_limits *limits, err *e);
 void request_free(request *r); /* NULL is fine */
 
 /* The next bytes of the body. ERR_TOO_LARGE body-too-large, ERR_BUSY (the budget is spent), ERR_MEMORY: no use to go

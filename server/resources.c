@@ -12,9 +12,10 @@ static void get_passage(server *s, int64_t id, arena *a, const char *request_id,
 {
     passage p;
     if (!index_passage(s->en->index, id, &p, a, why)) return;
-    json_t *o = json_pack("{s:I, s:s?, s:s?, s:s?, s:o, s:s, s:s}", "id", (json_int_t)p.id, "source", p.source, "caption", p.caption,
-                          "license", p.license, "image", json_sprintf("/v1/passages/%lld/image", (long long)p.id),
-                          "image_sha256", p.image_sha256, "intended_use", RESEARCH_USE);
+    json_t *o = json_pack("{s:I, s:s?, s:s?, s:s?, s:o, s:s, s:s}", "id", (json_int_t)p.id, "source", p.source,
+                          "caption", p.caption, "license", p.license, "image",
+                          json_sprintf("/v1/passages/%lld/image", (long long)p.id), "image_sha256", p.image_sha256,
+                          "intended_use", RESEARCH_USE);
     respond_json(out, 200, o, request_id);
 }
 
@@ -52,10 +53,14 @@ static void get_ready(server *s, bool verbose, const char *request_id, response 
     bool    ready = server_ready(s), broken = workers_broken(s->pool), draining = atomic_load(&s->draining);
     json_t *o = json_pack("{s:b}", "ready", ready);
     /* the models are open and a case has been scored, or the port would not be open */
-    if (o && verbose && json_object_set_new(o, "checks", json_pack("{s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:i}",
-            "case_scored_at_start", 1, "device", !broken, "accepting", !draining, "queue_has_room", !workers_full(s->pool),
-            "waiting", workers_waiting(s->pool), "running", workers_running(s->pool), "workers", (int)s->cfg->workers,
-            "in_flight", atomic_load(&s->in_flight))) != 0) {
+    if (o && verbose
+        && json_object_set_new(o, "checks",
+                               json_pack("{s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:i}", "case_scored_at_start", 1,
+                                         "device", !broken, "accepting", !draining, "queue_has_room",
+                                         !workers_full(s->pool), "waiting", workers_waiting(s->pool), "running",
+                                         workers_running(s->pool), "workers", (int)s->cfg->workers, "in_flight",
+                                         atomic_load(&s->in_flight)))
+               != 0) {
         json_decref(o);
         o = NULL;
     }
@@ -65,12 +70,14 @@ static void get_ready(server *s, bool verbose, const char *request_id, response 
 static void get_models(server *s, const char *request_id, response *out)
 {
     json_t *o = models_json(s->en, s->device);
-    json_t *limits = json_pack("{s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "body_bytes", (json_int_t)s->cfg->body_bytes,
-                               "max_pixels", (json_int_t)s->cfg->max_pixels, "max_side", (json_int_t)s->cfg->max_side, "max_k", MAX_K,
-                               "max_answers", MAX_ANSWERS, "max_answer_bytes", MAX_ANSWER_BYTES, "max_labels", MAX_LABELS, "max_label_bytes", MAX_LABEL_BYTES,
-                               "max_new_tokens", MAX_NEW_TOKENS, "max_beams", MAX_BEAMS, "max_question_bytes", MAX_QUESTION_BYTES,
-                               "max_key_bytes", MAX_KEY_BYTES, "deadline_ms", (json_int_t)s->cfg->deadline_ms,
-                               "deadline_max_ms", (json_int_t)s->cfg->deadline_max_ms);
+    json_t *limits =
+        json_pack("{s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "body_bytes",
+                  (json_int_t)s->cfg->body_bytes, "max_pixels", (json_int_t)s->cfg->max_pixels, "max_side",
+                  (json_int_t)s->cfg->max_side, "max_k", MAX_K, "max_answers", MAX_ANSWERS, "max_answer_bytes",
+                  MAX_ANSWER_BYTES, "max_labels", MAX_LABELS, "max_label_bytes", MAX_LABEL_BYTES, "max_new_tokens",
+                  MAX_NEW_TOKENS, "max_beams", MAX_BEAMS, "max_question_bytes", MAX_QUESTION_BYTES, "max_key_bytes",
+                  MAX_KEY_BYTES, "deadline_ms", (json_int_t)s->cfg->deadline_ms, "deadline_max_ms",
+                  (json_int_t)s->cfg->deadline_max_ms);
     if (!o || !limits || json_object_set(o, "limits", limits) != 0) {
         json_decref(o);
         o = NULL;
@@ -82,8 +89,11 @@ static void get_models(server *s, const char *request_id, response *out)
 static void get_metrics(server *s, response *out, err *why)
 {
     text   t = {0};
-    gauges g = {.queue_depth = workers_waiting(s->pool), .in_flight = atomic_load(&s->in_flight), .ready = server_ready(s),
-                .body_bytes = atomic_load(&s->budget.used), .en = s->en};
+    gauges g = {.queue_depth = workers_waiting(s->pool),
+                .in_flight = atomic_load(&s->in_flight),
+                .ready = server_ready(s),
+                .body_bytes = atomic_load(&s->budget.used),
+                .en = s->en};
     reader_cache(s->en->reader, &g.cache);
     metrics_text(s->m, &g, &t);
     if (t.failed) {

@@ -8,8 +8,9 @@
 
 const char PROBLEM_PREFIX[] = "urn:jomed:problem:";
 
-/* Every problem type there is. code: the err_code whose default this is (errors without a slug of their own). own: our
- * failure, whose text may name files and stays in the log. docs/API.md explains each; a test compares. */
+/* Every problem type there is. code: the err_code whose default this is (errors without a slug of their own).
+ * own: our failure, whose text may name files and stays in the log. docs/API.md explains each; a test
+ * compares. */
 typedef struct { const char *slug; int status; err_code code; bool own; const char *title; } problem;
 static const problem PROBLEMS[] = {
     /* the request's form */
@@ -22,7 +23,8 @@ static const problem PROBLEMS[] = {
     {"field-unknown", 400, ERR_NONE, false, "A field of this name is not taken"},
     {"field-duplicate", 400, ERR_NONE, false, "A field was given twice"},
     {"field-type", 400, ERR_NONE, false, "A field has the wrong type"},
-    {"header-conflict", 400, ERR_NONE, false, "Headers that frame the request are repeated, conflicting or malformed"},
+    {"header-conflict", 400, ERR_NONE, false,
+     "Headers that frame the request are repeated, conflicting or malformed"},
     {"body-unexpected", 400, ERR_NONE, false, "This request takes no body"},
     {"not-found", 404, ERR_NOT_FOUND, false, "There is no such resource"},
     {"passage-unknown", 404, ERR_NONE, false, "The index has no passage of this id"},
@@ -104,8 +106,9 @@ void response_free(response *r)
     r->body = NULL;
 }
 
-/* s as a JSON string into at[0..room), cut between characters where it does not fit. Returns the bytes written. Texts are
- * ours and ASCII but for file names, so bytes outside of it are shown as '?' rather than trusted to be UTF-8. */
+/* s as a JSON string into at[0..room), cut between characters where it does not fit. Returns the bytes written.
+ * Texts are ours and ASCII but for file names, so bytes outside of it are shown as '?' rather than trusted to
+ * be UTF-8. */
 static size_t put_string(char *at, size_t room, const char *s)
 {
     size_t n = 0;
@@ -131,13 +134,15 @@ static void put_member(response *r, const char *key, const char *value)
     r->bytes += put_string(r->small + r->bytes, left - (size_t)n, value);
 }
 
-static void write_problem(response *r, const problem *p, const char *detail, const char *field, const char *request_id)
+static void write_problem(response *r, const problem *p, const char *detail, const char *field,
+                          const char *request_id)
 {
     response_free(r);
     r->status = p->status;
     r->media = "application/problem+json";
     r->problem = p->slug;
-    r->bytes = (size_t)snprintf(r->small, sizeof r->small, "{\"type\":\"%s%s\",\"status\":%d", PROBLEM_PREFIX, p->slug, p->status);
+    r->bytes = (size_t)snprintf(r->small, sizeof r->small, "{\"type\":\"%s%s\",\"status\":%d", PROBLEM_PREFIX,
+                                p->slug, p->status);
     put_member(r, "title", p->title);
     put_member(r, "instance", request_id);
     put_member(r, "field", field);
@@ -185,12 +190,15 @@ void respond_json(response *r, int status, json_t *body, const char *request_id)
 
 size_t response_raw(const response *r, const char *request_id, char *out, size_t size)
 {
-    const char *reason = r->status == 408 ? "Request Timeout" : r->status == 413 ? "Content Too Large" : "Service Unavailable";
+    const char *reason = r->status == 408   ? "Request Timeout"
+                         : r->status == 413 ? "Content Too Large"
+                                            : "Service Unavailable";
     char        retry[40] = "";
     if (r->retry_after_s > 0) snprintf(retry, sizeof retry, "Retry-After: %d\r\n", r->retry_after_s);
-    int n = snprintf(out, size,
-                     "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nCache-Control: no-store\r\nConnection: close\r\n"
-                     "X-Request-Id: %s\r\n%s\r\n%.*s",
-                     r->status, reason, r->media, r->bytes, request_id, retry, (int)r->bytes, r->body ? r->body : r->small);
+    int n = snprintf(
+        out, size,
+        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nCache-Control: no-store\r\nConnection: close\r\n"
+        "X-Request-Id: %s\r\n%s\r\n%.*s",
+        r->status, reason, r->media, r->bytes, request_id, retry, (int)r->bytes, r->body ? r->body : r->small);
     return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
 }

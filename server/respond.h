@@ -30,8 +30,9 @@ void respond_json(response *r, int status, json_t *body, const char *request_id)
 /* A body that the caller has made on the heap; taken. */
 void respond_body(response *r, int status, const char *media, char *body, size_t bytes);
 
-/* The problem that e stands for. field (may be NULL) overrides e->field: it is for names that came with the request and so
- * may go back to the client but into no log. Texts of our own failures stay in the log: the client reads the title. */
+/* The problem that e stands for. field (may be NULL) overrides e->field: it is for names that came with the
+ * request and so may go back to the client but into no log. Texts of our own failures stay in the log: the
+ * client reads the title. */
 void respond_err(response *r, const err *e, const char *field, const char *request_id);
 /* A problem of HTTP itself, by its slug. detail: static text, no request content; NULL: none. */
 void respond_problem(response *r, const char *slug, const char *detail, const char *request_id);
@@ -40,8 +41,8 @@ void respond_problem(response *r, const char *slug, const char *detail, const ch
 const char *problem_at(int i, int *status, const char **title);
 extern const char PROBLEM_PREFIX[]; /* "urn:jomed:problem:" */
 
-/* The whole answer as it goes over the wire, for the two cases where the HTTP library cannot send one: while a body is
- * still coming. Returns its bytes; always fits 2,048. */
+/* The whole answer as it goes over the wire, for the two cases where the HTTP library cannot send one: while a
+ * body is still coming. Returns its bytes; always fits 2,048. */
 size_t response_raw(const response *r, const char *request_id, char *out, size_t size);
 
 #endif

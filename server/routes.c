@@ -6,17 +6,22 @@
 #include <strings.h>
 
 const route ROUTES[N_ROUTES] = {
-    [ROUTE_DIAGNOSES] = {"/v1/diagnoses", true, false, "application/json, text/event-stream", DIAGNOSIS_FIELDS, &N_DIAGNOSIS_FIELDS,
-                         "Answer a question about an image, with the retrieved evidence"},
+    [ROUTE_DIAGNOSES] = {"/v1/diagnoses", true, false, "application/json, text/event-stream", DIAGNOSIS_FIELDS,
+                         &N_DIAGNOSIS_FIELDS, "Answer a question about an image, with the retrieved evidence"},
     [ROUTE_RETRIEVALS] = {"/v1/retrievals", true, false, "application/json", RETRIEVAL_FIELDS, &N_RETRIEVAL_FIELDS,
                           "Retrieve candidates for an image, without reading them"},
-    [ROUTE_PASSAGE] = {"/v1/passages/{id}", false, false, "application/json", NULL, NULL, "One passage of the index"},
-    [ROUTE_PASSAGE_IMAGE] = {"/v1/passages/{id}/image", false, false, "image/png, image/jpeg", NULL, NULL, "Its image, as stored"},
-    [ROUTE_MODELS] = {"/v1/models", false, false, "application/json", NULL, NULL, "Models and index: names, hashes, sizes, limits"},
+    [ROUTE_PASSAGE] = {"/v1/passages/{id}", false, false, "application/json", NULL, NULL,
+                       "One passage of the index"},
+    [ROUTE_PASSAGE_IMAGE] = {"/v1/passages/{id}/image", false, false, "image/png, image/jpeg", NULL, NULL,
+                             "Its image, as stored"},
+    [ROUTE_MODELS] = {"/v1/models", false, false, "application/json", NULL, NULL,
+                      "Models and index: names, hashes, sizes, limits"},
     [ROUTE_LIVEZ] = {"/livez", false, true, "application/json", NULL, NULL, "Is the process alive?"},
-    [ROUTE_READYZ] = {"/readyz", false, true, "application/json", NULL, NULL, "Should it be sent work? ?verbose names the checks"},
+    [ROUTE_READYZ] = {"/readyz", false, true, "application/json", NULL, NULL,
+                      "Should it be sent work? ?verbose names the checks"},
     [ROUTE_METRICS] = {"/metrics", false, true, "text/plain", NULL, NULL, "Prometheus metrics, text format 0.0.4"},
-    [ROUTE_OPENAPI] = {"/openapi.json", false, true, "application/json", NULL, NULL, "This API as an OpenAPI 3.1 document"},
+    [ROUTE_OPENAPI] = {"/openapi.json", false, true, "application/json", NULL, NULL,
+                       "This API as an OpenAPI 3.1 document"},
 };
 
 const char *route_label(route_id r) { return r < N_ROUTES ? ROUTES[r].path : "other"; }

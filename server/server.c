@@ -21,7 +21,8 @@ bool server_bind(int *fd, int *port, const config *c, err *e)
     struct sockaddr_in  four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)c->port)};
     struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)c->port)};
     bool                is_four = inet_pton(AF_INET, c->bind, &four.sin_addr) == 1;
-    if (!is_four && inet_pton(AF_INET6, c->bind, &six.sin6_addr) != 1) return err_set(e, ERR_FILE, "%s is no numeric address", c->bind);
+    if (!is_four && inet_pton(AF_INET6, c->bind, &six.sin6_addr) != 1)
+        return err_set(e, ERR_FILE, "%s is no numeric address", c->bind);
     struct sockaddr *at = is_four ? (struct sockaddr *)&four : (struct sockaddr *)&six;
     socklen_t        size = is_four ? sizeof four : sizeof six;
     int              yes = 1, s = socket(at->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -77,8 +78,11 @@ bool server_open(server **out, const config *c, const engine *en, kernels *const
     s->cfg = c;
     s->en = en;
     s->budget.limit = (size_t)c->buffered_bytes;
-    s->limits = (request_limits){.body_bytes = (size_t)c->body_bytes, .deadline_ms = (int)c->deadline_ms,
-                                 .deadline_max_ms = (int)c->deadline_max_ms, .image = en->limits, .budget = &s->budget};
+    s->limits = (request_limits){.body_bytes = (size_t)c->body_bytes,
+                                 .deadline_ms = (int)c->deadline_ms,
+                                 .deadline_max_ms = (int)c->deadline_max_ms,
+                                 .image = en->limits,
+                                 .budget = &s->budget};
     s->m = metrics_new();
     s->openapi = openapi_document(&s->limits);
     if (!s->m || !s->openapi) {

@@ -2,11 +2,12 @@
  *
  *     server_bind()    the address is ours, but nobody can connect yet: a taken port shows before models are read
  *     server_open()    memory, threads; a real case is scored; only then the port opens and /readyz says 200
- *     server_drain()   /readyz 503, a grace in which work is still taken, then no new work, then what runs is finished
+ *     server_drain()   /readyz 503, a grace in which work is still taken, then no new work, then what runs is
+ *                      finished
  *     server_close()
  *
- * HTTP threads read, check and answer; workers compute; between them is the bounded queue (worker.h). Requests that take
- * too long to arrive are ended by the watch (watch.h). */
+ * HTTP threads read, check and answer; workers compute; between them is the bounded queue (worker.h). Requests
+ * that take too long to arrive are ended by the watch (watch.h). */
 #ifndef JOMED_SERVER_SERVER_H
 #define JOMED_SERVER_SERVER_H
 

@@ -83,7 +83,8 @@ static bool put_token(stream *s, const char *p, size_t n, err *e)
     bool   ok = append_token(t, p, n) || err_set(e, ERR_MEMORY, "out of memory for a stream");
     if (ok && t->len > STREAM_BYTES) {
         ok = err_set(e, ERR_BUSY, "the client is too slow for its stream");
-        if (s->r.fd >= 0) shutdown(s->r.fd, SHUT_RDWR); /* it may never read again: the HTTP library sees an end and closes */
+        if (s->r.fd >= 0) shutdown(s->r.fd, SHUT_RDWR); /* it may never read again: the HTTP library sees an end
+                                                           and closes */
     }
     if (!ok) {
         t->len = before;

@@ -32,8 +32,9 @@ struct watch {
     void *ctx;
 };
 
-/* Tell the client of a half-read body, if its socket takes it, then shut it: the HTTP library sees an end of input and
- * closes. Nothing else has been sent for this request, because its answer needs a watch_move() first. */
+/* Tell the client of a half-read body, if its socket takes it, then shut it: the HTTP library sees an end of
+ * input and closes. Nothing else has been sent for this request, because its answer needs a watch_move()
+ * first. */
 static void shut(watched *c, bool reading_body)
 {
     if (reading_body) {
@@ -65,8 +66,10 @@ static void look_at_connections(watch *w, int64_t now)
     for (watched *c = w->first; c; c = c->next) {
         int64_t state = atomic_load(&c->state);
         bool    body = state > 0 && (state & 1);
-        if (state > 0 && now > state / 2 && atomic_compare_exchange_strong(&c->state, &state, GIVEN_UP)) shut(c, body);
-        else if (body && has_ended(c->fd) && atomic_compare_exchange_strong(&c->state, &state, GONE)) shutdown(c->fd, SHUT_RDWR);
+        if (state > 0 && now > state / 2 && atomic_compare_exchange_strong(&c->state, &state, GIVEN_UP))
+            shut(c, body);
+        else if (body && has_ended(c->fd) && atomic_compare_exchange_strong(&c->state, &state, GONE))
+            shutdown(c->fd, SHUT_RDWR);
     }
 }
 

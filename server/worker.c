@@ -119,7 +119,8 @@ static bool warm_up(worker *w, err *e)
     answer                   out;
     arena_reset(w->a[0]);
     bool ok = draw(&img, w->a[0], e) && image_encode_png(&png, &n, &img, w->a[0], e);
-    diagnose_request q = {.question = "Is this image normal?", .answers = answers, .n_answers = 2, .k = 1, .mode = MODE_PAPER};
+    diagnose_request q = {
+        .question = "Is this image normal?", .answers = answers, .n_answers = 2, .k = 1, .mode = MODE_PAPER};
     if (ok) {
         q.image = png;
         q.image_bytes = n;
@@ -127,7 +128,9 @@ static bool warm_up(worker *w, err *e)
     }
     double sum = 0;
     for (int i = 0; ok && i < out.A; i++) sum += out.prob[i];
-    if (ok && !(fabs(sum - 1) < 1e-4)) ok = err_set(e, ERR_FILE, "warm-up: the answer's probabilities sum to %g, not 1: are the weights sound?", sum);
+    if (ok && !(fabs(sum - 1) < 1e-4))
+        ok = err_set(e, ERR_FILE, "warm-up: the answer's probabilities sum to %g, not 1: are the weights sound?",
+                     sum);
     arena_reset(w->a[0]);
     return ok;
 }
@@ -155,7 +158,8 @@ static void give_up(pool *p, job *j, double now)
         j->out.status = STATUS_CLIENT_GONE;
         metrics_shed(p->o.m, SHED_GONE);
     } else {
-        err_at(&j->why, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed while it waited");
+        err_at(&j->why, ERR_DEADLINE, "deadline-passed", "deadline_ms",
+               "the request's deadline passed while it waited");
         fail(j);
         metrics_shed(p->o.m, SHED_DEADLINE);
     }
@@ -194,7 +198,10 @@ static void respond(worker *w, job *j, const diagnose_request *q, const answer *
         j->out.status = STATUS_CLIENT_GONE;
         j->why = (err){0};
     } else if (j->why.code) fail(j);
-    else respond_json(&j->out, 200, j->retrieve_only ? retrieval_json(en, a, j->request_id) : answer_json(en, q, a, j->request_id), j->request_id);
+    else
+        respond_json(&j->out, 200,
+                     j->retrieve_only ? retrieval_json(en, a, j->request_id) : answer_json(en, q, a, j->request_id),
+                     j->request_id);
 }
 
 static void compute(worker *w, job *j)

@@ -1,6 +1,6 @@
 /* worker.h - the threads that compute, and the bounded queue before them.
- * A job is made by an HTTP thread, which suspends its connection and submits it. From then on it belongs to the pool, until
- * the pool calls done() with it, exactly once; after that it is the HTTP thread's again. */
+ * A job is made by an HTTP thread, which suspends its connection and submits it. From then on it belongs to the
+ * pool, until the pool calls done() with it, exactly once; after that it is the HTTP thread's again. */
 #ifndef JOMED_SERVER_WORKER_H
 #define JOMED_SERVER_WORKER_H
 
@@ -14,7 +14,8 @@ typedef struct {
     const diagnose_request *q;
     bool                    retrieve_only;
     const char             *request_id;
-    int                     fd;     /* of the client: asked whether it is still there before work starts; -1: not asked */
+    int                     fd;     /* of the client: asked whether it is still there before work starts; -1:
+                                       not asked */
     stream                 *stream; /* takes the answer's text as it is emitted; NULL: nobody waits for it */
     void                   *owner;  /* the HTTP side's */
     /* out */
@@ -32,7 +33,8 @@ typedef struct {
     const engine   *en;
     kernels *const *kern;    /* one per worker; kept */
     int             workers, queue;
-    int             batch;   /* jobs of those waiting that a worker reads in the same passes, at most MAX_TOGETHER; 0: 1 */
+    int             batch;   /* jobs of those waiting that a worker reads in the same passes, at most
+                                MAX_TOGETHER; 0: 1 */
     size_t          arena_bytes;
     metrics        *m;
     void (*done)(job *j);    /* called by a worker, or by the thread in workers_sweep() */
@@ -48,13 +50,15 @@ void workers_close(pool *p);
 
 /* false: the queue is full; the job is still the caller's. */
 bool workers_submit(pool *p, job *j);
-/* Answer the waiting jobs whose deadline has passed or whose client is gone, and free their places. To be called often. */
+/* Answer the waiting jobs whose deadline has passed or whose client is gone, and free their places. To be
+ * called often. */
 void workers_sweep(pool *p);
 
 bool   workers_full(pool *p);
 int    workers_waiting(pool *p);
 int    workers_running(pool *p);
-int    workers_retry_after_s(pool *p); /* what waits and runs, times the recent time of one, over the workers; at least 1 */
+int    workers_retry_after_s(pool *p); /* what waits and runs, times the recent time of one, over the workers;
+                                          at least 1 */
 bool   workers_broken(pool *p);        /* the device failed: nothing more will be answered */
 size_t workers_arena_bytes(pool *p);   /* most that any worker's arena has held */
 

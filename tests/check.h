@@ -1,4 +1,5 @@
-/* check.h - what our cmocka tests share: includes in the order cmocka wants, paths of fixtures, errors, tolerances. */
+/* check.h - what our cmocka tests share: includes in the order cmocka wants, paths of fixtures, errors,
+ * tolerances. */
 #ifndef JOMED_TESTS_CHECK_H
 #define JOMED_TESTS_CHECK_H
 

@@ -1,4 +1,5 @@
-/* attend.c - attention over threads: a task is a block of query rows of one key/value head of one sequence; see attend_isa.h. */
+/* attend.c - attention over threads: a task is a block of query rows of one key/value head of one sequence; see
+ * attend_isa.h. */
 #include "kernels/cpu/cpu.h"
 
 enum { TOGETHER = 64 }; /* sequences whose tasks are shared out in one run */
@@ -21,7 +22,8 @@ static void attend_task(void *ctx, int task, int worker)
 
 static bool can_attend(const attend_args *a)
 {
-    return a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0 && a->n_heads / a->n_kv_heads <= ATTEND_ROWS && a->head_dim <= ATTEND_MAX_DIM;
+    return a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0 && a->n_heads / a->n_kv_heads <= ATTEND_ROWS
+           && a->head_dim <= ATTEND_MAX_DIM;
 }
 
 /* Up to TOGETHER sequences: the threads share the blocks of all of them. */

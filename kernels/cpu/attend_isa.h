@@ -128,7 +128,8 @@ static float soften_row(float *s, int n, int n_padded, float *max, float *sum)
 
 /* One group of mr <= MR rows against the block of n keys that is packed, which begins at key j0. own: a node's
  * own, of which it sees every one. */
-static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, bool own, int padded, float *max, float *sum)
+static void attend_tile(const attend_block *b, int r0, int mr, int j0, int n, bool own, int padded, float *max,
+                        float *sum)
 {
     const attend_args *a = b->a;
     const int group = a->n_heads / a->n_kv_heads, dim = a->head_dim, n_padded = (n + VL - 1) / VL * VL;
@@ -225,7 +226,8 @@ static void attend_part(const attend_block *b)
     for (int i = b->i0; i < b->i0 + b->n_i; i++)
         if (node_of(a, i) >= 0) packed = attend_node(b, i, packed, padded, max, sum);
     for (int r = 0; r < R; r++) {
-        float *y = (float *)a->out + (size_t)(b->i0 + r / group) * a->out_stride + (size_t)(b->kv_head * group + r % group) * dim;
+        float *y = (float *)a->out + (size_t)(b->i0 + r / group) * a->out_stride
+                   + (size_t)(b->kv_head * group + r % group) * dim;
         float  f = sum[r] > 0 ? 1 / sum[r] : 0;
         scale_row(y, b->out + (size_t)r * padded, dim, f);
     }

@@ -80,8 +80,8 @@ int cpu_isas(const isa *out[4])
     out[n++] = &isa_base;
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return n;
     out[n++] = &isa_avx2;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
-        !__builtin_cpu_supports("avx512dq"))
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")
+        || !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return n;
     out[n++] = &isa_avx512;
     if (__builtin_cpu_supports("avx512bf16")) out[n++] = &isa_avx512bf16;
@@ -124,17 +124,38 @@ static int cores(void)
     return n < CPU_MAX_THREADS ? n : CPU_MAX_THREADS;
 }
 
-/* At 512 rows products run at the speed of any larger number (docs/PERF.md, "Products on the CPU"), and a pass of the 7B
- * model then holds 4 x 7 MB of rows and 2 x 39 MB of the feed-forward's besides keys and values. */
+/* At 512 rows products run at the speed of any larger number (docs/PERF.md, "Products on the CPU"), and a pass
+ * of the 7B model then holds 4 x 7 MB of rows and 2 x 39 MB of the feed-forward's besides keys and values. */
 enum { CPU_PASS_TOKENS = 512 };
 
-static const kernels TABLE = {
-    .act_bytes = sizeof(float), .gpu = -1, .pass_tokens = CPU_PASS_TOKENS, .alloc = cpu_alloc, .free_ = cpu_free, .take = cpu_take,
-    .mark = cpu_mark, .back = cpu_back, .put = cpu_put, .get = cpu_get, .copy = cpu_copy, .upload = cpu_upload,
-    .weight_open = cpu_weight_open, .weight_close = cpu_weight_close, .sync = cpu_sync, .close = cpu_close, .linear = cpu_linear, .linear_low_rank = cpu_linear_low_rank,
-    .layernorm = cpu_layernorm, .rmsnorm = cpu_rmsnorm, .glu = cpu_glu,
-    .rope = cpu_rope, .attend = cpu_attend, .gather = cpu_gather, .add = cpu_add,
-    .mean_rows = cpu_mean_rows, .logits = cpu_logits, .score = cpu_score};
+static const kernels TABLE = {.act_bytes = sizeof(float),
+                              .gpu = -1,
+                              .pass_tokens = CPU_PASS_TOKENS,
+                              .alloc = cpu_alloc,
+                              .free_ = cpu_free,
+                              .take = cpu_take,
+                              .mark = cpu_mark,
+                              .back = cpu_back,
+                              .put = cpu_put,
+                              .get = cpu_get,
+                              .copy = cpu_copy,
+                              .upload = cpu_upload,
+                              .weight_open = cpu_weight_open,
+                              .weight_close = cpu_weight_close,
+                              .sync = cpu_sync,
+                              .close = cpu_close,
+                              .linear = cpu_linear,
+                              .linear_low_rank = cpu_linear_low_rank,
+                              .layernorm = cpu_layernorm,
+                              .rmsnorm = cpu_rmsnorm,
+                              .glu = cpu_glu,
+                              .rope = cpu_rope,
+                              .attend = cpu_attend,
+                              .gather = cpu_gather,
+                              .add = cpu_add,
+                              .mean_rows = cpu_mean_rows,
+                              .logits = cpu_logits,
+                              .score = cpu_score};
 
 bool cpu_open(kernels **out, const kernels_options *o, const isa *on, err *e)
 {
@@ -154,7 +175,8 @@ bool cpu_open(kernels **out, const kernels_options *o, const isa *on, err *e)
     c->k.name = c->name;
 
     c->scratch_bytes = o->scratch_bytes ? o->scratch_bytes : (size_t)8 << 30;
-    c->scratch = mmap(NULL, c->scratch_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    c->scratch =
+        mmap(NULL, c->scratch_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (c->scratch == MAP_FAILED) {
         c->scratch = NULL;
         err_set(e, ERR_MEMORY, "kernels: cannot reserve %zu bytes of address space", c->scratch_bytes);

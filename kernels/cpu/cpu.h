@@ -37,10 +37,10 @@ static inline cpu *cpu_of(kernels *k) { return k->failed.code == ERR_NONE ? (cpu
 bool cpu_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
 void cpu_weight_close(kernels *k, weight *w);
 /* linear.c */
-void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
-                const act *residual);
-void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
-                         const weight *a, const weight *b, unit u, const act *residual);
+void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                unit u, const act *residual);
+void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
+                         const weight *bias, const weight *a, const weight *b, unit u, const act *residual);
 void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w);
 void cpu_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                const int32_t *token, int n);
@@ -50,8 +50,8 @@ void cpu_attend(kernels *k, const attend_args *a, int n);
 void cpu_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
 void cpu_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
 void cpu_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
-void cpu_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,
-              bool interleaved);
+void cpu_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
+              int half, bool interleaved);
 void cpu_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
 void cpu_add(kernels *k, act *y, const act *x, size_t n);
 void cpu_mean_rows(kernels *k, act *y, const act *x, int T, int D);

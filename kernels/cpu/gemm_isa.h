@@ -1,7 +1,8 @@
 /* gemm_isa.h - products y = x w^T with w as PyTorch stores it: rows of K, one an output.
  *
- * NR rows of w are transposed into a panel, 32 bits at a time (a float, or two neighbouring bf16), so that a vector holds
- * the same k of VL outputs. A tile of up to MR rows of x by NR outputs then stays in registers while k runs:
+ * NR rows of w are transposed into a panel, 32 bits at a time (a float, or two neighbouring bf16), so that a
+ * vector holds the same k of VL outputs. A tile of up to MR rows of x by NR outputs then stays in registers
+ * while k runs:
  *
  *          panel [k][NR]           one step: load NR/VL vectors of the panel, and for each of MR rows of x
  *        n0 n1 .. n63              broadcast x[t][k] and multiply-add it into that row's NR/VL sums
@@ -9,8 +10,9 @@
  *     k1  .  .     .               The weights stay bf16 in the mapped file: a panel lives only as long as the
  *     ..                           rows of x that it is used on, in this core's L2 cache.
  *
- * Same bits: every output is one chain of multiply-adds in the order of k. Sums that are stored between two blocks of K and
- * loaded again are the same numbers, so neither T, nor the tile a row falls in, nor the block sizes show in a result. */
+ * Same bits: every output is one chain of multiply-adds in the order of k. Sums that are stored between two
+ * blocks of K and loaded again are the same numbers, so neither T, nor the tile a row falls in, nor the block
+ * sizes show in a result. */
 #ifndef JOMED_KERNELS_CPU_GEMM_ISA_H
 #define JOMED_KERNELS_CPU_GEMM_ISA_H
 
@@ -28,15 +30,15 @@ enum { MR = 4, NV = 2, STREAM_ROWS = 4 };
 #endif
 enum { NR = NV * VL };
 
-/* What a tile asks for while it computes: lines of the weights that are packed next. One line is 16 elements of a row, so
- * each 16 steps of k ask for one line of each of these rows. */
+/* What a tile asks for while it computes: lines of the weights that are packed next. One line is 16 elements of
+ * a row, so each 16 steps of k ask for one line of each of these rows. */
 typedef struct { const uint8_t *w; size_t row_bytes; int rows; } ahead;
 enum { LINE = 16 };
 
-/* c[mr, nv * VL] (+)= x[mr, n] panel[n, nv * VL]; n counts 32-bit elements, odd_k: the last pair's odd half is not there.
- * first: start from zero, else from what c holds. mr, nv and kind are constants, a variant each. */
-VARIANT void tile(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, bool odd_k, bool first,
-                 ahead next, const int mr, const int nv, const product kind)
+/* c[mr, nv * VL] (+)= x[mr, n] panel[n, nv * VL]; n counts 32-bit elements, odd_k: the last pair's odd half is
+ * not there. first: start from zero, else from what c holds. mr, nv and kind are constants, a variant each. */
+VARIANT void tile(float *c, int ldc, const void *x, int ldx, const uint32_t *panel, int ldp, int n, bool odd_k,
+                  bool first, ahead next, const int mr, const int nv, const product kind)
 {
     vf sum[MR][NV];
     const float *xf = x;
@@ -122,8 +124,8 @@ TILES(tile_f32_bf16, PRODUCT_F32_BF16)
 TILES(tile_bf16, PRODUCT_BF16)
 #endif
 
-/* panel[k][NR] of 32-bit elements k0 .. k0 + n - 1 of rows n0 .. n0 + rows - 1; the other columns, up to a whole vector, are
- * zero. row_bytes: of a row of w; its last element may be half (an odd number of bf16). */
+/* panel[k][NR] of 32-bit elements k0 .. k0 + n - 1 of rows n0 .. n0 + rows - 1; the other columns, up to a
+ * whole vector, are zero. row_bytes: of a row of w; its last element may be half (an odd number of bf16). */
 static void pack_panel(uint32_t *panel, const uint8_t *w, size_t row_bytes, int rows, int k0, int n)
 {
     for (int g = 0; g < rows; g += VL, panel += VL) {
@@ -175,9 +177,9 @@ static void finish_tile(const gemm *g, const float *c, int t, int mr, int n0, in
  * 26 GB/s, without it 19, sixteen rows at a time. */
 enum { AHEAD_BYTES = 512 };
 
-/* c[mr, VL] = x w^T for mr rows of x from row t on and outputs n .. n + cols - 1 (cols <= VL), in the first n32 32-bit elements of
- * K (a multiple of VL). No panel: each block of w is transposed in registers and used at once. For few rows, where the
- * time is that of reading w. The sums are the tile's, in the same order. */
+/* c[mr, VL] = x w^T for mr rows of x from row t on and outputs n .. n + cols - 1 (cols <= VL), in the first n32
+ * 32-bit elements of K (a multiple of VL). No panel: each block of w is transposed in registers and used at
+ * once. For few rows, where the time is that of reading w. The sums are the tile's, in the same order. */
 VARIANT void stream(const gemm *g, float *c, int t, int n, int cols, int n32, const int mr, const product kind)
 {
     const size_t   row_bytes = (size_t)g->K * (kind == PRODUCT_F32 ? 4 : 2);
@@ -223,10 +225,11 @@ typedef void (*stream_fn)(const gemm *g, float *c, int t, int n, int cols, int n
         stream(g, c, t, n, cols, n32, mr, kind); \
     }
 #if defined __AVX512F__
-#define STREAMS(name, kind) \
-    STREAM(name, 1, kind) STREAM(name, 2, kind) STREAM(name, 3, kind) STREAM(name, 4, kind) STREAM(name, 5, kind) \
-    STREAM(name, 6, kind) STREAM(name, 7, kind) STREAM(name, 8, kind) \
-    static const stream_fn name[STREAM_ROWS] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};
+#define STREAMS(name, kind)                                                                                        \
+    STREAM(name, 1, kind)                                                                                          \
+    STREAM(name, 2, kind) STREAM(name, 3, kind) STREAM(name, 4, kind) STREAM(name, 5, kind) STREAM(name, 6, kind)  \
+        STREAM(name, 7, kind) STREAM(name, 8, kind) static const stream_fn name[STREAM_ROWS] = {                   \
+            name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};
 #else
 #define STREAMS(name, kind) \
     STREAM(name, 1, kind) STREAM(name, 2, kind) STREAM(name, 3, kind) STREAM(name, 4, kind) \
@@ -251,8 +254,11 @@ typedef struct {
 static plan plan_of(const gemm *g)
 {
     bool pairs = g->kind != PRODUCT_F32;
-    plan p = {.row_bytes = (size_t)g->K * (pairs ? 2 : 4), .n32 = pairs ? (g->K + 1) / 2 : g->K, .odd = pairs && g->K % 2 != 0,
-              .x_step = g->kind == PRODUCT_F32_BF16 ? 2 : 1, .tiles = pairs ? tile_f32_bf16 : tile_f32,
+    plan p = {.row_bytes = (size_t)g->K * (pairs ? 2 : 4),
+              .n32 = pairs ? (g->K + 1) / 2 : g->K,
+              .odd = pairs && g->K % 2 != 0,
+              .x_step = g->kind == PRODUCT_F32_BF16 ? 2 : 1,
+              .tiles = pairs ? tile_f32_bf16 : tile_f32,
               .streams = pairs ? stream_f32_bf16 : stream_f32};
 #ifdef __AVX512BF16__
     if (g->kind == PRODUCT_BF16) {
@@ -269,9 +275,10 @@ INLINE const uint32_t *x_at(const gemm *g, const plan *p, int t, int k)
     return (const uint32_t *)g->x + (size_t)t * g->ldx + (size_t)k * p->x_step;
 }
 
-/* Sums of T rows from t0 on by cols outputs from n on (of those up to n1), K in blocks: from zero where first is set, else on
- * top of what s.sums holds; y is made of them where last is set. */
-static void walk_k(const gemm *g, const plan *p, int t0, int T, int n, int cols, int n1, bool first, bool last, gemm_space s)
+/* Sums of T rows from t0 on by cols outputs from n on (of those up to n1), K in blocks: from zero where first
+ * is set, else on top of what s.sums holds; y is made of them where last is set. */
+static void walk_k(const gemm *g, const plan *p, int t0, int T, int n, int cols, int n1, bool first, bool last,
+                   gemm_space s)
 {
     const int most = GEMM_PANEL_BYTES / 4 / NR, n_blocks = (p->n32 + most - 1) / most, n_tiles = (T + MR - 1) / MR;
     const int block = (p->n32 + n_blocks - 1) / n_blocks; /* even blocks: their cost beside a tile's is fixed */
@@ -287,8 +294,10 @@ static void walk_k(const gemm *g, const plan *p, int t0, int T, int n, int cols,
         for (int i = 0, t = 0; i < n_tiles; i++) {
             int    mr = T / n_tiles + (i < T % n_tiles), j = i * rows_ahead; /* even tiles: none has one lonely row */
             float *c = s.sums + (size_t)t * NR;
-            ahead  a = {next + (size_t)j * p->row_bytes, p->row_bytes, next_rows - j < rows_ahead ? next_rows - j : rows_ahead};
-            p->tiles[mr - 1][nv - 1](c, NR, x_at(g, p, t0 + t, k), g->ldx, s.panel, NR, kn, p->odd && end, first && k == 0, a);
+            ahead a = {next + (size_t)j * p->row_bytes, p->row_bytes,
+                       next_rows - j < rows_ahead ? next_rows - j : rows_ahead};
+            p->tiles[mr - 1][nv - 1](c, NR, x_at(g, p, t0 + t, k), g->ldx, s.panel, NR, kn, p->odd && end,
+                                     first && k == 0, a);
             if (last && end) finish_tile(g, c, t0 + t, mr, n, cols);
             t += mr;
         }
@@ -319,8 +328,8 @@ static void gemm_few(const gemm *g, const plan *p, int t, int T, int n0, int n1,
         if (rest) {
             pack_panel(s.panel, (const uint8_t *)g->w + (size_t)n * p->row_bytes, p->row_bytes, cols, whole, rest);
             for (int r = 0; r < T; r += MR)
-                p->tiles[(T - r < MR ? T - r : MR) - 1][0](s.sums + (size_t)r * NR, NR, x_at(g, p, t + r, whole), g->ldx, s.panel,
-                                                           NR, rest, p->odd, false, none);
+                p->tiles[(T - r < MR ? T - r : MR) - 1][0](s.sums + (size_t)r * NR, NR, x_at(g, p, t + r, whole),
+                                                           g->ldx, s.panel, NR, rest, p->odd, false, none);
         }
         if (g->low) walk_k(&low, &low_plan, t, T, n, cols, n1, false, true, s);
         else finish_tile(g, s.sums, t, T, n, cols);
@@ -344,7 +353,8 @@ static void gemm_part(const gemm *g, int t0, int t1, int n0, int n1, gemm_space 
 {
     plan p = plan_of(g);
     if (t1 - t0 <= STREAM_ROWS || g->K == 0) { /* K == 0: bias and residual alone */
-        for (int t = t0; t < t1; t += STREAM_ROWS) gemm_few(g, &p, t, t1 - t < STREAM_ROWS ? t1 - t : STREAM_ROWS, n0, n1, s);
+        for (int t = t0; t < t1; t += STREAM_ROWS)
+            gemm_few(g, &p, t, t1 - t < STREAM_ROWS ? t1 - t : STREAM_ROWS, n0, n1, s);
         return;
     }
     for (int t = t0; t < t1; t += GEMM_ROWS) gemm_many(g, &p, t, t1 - t < GEMM_ROWS ? t1 - t : GEMM_ROWS, n0, n1, s);

@@ -1,4 +1,5 @@
-/* isa_avx512.c - the kernels for AVX-512 F, BW, VL and DQ. The Makefile gives the compiler flags by the file's name. */
+/* isa_avx512.c - the kernels for AVX-512 F, BW, VL and DQ. The Makefile gives the compiler flags by the file's
+ * name. */
 #include "kernels/cpu/attend_isa.h"
 
 const isa isa_avx512 = {.name = "avx512", .nr = NR, .dot = false, .gemm = gemm_part, .round_row = round_row_part,

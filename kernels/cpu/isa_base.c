@@ -1,4 +1,5 @@
-/* isa_base.c - the kernels for SSE2, which every x86-64 has. The Makefile gives the compiler flags by the file's name. */
+/* isa_base.c - the kernels for SSE2, which every x86-64 has. The Makefile gives the compiler flags by the
+ * file's name. */
 #include "kernels/cpu/attend_isa.h"
 
 const isa isa_base = {.name = "sse2", .nr = NR, .dot = false, .gemm = gemm_part, .round_row = round_row_part,

@@ -46,7 +46,8 @@ static bool operands(cpu *c, gemm *g, const float *x, int ldx, int T, const weig
     g->kind = w->type == DTYPE_BF16 ? PRODUCT_F32_BF16 : PRODUCT_F32;
     if (w->type != DTYPE_BF16 || c->products != PRECISION_BF16) return true;
 
-    /* Without bf16 instructions the rounded values are multiplied as f32: the same products, added in another order. */
+    /* Without bf16 instructions the rounded values are multiplied as f32: the same products, added in another
+     * order. */
     bool   dot = c->isa->dot;
     size_t row = dot ? (size_t)(g->K + 1) / 2 : (size_t)g->K;
     void  *room = c->k.take(&c->k, row * (size_t)T);
@@ -73,8 +74,8 @@ static void run_part(void *ctx, int task, int worker)
     s->c->isa->gemm(g, t, t1, n, n1, s->c->space[worker].gemm);
 }
 
-/* By columns, in runs of panels so that a worker can ask for its next one in time; by rows as well where there are hardly more
- * panels than workers. */
+/* By columns, in runs of panels so that a worker can ask for its next one in time; by rows as well where there
+ * are hardly more panels than workers. */
 static void run_gemm(cpu *c, const gemm *g)
 {
     int nr = c->isa->nr, panels = (g->N + nr - 1) / nr, threads = pool_threads(c->pool);
@@ -90,8 +91,8 @@ static void run_gemm(cpu *c, const gemm *g)
     pool_run(c->pool, run_part, &s, s.n_parts * ((g->T + s.t_step - 1) / s.t_step));
 }
 
-void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
-                const act *residual)
+void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                unit u, const act *residual)
 {
     cpu *c = cpu_of(k);
     if (!c) return;
@@ -104,10 +105,11 @@ void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const
     k->back(k, mark);
 }
 
-/* The branch's sums go on where the product's ended, so that it costs neither a pass over y nor a second rounding of x.
- * TRAP: a of rank 1 is a vector to weight_open(), hence f32 whatever w is: then x is taken as it came. */
-void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
-                         const weight *a, const weight *b, unit u, const act *residual)
+/* The branch's sums go on where the product's ended, so that it costs neither a pass over y nor a second
+ * rounding of x. TRAP: a of rank 1 is a vector to weight_open(), hence f32 whatever w is: then x is taken as it
+ * came. */
+void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
+                         const weight *bias, const weight *a, const weight *b, unit u, const act *residual)
 {
     cpu *c = cpu_of(k);
     if (!c) return;
@@ -116,7 +118,8 @@ void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int
     gemm   g = {.bias = bias ? bias->data : NULL, .residual = residual, .unit = u, .y = y, .ldy = ldy}, in, out = {0};
     float *low = k->take(k, (size_t)T * (size_t)R);
     if (low && operands(c, &g, x, ldx, T, w)) {
-        in = (gemm){.kind = g.kind, .T = T, .N = R, .K = g.K, .x = g.x, .ldx = g.ldx, .w = a->data, .y = low, .ldy = R};
+        in = (gemm){
+            .kind = g.kind, .T = T, .N = R, .K = g.K, .x = g.x, .ldx = g.ldx, .w = a->data, .y = low, .ldy = R};
         if (a->type == w->type || operands(c, &in, x, ldx, T, a)) run_gemm(c, &in);
         if (operands(c, &out, low, R, T, b)) {
             g.low = out.x;
@@ -136,9 +139,9 @@ void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w)
 }
 
 /* ----------------------------------------------------------------------------------------------------- scoring
- * The vocabulary in blocks of SCORE_COLUMNS: each gives the largest logit and the sum of exp(logit - largest) of every
- * row. Blocks are then joined in their order, so neither threads nor R show in a result, and [R,V] logits are
- * never in memory. */
+ * The vocabulary in blocks of SCORE_COLUMNS: each gives the largest logit and the sum of exp(logit - largest)
+ * of every row. Blocks are then joined in their order, so neither threads nor R show in a result, and [R,V]
+ * logits are never in memory. */
 typedef struct {
     cpu           *c;
     gemm           g;
@@ -163,7 +166,8 @@ static void score_block(void *ctx, int block, int worker)
     g.ldy = SCORE_COLUMNS;
     set->gemm(&g, 0, s->R, 0, g.N, s->c->space[worker].gemm);
     for (int r = 0; r < s->R; r++)
-        set->max_sum(l + (size_t)r * SCORE_COLUMNS, g.N, &s->max[(size_t)block * s->R + r], &s->sum[(size_t)block * s->R + r]);
+        set->max_sum(l + (size_t)r * SCORE_COLUMNS, g.N, &s->max[(size_t)block * s->R + r],
+                     &s->sum[(size_t)block * s->R + r]);
     for (int p = 0; p < s->n; p++) {
         int r = s->row[p] - s->r0;
         if (r >= 0 && r < s->R && s->token[p] >= v0 && s->token[p] < v1)
@@ -191,7 +195,12 @@ void cpu_score(kernels *k, float *logit, float *lse, const act *x, int R, const 
     size_t mark = k->mark(k);
     int    blocks = ((int)w->rows + SCORE_COLUMNS - 1) / SCORE_COLUMNS, K = (int)w->cols;
     for (int r0 = 0; r0 < R; r0 += SCORE_ROWS) {
-        scoring s = {.c = c, .r0 = r0, .R = R - r0 < SCORE_ROWS ? R - r0 : SCORE_ROWS, .n = n, .row = row, .token = token,
+        scoring s = {.c = c,
+                     .r0 = r0,
+                     .R = R - r0 < SCORE_ROWS ? R - r0 : SCORE_ROWS,
+                     .n = n,
+                     .row = row,
+                     .token = token,
                      .logit = logit};
         bool ready = operands(c, &s.g, (const float *)x + (size_t)r0 * (size_t)K, K, s.R, w);
         s.logits = k->take(k, (size_t)pool_threads(c->pool) * SCORE_ROWS * SCORE_COLUMNS);

@@ -1,14 +1,16 @@
-/* pool.c - see pool.h. A run is published as one word: its generation, and how many of its tasks nobody has taken yet. Who takes
- * a task lowers the word by compare-and-swap, so each is taken once, and only of the run that the taker saw.
+/* pool.c - see pool.h. A run is published as one word: its generation, and how many of its tasks nobody has
+ * taken yet. Who takes a task lowers the word by compare-and-swap, so each is taken once, and only of the run
+ * that the taker saw.
  *
  *   pool_run                                      helper
  *   fn, ctx, n, finished = 0                      wait until the word's generation changes (spin, then sleep)
  *   word = (generation + 1, n), wake sleepers     take tasks while the word has any
  *   take tasks, wait until all are finished       finished += 1 for each (release)
  *
- * A run ends when its tasks are done, not when every helper has come by. Where more threads run than there are cores, a helper may
- * be without one for milliseconds, which is a hundred operations of a small model: nobody waits for it, the caller does its
- * share. Only a helper that lost its core in the middle of a task holds a run up. */
+ * A run ends when its tasks are done, not when every helper has come by. Where more threads run than there are
+ * cores, a helper may be without one for milliseconds, which is a hundred operations of a small model: nobody
+ * waits for it, the caller does its share. Only a helper that lost its core in the middle of a task holds a run
+ * up. */
 #include "kernels/cpu/pool.h"
 
 #include <pthread.h>
@@ -40,8 +42,8 @@ static inline void pause_cpu(void) { __builtin_ia32_pause(); }
 static unsigned generation_of(unsigned long long word) { return (unsigned)(word >> 32); }
 static unsigned left_of(unsigned long long word) { return (unsigned)word; }
 
-/* Do tasks of the run of this generation until none is left; returns how many. What fn, ctx and n hold belongs to that run if
- * the swap succeeds: they change only after its last task is finished, and this one is not. */
+/* Do tasks of the run of this generation until none is left; returns how many. What fn, ctx and n hold belongs
+ * to that run if the swap succeeds: they change only after its last task is finished, and this one is not. */
 static int take_tasks(pool *p, unsigned generation, int worker, bool tell)
 {
     int                done = 0;
@@ -50,7 +52,9 @@ static int take_tasks(pool *p, unsigned generation, int worker, bool tell)
         pool_task fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
         void     *ctx = atomic_load_explicit(&p->ctx, memory_order_relaxed);
         unsigned  n = atomic_load_explicit(&p->n, memory_order_relaxed);
-        if (!atomic_compare_exchange_weak_explicit(&p->word, &word, word - 1, memory_order_acq_rel, memory_order_acquire)) continue;
+        if (!atomic_compare_exchange_weak_explicit(&p->word, &word, word - 1, memory_order_acq_rel,
+                                                   memory_order_acquire))
+            continue;
         fn(ctx, (int)(n - left_of(word)), worker);
         done++;
         if (tell) atomic_fetch_add_explicit(&p->finished, 1, memory_order_release);

@@ -71,11 +71,20 @@ void cpu_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T, 
     run_rows(k, &(row_job){.op = GLU, .y = y, .x = gate, .up = up, .ld = ld, .T = T, .D = F, .unit = u});
 }
 
-void cpu_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,
-              bool interleaved)
+void cpu_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
+              int half, bool interleaved)
 {
-    run_rows(k, &(row_job){.op = ROPE, .y = x, .ld = ld, .T = T, .D = n_heads * head_dim, .n_heads = n_heads,
-                           .head_dim = head_dim, .cos_ = cos_, .sin_ = sin_, .half = half, .interleaved = interleaved});
+    run_rows(k, &(row_job){.op = ROPE,
+                           .y = x,
+                           .ld = ld,
+                           .T = T,
+                           .D = n_heads * head_dim,
+                           .n_heads = n_heads,
+                           .head_dim = head_dim,
+                           .cos_ = cos_,
+                           .sin_ = sin_,
+                           .half = half,
+                           .interleaved = interleaved});
 }
 
 void cpu_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D)

@@ -15,7 +15,8 @@
 #include <string.h>
 
 /* UNROLL: loops over registers. VARIANT: a function compiled once for each of its constant arguments. Not so under
- * AddressSanitizer, which makes memory of the registers anyway and with which the compiler would take minutes a file. */
+ * AddressSanitizer, which makes memory of the registers anyway and with which the compiler would take minutes a
+ * file. */
 #ifdef __has_feature
 #if __has_feature(address_sanitizer)
 #define SANITIZED
@@ -244,7 +245,10 @@ INLINE __m256 v_lower8(vf a) { return _mm512_castps512_ps256(a); }
 #endif
 #if defined __AVX2__
 INLINE float v_sum8(__m256 a) { return v_sum4(_mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1))); }
-INLINE float v_largest8(__m256 a) { return v_largest4(_mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1))); }
+INLINE float v_largest8(__m256 a)
+{
+    return v_largest4(_mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
+}
 #endif
 #if defined __AVX512F__
 INLINE float v_sum(vf a) { return v_sum8(_mm256_add_ps(v_lower8(a), v_upper8(a))); }

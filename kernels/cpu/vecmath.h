@@ -1,4 +1,5 @@
-/* vecmath.h - exp, erf and the activation functions on vectors. Error bounds are checked by tests/kernels/test_math.c. */
+/* vecmath.h - exp, erf and the activation functions on vectors. Error bounds are checked by
+ * tests/kernels/test_math.c. */
 #ifndef JOMED_KERNELS_CPU_VECMATH_H
 #define JOMED_KERNELS_CPU_VECMATH_H
 

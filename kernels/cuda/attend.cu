@@ -7,13 +7,13 @@
  * Kernels   attend_wide    ROWS_WIDE rows, each warp 32 of them against every key of the tile       prefill, encoders
  *           attend_narrow  16 rows, the four warps share them: scores by keys, output by columns    decode
  *           attend_any     plain multiply-adds in f32, any head size up to 256, f32 or bf16, any stride
- * Same bits The first two do the same arithmetic for a row, so it does not matter which of them ran: scores are summed
- *           over the head in steps of 16 from 0; tiles of keys begin at multiples of KEYS counted through both spans; the
- *           maximum is exact; output and sum of weights are summed over keys in steps of 16. So neither the number of
- *           queries, the place among them, the other sequences of a launch nor where the first span ends shows in a
- *           result. Keys are never split between blocks: with K candidates side by side there are blocks enough, and
- *           sums would need a second order. attend_any is chosen by head size, type and strides, which are the model's
- *           and not the request's.
+ * Same bits The first two do the same arithmetic for a row, so it does not matter which of them ran: scores are
+ *           summed over the head in steps of 16 from 0; tiles of keys begin at multiples of KEYS counted
+ *           through both spans; the maximum is exact; output and sum of weights are summed over keys in steps
+ *           of 16. So neither the number of queries, the place among them, the other sequences of a launch nor
+ *           where the first span ends shows in a result. Keys are never split between blocks: with K candidates
+ *           side by side there are blocks enough, and sums would need a second order. attend_any is chosen by
+ *           head size, type and strides, which are the model's and not the request's.
  * Masks     A masked key has weight exactly 0, which changes no sum. An output of -0 could become +0 by it, so all
  *           are made +0.
  * Weights   rounded to bf16 for the product with V, and their sum is of the rounded ones: a product with a column of
@@ -134,7 +134,8 @@ template <int DIM>
 static __device__ void load_queries(bf16 *to, const sequence &s, int group, int kv_head, int r0, int n)
 {
     for (int c = threadIdx.x; c < n * tile<DIM>::CHUNKS; c += THREADS) {
-        int row = c / tile<DIM>::CHUNKS, at = c % tile<DIM>::CHUNKS * 8, i = (r0 + row) / group, h = (r0 + row) % group;
+        int row = c / tile<DIM>::CHUNKS, at = c % tile<DIM>::CHUNKS * 8, i = (r0 + row) / group,
+            h = (r0 + row) % group;
         bool real = i < s.n_q;
         const bf16 *from = static_cast<const bf16 *>(s.q) + (kv_head * group + h) * DIM + at;
         cp_async_16(to + row * tile<DIM>::PITCH + at, real ? from + (size_t)i * s.q_stride : from, real ? 16 : 0);
@@ -187,8 +188,8 @@ static __device__ uint32_t soften(const float score[2], const running &r, float 
 /* Where this lane's part of row r goes: elements 2 (lane % 4) and the next of every eight. */
 template <int DIM> static __device__ bf16 *out_row(const sequence &s, const heads &h, int kv_head, int r)
 {
-    return static_cast<bf16 *>(s.out) + (size_t)(r / h.group) * s.out_stride + (kv_head * h.group + r % h.group) * DIM +
-           threadIdx.x % 4 * 2;
+    return static_cast<bf16 *>(s.out) + (size_t)(r / h.group) * s.out_stride
+           + (kv_head * h.group + r % h.group) * DIM + threadIdx.x % 4 * 2;
 }
 static __device__ void put_two(bf16 *y, const float sum[2], float f)
 {
@@ -265,7 +266,8 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
                     const int      r = r0 + own + 16 * m + lane / 4 + 8 * half;
                     const uint64_t seen = keys_seen(s, all, min(r / h.group, s.n_q - 1), j0);
 #pragma unroll
-                    for (int g = 0; g < GROUPS; g++) mask_scores(p[m][g], half, seen, s, all, h, kv_head, r, j0, 16 * g);
+                    for (int g = 0; g < GROUPS; g++)
+                        mask_scores(p[m][g], half, seen, s, all, h, kv_head, r, j0, 16 * g);
                 }
                 float top = -INFINITY;
                 for (int g = 0; g < GROUPS; g++)
@@ -277,7 +279,8 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
                 shift[m][half] = r.shift;
                 factor[half] = r.factor;
             }
-            if (__any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1)) { /* times 1 changes nothing: leave it out */
+            /* times 1 changes nothing: leave it out */
+            if (__any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1)) {
                 for (int e = 0; e < 4; e++) sum[m][e] *= factor[e / 2];
                 for (int d = 0; d < D8; d++)
                     for (int e = 0; e < 4; e++) o[m][d][e] *= factor[e / 2];
@@ -375,7 +378,8 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
             shift[half] = r.shift;
             factor[half] = r.factor;
             for (int n = 0; n < 2; n++)
-                weights[((row + 8 * half) * P_PITCH + 16 * warp + 8 * n) / 2 + lane % 4] = soften(p[n] + 2 * half, r, h.scale_log2);
+                weights[((row + 8 * half) * P_PITCH + 16 * warp + 8 * n) / 2 + lane % 4] =
+                    soften(p[n] + 2 * half, r, h.scale_log2);
         }
         for (int e = 0; e < 4; e++) sum[e] *= factor[e / 2];
         for (int c = 0; c < 2 * C; c++)
@@ -487,7 +491,8 @@ template <int DIM> static plan wide_plan()
 template <int DIM> static plan narrow_plan()
 {
     size_t elements = (size_t)ROWS_NARROW * (P_PITCH + tile<DIM>::PITCH) + 4 * tile<DIM>::ELEMENTS;
-    return {attend_narrow<DIM>, ROWS_NARROW, SEQUENCE_BYTES + WARPS * ROWS_NARROW * sizeof(float) + elements * sizeof(bf16)};
+    return {attend_narrow<DIM>, ROWS_NARROW,
+            SEQUENCE_BYTES + WARPS * ROWS_NARROW * sizeof(float) + elements * sizeof(bf16)};
 }
 
 static plan any_plan(bool f32, int dim)
@@ -503,7 +508,8 @@ bool cuda_attend_open(cuda *g)
     const plan all[] = {wide_plan<64>(), wide_plan<80>(), wide_plan<128>(), narrow_plan<64>(), narrow_plan<128>(),
                         any_plan(true, MAX_DIM), any_plan(false, MAX_DIM)};
     for (const plan &p : all)
-        if (!cu_ok(&g->k, cudaFuncSetAttribute(p.run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)p.shared_bytes),
+        if (!cu_ok(&g->k,
+                   cudaFuncSetAttribute(p.run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)p.shared_bytes),
                    "attention"))
             return false;
     return true;
@@ -590,7 +596,8 @@ void cuda_attend(kernels *k, const attend_args *a, int n)
     }
     if (h.n_sequences == 0) return;
     if (a->n_kv_heads < 1 || a->n_heads % a->n_kv_heads != 0 || a->head_dim > MAX_DIM) {
-        kernels_fail(k, ERR_BUG, "kernels: attention of more than 256 dimensions a head, or heads that do not divide");
+        kernels_fail(k, ERR_BUG,
+                     "kernels: attention of more than 256 dimensions a head, or heads that do not divide");
         return;
     }
     plan p = choose(g, a, n);

@@ -140,7 +140,8 @@ static void gpu_put(kernels *k, act *dst, const float *src, size_t n)
     }
     size_t mark = k->mark(k), most = g->staging.half_bytes / sizeof *src, piece;
     float *wide = (float *)cuda_take(g, (n < most ? n : most) * sizeof *src);
-    for (size_t at = 0; wide && at < n; at += piece) { /* into the same scratch again: the stream has read it by then */
+    /* into the same scratch again: the stream has read it by then */
+    for (size_t at = 0; wide && at < n; at += piece) {
         piece = n - at < most ? n - at : most;
         if (!send_all(g, wide, src + at, piece * sizeof *src)) break;
         cuda_round(g, (bf16 *)dst + at, wide, piece);
@@ -169,7 +170,8 @@ static void gpu_get(kernels *k, float *dst, const act *src, size_t n)
 static void gpu_copy(kernels *k, act *dst, const act *src, size_t n)
 {
     cuda *g = cuda_of(k);
-    if (g && n) cu_ok(k, cudaMemcpyAsync(dst, src, n * (size_t)k->act_bytes, cudaMemcpyDeviceToDevice, g->stream), "copy");
+    if (g && n)
+        cu_ok(k, cudaMemcpyAsync(dst, src, n * (size_t)k->act_bytes, cudaMemcpyDeviceToDevice, g->stream), "copy");
 }
 
 static const float *gpu_upload(kernels *k, const float *src, size_t n)
@@ -192,10 +194,12 @@ static bool count_devices(int *n, err *e)
     if (status == cudaErrorNoDevice) return true;
     cudaRuntimeGetVersion(&wanted);
     if (status == cudaErrorInsufficientDriver)
-        return err_at(e, ERR_GPU, NULL, "device", "device: the NVIDIA driver supports CUDA up to %d.%d, this build needs "
-                      "%d.%d: update the driver, or take the CPU (cpu)", driver / 1000, driver % 1000 / 10, wanted / 1000,
-                      wanted % 1000 / 10);
-    return err_at(e, ERR_GPU, NULL, "device", "device: CUDA does not start: %s; cpu works without it", cudaGetErrorString(status));
+        return err_at(e, ERR_GPU, NULL, "device",
+                      "device: the NVIDIA driver supports CUDA up to %d.%d, this build needs "
+                      "%d.%d: update the driver, or take the CPU (cpu)",
+                      driver / 1000, driver % 1000 / 10, wanted / 1000, wanted % 1000 / 10);
+    return err_at(e, ERR_GPU, NULL, "device", "device: CUDA does not start: %s; cpu works without it",
+                  cudaGetErrorString(status));
 }
 
 /* 10 * major + minor; 0: not told. */
@@ -225,14 +229,16 @@ static bool device_check(int device, err *e)
     int n;
     if (!count_devices(&n, e)) return false;
     if (n == 0)
-        return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: this machine has no NVIDIA GPU, or no driver for it",
-                      device);
+        return err_at(e, ERR_USAGE, NULL, "device",
+                      "device: cuda:%d: this machine has no NVIDIA GPU, or no driver for it", device);
     if (device >= n)
         return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: there are cuda:0 to cuda:%d", device, n - 1);
     int capability = capability_of(device);
     if (capability >= MIN_CAPABILITY) return true;
-    return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d has compute capability %d.%d; 8.0 (Ampere) or later is "
-                  "needed", device, capability / 10, capability % 10);
+    return err_at(e, ERR_USAGE, NULL, "device",
+                  "device: cuda:%d has compute capability %d.%d; 8.0 (Ampere) or later is "
+                  "needed",
+                  device, capability / 10, capability % 10);
 }
 
 /* ------------------------------------------------------------------------------------------------- open and close */
@@ -281,8 +287,8 @@ static bool take_memory(cuda *g, err *e)
     if (cudaMalloc((void **)&g->scratch, g->scratch_bytes) != cudaSuccess) {
         (void)cudaGetLastError();
         g->scratch = NULL;
-        return err_at(e, ERR_MEMORY, NULL, "device", "%s: the workspace needs %zu MiB, %zu of %zu MiB are free", k->name,
-                      g->scratch_bytes >> 20, free_bytes >> 20, all >> 20);
+        return err_at(e, ERR_MEMORY, NULL, "device", "%s: the workspace needs %zu MiB, %zu of %zu MiB are free",
+                      k->name, g->scratch_bytes >> 20, free_bytes >> 20, all >> 20);
     }
     g->staging.half_bytes = STAGING_BYTES;
     return cu_ok(k, cudaMallocHost((void **)&g->staging.host, 2 * STAGING_BYTES), "pinned memory") &&

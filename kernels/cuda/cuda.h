@@ -3,9 +3,9 @@
  *
  * Activations   bf16 when products are PRECISION_BF16, f32 when PRECISION_F32 (cuda->f32): every kernel that touches
  *               activations is a template over `float` and `bf16`. Sums are f32 in both.
- * Weights       on the device, owned by weight->owned. Vectors (rows == 1) f32. Matrices: bf16 table: bf16, whatever the
- *               file has (rounded once, at upload), rows cuda_pitch() elements apart, zeros between; f32 table: f32,
- *               dense.
+ * Weights       on the device, owned by weight->owned. Vectors (rows == 1) f32. Matrices: bf16 table: bf16,
+ *               whatever the file has (rounded once, at upload), rows cuda_pitch() elements apart, zeros
+ *               between; f32 table: f32, dense.
  * Order         One stream a kernels. Scratch given back may be taken by the next operation at once: it runs behind.
  * Failure       cu_ok() keeps the first in k.failed; operations begin with cuda_of(), which is NULL after one. */
 #ifndef JOMED_KERNELS_CUDA_CUDA_H
@@ -37,8 +37,8 @@ typedef struct {
     pixel_axis     x, y;
     int            left, top, width, height; /* what is kept of the resized picture */
     const float   *level;                    /* [3,256] normalised value of each level */
-    int            patch, merge, temporal;   /* patch 0: planes [3,height,width]; else patches [P, 3 temporal patch^2], merge
-                                                block by merge block */
+    int            patch, merge, temporal;   /* patch 0: planes [3,height,width]; else patches [P, 3 temporal
+                                                patch^2], merge block by merge block */
 } pixel_plan;
 void cuda_pixels(kernels *k, act *out, const pixel_plan *p);
 #ifdef __cplusplus
@@ -87,7 +87,8 @@ static __device__ __forceinline__ float unit_of(float v, unit u)
 
 /* bytes of scratch, aligned to 256, given back by k.back(). NULL: spent (kept). */
 void *cuda_take(cuda *g, size_t bytes);
-/* The host's bytes in scratch: copied before it returns, so the host's memory may change at once. NULL: spent (kept). */
+/* The host's bytes in scratch: copied before it returns, so the host's memory may change at once. NULL: spent
+ * (kept). */
 const void *cuda_stage(cuda *g, const void *host, size_t bytes);
 /* bytes from the device to the host; waits. */
 bool cuda_fetch(cuda *g, void *host, const void *device, size_t bytes);
@@ -108,24 +109,25 @@ bool cuda_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int6
 void cuda_weight_close(kernels *k, weight *w);
 /* linear.cu */
 bool cuda_linear_open(cuda *g); /* lets its kernels have the shared memory they want */
-void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
-                 const act *residual);
-void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
-                          const weight *a, const weight *b, unit u, const act *residual);
+void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                 unit u, const act *residual);
+void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
+                          const weight *bias, const weight *a, const weight *b, unit u, const act *residual);
 /* rows.cu */
-void cuda_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
+void cuda_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias,
+                    float eps);
 void cuda_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);
 void cuda_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T, int F, unit u);
-void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,
-               bool interleaved);
+void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
+               int half, bool interleaved);
 void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
 void cuda_add(kernels *k, act *y, const act *x, size_t n);
 void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D);
 /* On the device: n f32 to bf16 and back. */
 void cuda_round(cuda *g, bf16 *dst, const float *src, size_t n);
 void cuda_widen(cuda *g, float *dst, const bf16 *src, size_t n);
-/* T rows of D elements as cp.async can read them: x itself, or where it is not aligned to 16 or *ld % 8 != 0 a copy in
- * scratch, whose rows are *ld apart then. NULL: spent (kept). */
+/* T rows of D elements as cp.async can read them: x itself, or where it is not aligned to 16 or *ld % 8 != 0 a
+ * copy in scratch, whose rows are *ld apart then. NULL: spent (kept). */
 const bf16 *cuda_pack_rows(cuda *g, const bf16 *x, int *ld, int T, int D);
 /* attend.cu */
 bool cuda_attend_open(cuda *g);

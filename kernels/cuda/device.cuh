@@ -4,14 +4,16 @@
  * instructions that C++ has no name for; with JOMED_SIMT defined tests/simt/simt.h gives all of it in plain C++, so
  * that g++ compiles the very same kernels and the tests run them on a CPU.
  *
- *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)   kernel<<<grid, block, shared_bytes, stream>>>(args...);
+ *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)
+ *                                  kernel<<<grid, block, shared_bytes, stream>>>(args...);
  *                                  a template with a comma in its arguments goes in parentheses
  *   DYNAMIC_SHARED(type, name)     type *name = the block's dynamic shared memory, aligned to 128
- *   cp_async_16(shared, global, bytes_valid)   16 bytes, both 16-aligned; those from bytes_valid (0..16) on are zeros.
- *                                  Seen by the issuing thread after cp_async_wait, by the others after a barrier behind it
+ *   cp_async_16(shared, global, bytes_valid)   16 bytes, both 16-aligned; those from bytes_valid (0..16) on
+ *                                              are zeros. Seen by the issuing thread after cp_async_wait, by
+ *                                              the others after a barrier behind it
  *   cp_async_commit(), cp_async_wait<N>()      close a group; wait until at most N groups are under way
- *   ldmatrix_x4, _x4_trans, _x2, _x2_trans     8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of
- *                                  matrix i / 8
+ *   ldmatrix_x4, _x4_trans, _x2, _x2_trans     8x8 matrices of 16-bit elements; lane i gives the address of
+ *                                              row i % 8 of matrix i / 8
  *   mma_m16n8k16_bf16, _f16(d, a, b, c)        d = a b + c: a [16,16] row-major, b [16,8] by columns, c and d f32
  *
  * nvcc may not contract a * b + c into a multiply-add by itself (--fmad=false): it would do so in one instance of a
@@ -36,11 +38,15 @@
     extern __shared__ __align__(128) unsigned char dynamic_shared_memory[]; \
     type *name = reinterpret_cast<type *>(dynamic_shared_memory)
 
-static __device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+static __device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
 
 static __device__ __forceinline__ void cp_async_16(void *shared, const void *global, int bytes_valid)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes_valid)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(bytes_valid)
                  : "memory");
 }
 static __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -70,17 +76,21 @@ static __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t r[2], const vo
                  : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(shared)) : "memory");
 }
 
-static __device__ __forceinline__ void mma_m16n8k16_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], const float c[4])
+static __device__ __forceinline__ void mma_m16n8k16_bf16(float d[4], const uint32_t a[4], const uint32_t b[2],
+                                                         const float c[4])
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+          "f"(c[3]));
 }
-static __device__ __forceinline__ void mma_m16n8k16_f16(float d[4], const uint32_t a[4], const uint32_t b[2], const float c[4])
+static __device__ __forceinline__ void mma_m16n8k16_f16(float d[4], const uint32_t a[4], const uint32_t b[2],
+                                                        const float c[4])
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+          "f"(c[3]));
 }
 #endif
 

@@ -140,7 +140,8 @@ template <class S> static void launch(cuda *g, const tensor_product &p)
 
 template <class S> static bool allow_shared(kernels *k)
 {
-    return cu_ok(k, cudaFuncSetAttribute(S::kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED), "linear");
+    return cu_ok(k, cudaFuncSetAttribute(S::kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED),
+                 "linear");
 }
 
 bool cuda_linear_open(cuda *g)
@@ -166,8 +167,8 @@ static void run_tensor(cuda *g, tensor_product p)
 enum { FMA_TILE = 64, FMA_DEPTH = 16, FMA_THREADS = 256 };
 
 template <class E>
-static __device__ __forceinline__ void load_turned(float (*tile)[FMA_TILE + 4], const E *from, int ld, int row0, int n_rows,
-                                                   int k0, int depth)
+static __device__ __forceinline__ void load_turned(float (*tile)[FMA_TILE + 4], const E *from, int ld, int row0,
+                                                   int n_rows, int k0, int depth)
 {
     int row = threadIdx.x / 4, k = threadIdx.x % 4 * 4;
     from += (size_t)(row0 + row) * ld + k0 + k;
@@ -188,7 +189,8 @@ static __device__ __forceinline__ void put_one(const product<X, W> &p, int t, in
 template <class X, class W> static __global__ void __launch_bounds__(FMA_THREADS) fma_kernel(const product<X, W> p)
 {
     __shared__ __align__(16) float xs[FMA_DEPTH][FMA_TILE + 4], ws[FMA_DEPTH][FMA_TILE + 4];
-    int   t0 = blockIdx.x * FMA_TILE, n0 = blockIdx.y * FMA_TILE, ty = threadIdx.x / 16 * 4, tx = threadIdx.x % 16 * 4;
+    int t0 = blockIdx.x * FMA_TILE, n0 = blockIdx.y * FMA_TILE, ty = threadIdx.x / 16 * 4,
+        tx = threadIdx.x % 16 * 4;
     float acc[4][4] = {};
     for (int part = 0; part < 2; part++) { /* x w^T, then low b^T */
         int depth = part ? p.R : p.K;
@@ -198,7 +200,8 @@ template <class X, class W> static __global__ void __launch_bounds__(FMA_THREADS
             __syncthreads();
 #pragma unroll
             for (int k = 0; k < FMA_DEPTH; k++) {
-                float4 a = *reinterpret_cast<const float4 *>(&xs[k][ty]), b = *reinterpret_cast<const float4 *>(&ws[k][tx]);
+                float4 a = *reinterpret_cast<const float4 *>(&xs[k][ty]),
+                       b = *reinterpret_cast<const float4 *>(&ws[k][tx]);
                 float  av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
                 for (int i = 0; i < 4; i++)
@@ -253,16 +256,17 @@ static void run(cuda *g, act *y, int ldy, const act *x, int ldx, int T, const we
     g->k.flops += product_flops(T, w);
 }
 
-void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias, unit u,
-                 const act *residual)
+void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
+                 unit u, const act *residual)
 {
     cuda *g = cuda_of(k);
     if (g) run(g, y, ldy, x, ldx, T, w, bias, branch_of{}, u, residual);
 }
 
-/* x a^T is kept as activations are, as the CPU's bf16 products round it; rows padded so that cp.async can read them. */
-void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
-                          const weight *a, const weight *b, unit u, const act *residual)
+/* x a^T is kept as activations are, as the CPU's bf16 products round it; rows padded so that cp.async can read
+ * them. */
+void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
+                          const weight *bias, const weight *a, const weight *b, unit u, const act *residual)
 {
     cuda *g = cuda_of(k);
     if (!g) return;

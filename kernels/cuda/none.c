@@ -12,8 +12,8 @@ bool cuda_find(int *device, err *e)
 bool cuda_open(kernels **out, const kernels_options *o, int device, err *e)
 {
     (void)out, (void)o;
-    return err_at(e, ERR_USAGE, NULL, "device", "device: cuda:%d: this build has no CUDA; build with nvcc, or take auto or cpu",
-                  device);
+    return err_at(e, ERR_USAGE, NULL, "device",
+                  "device: cuda:%d: this build has no CUDA; build with nvcc, or take auto or cpu", device);
 }
 
 void range_begin(const char *name) { (void)name; }

@@ -22,8 +22,8 @@ static __device__ uint8_t resample(const uint8_t *from, size_t step, const int32
 }
 
 /* Columns left .. left + width of the first `rows` rows: out [rows, width, 3]. */
-static __global__ void __launch_bounds__(THREADS) columns_kernel(uint8_t *out, const uint8_t *in, int in_width, axis x,
-                                                                 int left, int width, int64_t rows)
+static __global__ void __launch_bounds__(THREADS)
+    columns_kernel(uint8_t *out, const uint8_t *in, int in_width, axis x, int left, int width, int64_t rows)
 {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / (CHANNELS * width);
     if (row >= rows) return;
@@ -60,8 +60,9 @@ static __device__ size_t place(const layout &l, int64_t i, int *c, int *y, int *
 /* in: rows from `first` on, in_width pixels each; the kept picture begins at its column `left`, at row `top` of the
  * resized one. */
 template <class E>
-static __global__ void __launch_bounds__(THREADS) pixels_kernel(E *out, const uint8_t *in, int in_width, int left, int first,
-                                                                axis y, int top, const float *level, layout l)
+static __global__ void __launch_bounds__(THREADS)
+    pixels_kernel(E *out, const uint8_t *in, int in_width, int left, int first, axis y, int top, const float *level,
+                  layout l)
 {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     int     c, row, column;
@@ -69,10 +70,12 @@ static __global__ void __launch_bounds__(THREADS) pixels_kernel(E *out, const ui
     size_t         to = place(l, i, &c, &row, &column), bytes = (size_t)in_width * CHANNELS;
     int            at = top + row;
     const uint8_t *from = in + (size_t)(left + column) * CHANNELS + c;
-    uint8_t        v = y.k ? resample(from + (size_t)(y.lo[at] - first) * bytes, bytes, y.k + (size_t)at * y.stride, y.n[at])
-                           : from[(size_t)(at - first) * bytes];
+    uint8_t v =
+        y.k ? resample(from + (size_t)(y.lo[at] - first) * bytes, bytes, y.k + (size_t)at * y.stride, y.n[at])
+            : from[(size_t)(at - first) * bytes];
     E              value = narrow<E>(level[c * 256 + v]);
-    for (int t = 0; t < l.temporal; t++) out[to + (size_t)t * l.patch * l.patch] = value; /* a still picture repeats its frame */
+    /* a still picture repeats its frame */
+    for (int t = 0; t < l.temporal; t++) out[to + (size_t)t * l.patch * l.patch] = value;
 }
 
 /* -------------------------------------------------------------------------------------------------------- launch */
@@ -89,7 +92,8 @@ static bool stage_axis(cuda *g, axis *x, const pixel_axis *a)
 static bool run_pixels(cuda *g, act *out, const pixel_plan *p)
 {
     const bool rows_stay = p->y.n_in == p->y.n_out;
-    const int  first = rows_stay ? p->top : p->y.lo[p->top], end = p->top + p->height - 1; /* rows of the picture that are read */
+    /* rows of the picture that are read */
+    const int  first = rows_stay ? p->top : p->y.lo[p->top], end = p->top + p->height - 1;
     const int  last = rows_stay ? end : p->y.lo[end] + p->y.n[end] - 1;
     const size_t row_bytes = (size_t)p->x.n_in * CHANNELS;
     const layout l = {p->width, p->height, p->patch, p->merge, p->patch ? p->temporal : 1};
@@ -103,19 +107,19 @@ static bool run_pixels(cuda *g, act *out, const pixel_plan *p)
     if (x.k) {
         uint8_t *narrowed = (uint8_t *)cuda_take(g, (size_t)rows * p->width * CHANNELS);
         if (!narrowed) return false;
-        LAUNCH(columns_kernel, dim3(blocks_of(rows * p->width * CHANNELS, THREADS)), dim3(THREADS), 0, g->stream, narrowed,
-               in, width, x, left, p->width, rows);
+        LAUNCH(columns_kernel, dim3(blocks_of(rows * p->width * CHANNELS, THREADS)), dim3(THREADS), 0, g->stream,
+               narrowed, in, width, x, left, p->width, rows);
         if (!cu_launched(&g->k, "resize")) return false;
         in = narrowed;
         width = p->width;
         left = 0;
     }
     if (g->f32) {
-        LAUNCH(pixels_kernel<float>, dim3(values), dim3(THREADS), 0, g->stream, (float *)out, in, width, left, first, y, p->top,
-               level, l);
+        LAUNCH(pixels_kernel<float>, dim3(values), dim3(THREADS), 0, g->stream, (float *)out, in, width, left,
+               first, y, p->top, level, l);
     } else {
-        LAUNCH(pixels_kernel<bf16>, dim3(values), dim3(THREADS), 0, g->stream, (bf16 *)out, in, width, left, first, y, p->top,
-               level, l);
+        LAUNCH(pixels_kernel<bf16>, dim3(values), dim3(THREADS), 0, g->stream, (bf16 *)out, in, width, left, first,
+               y, p->top, level, l);
     }
     return cu_launched(&g->k, "pixels");
 }

@@ -48,7 +48,8 @@ layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, 
     float rstd = 1.0f / sqrtf(block_sum(sq, part[1]) / (float)D + eps);
     for (int i = threadIdx.x * 8; i < D; i += NORM_THREADS * 8) {
         load_8(v, x + i, D - i, aligned);
-        for (int j = 0; j < 8 && i + j < D; j++) v[j] = fmaf((v[j] - mean) * rstd, gain[i + j], bias ? bias[i + j] : 0.0f);
+        for (int j = 0; j < 8 && i + j < D; j++)
+            v[j] = fmaf((v[j] - mean) * rstd, gain[i + j], bias ? bias[i + j] : 0.0f);
         store_8(y + i, v, D - i, aligned);
     }
 }
@@ -74,7 +75,8 @@ rmsnorm_kernel(E *y, const E *x, int D, const float *gain, float eps, int aligne
 }
 
 template <class E>
-static void run_layernorm(cuda *g, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps)
+static void run_layernorm(cuda *g, act *y, const act *x, int T, int D, const weight *gain, const weight *bias,
+                          float eps)
 {
     auto kernel = layernorm_kernel<E>;
     int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E));
@@ -128,7 +130,8 @@ glu_kernel(E *y, const E *gate, const E *up, int ld, int F, unit u, int aligned)
 template <class E> static void run_glu(cuda *g, act *y, const act *gate, const act *up, int ld, int T, int F, unit u)
 {
     auto kernel = glu_kernel<E>;
-    int  aligned = rows_aligned(gate, ld, sizeof(E)) && rows_aligned(up, ld, sizeof(E)) && rows_aligned(y, F, sizeof(E));
+    int aligned =
+        rows_aligned(gate, ld, sizeof(E)) && rows_aligned(up, ld, sizeof(E)) && rows_aligned(y, F, sizeof(E));
     LAUNCH(kernel, dim3(T), dim3(ROW_THREADS), 0, g->stream, (E *)y, (const E *)gate, (const E *)up, ld, F, u,
            aligned);
     cu_launched(&g->k, "glu");
@@ -144,7 +147,8 @@ void cuda_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T,
 
 /* ----------------------------------------------------------------------------------------------- rotary positions */
 /* Both layouts and every kind of position (2-D, M-RoPE, interleaved) come as tables of angles: [T, half]. A thread
- * turns eight pairs of a head: two runs of eight elements half apart, or sixteen neighbours when interleaved. grid: T */
+ * turns eight pairs of a head: two runs of eight elements half apart, or sixteen neighbours when interleaved.
+ * grid: T */
 template <class E> static __global__ void __launch_bounds__(ROW_THREADS)
 rope_kernel(E *x, int ld, int n_heads, int head_dim, const float *cos_, const float *sin_, int half, int interleaved,
             int aligned)
@@ -183,8 +187,8 @@ static void run_rope(cuda *g, act *x, int ld, int T, int n_heads, int head_dim, 
     cu_launched(&g->k, "rope");
 }
 
-void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_, int half,
-               bool interleaved)
+void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
+               int half, bool interleaved)
 {
     cuda *g = cuda_of(k);
     if (!g || T == 0 || half == 0 || !cos_ || !sin_) return;
@@ -241,7 +245,8 @@ const bf16 *cuda_pack_rows(cuda *g, const bf16 *x, int *ld, int T, int D)
 }
 
 /* y += x, n elements, eight a thread */
-template <class E> static __global__ void __launch_bounds__(FLAT_THREADS) add_kernel(E *y, const E *x, size_t n, int aligned)
+template <class E>
+static __global__ void __launch_bounds__(FLAT_THREADS) add_kernel(E *y, const E *x, size_t n, int aligned)
 {
     size_t i = ((size_t)blockIdx.x * FLAT_THREADS + threadIdx.x) * 8;
     if (i >= n) return;
@@ -259,7 +264,8 @@ void cuda_add(kernels *k, act *y, const act *x, size_t n)
     if (!g || n == 0) return;
     int aligned = aligned_16(y) && aligned_16(x);
     dim3 grid(blocks_of((int64_t)n, FLAT_THREADS * 8));
-    if (g->f32) LAUNCH(add_kernel<float>, grid, dim3(FLAT_THREADS), 0, g->stream, (float *)y, (const float *)x, n, aligned);
+    if (g->f32)
+        LAUNCH(add_kernel<float>, grid, dim3(FLAT_THREADS), 0, g->stream, (float *)y, (const float *)x, n, aligned);
     else LAUNCH(add_kernel<bf16>, grid, dim3(FLAT_THREADS), 0, g->stream, (bf16 *)y, (const bf16 *)x, n, aligned);
     cu_launched(k, "add");
 }
@@ -281,7 +287,8 @@ void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D)
     cuda *g = cuda_of(k);
     if (!g || D == 0) return;
     dim3 grid(blocks_of(D, FLAT_THREADS));
-    if (g->f32) LAUNCH(mean_kernel<float>, grid, dim3(FLAT_THREADS), 0, g->stream, (float *)y, (const float *)x, T, D);
+    if (g->f32)
+        LAUNCH(mean_kernel<float>, grid, dim3(FLAT_THREADS), 0, g->stream, (float *)y, (const float *)x, T, D);
     else LAUNCH(mean_kernel<bf16>, grid, dim3(FLAT_THREADS), 0, g->stream, (bf16 *)y, (const bf16 *)x, T, D);
     cu_launched(k, "mean_rows");
 }

@@ -14,7 +14,12 @@
 
 #include <math.h>
 
-enum { COLUMNS = 128, LANES = 8, THREADS = 128, PITCH = COLUMNS + 4 /* f32 between the rows of logits in shared memory */ };
+enum {
+    COLUMNS = 128,
+    LANES = 8,
+    THREADS = 128,
+    PITCH = COLUMNS + 4 /* f32 between the rows of logits in shared memory */
+};
 enum { BK = 64 /* elements of k in a stage */, FMA_ROWS = 16, FMA_K = 32 };
 
 struct scoring {
@@ -90,7 +95,8 @@ static __global__ void __launch_bounds__(THREADS, 2) head_kernel(scoring s)
     static_assert(STAGES * STAGE * sizeof(bf16) >= BM * PITCH * sizeof(float), "logits take the tiles' place");
     DYNAMIC_SHARED(bf16, shared);
     const bf16 *x = static_cast<const bf16 *>(s.x), *w = static_cast<const bf16 *>(s.w);
-    int   lane = threadIdx.x % 32, warp = threadIdx.x / 32, m0 = warp / (COLUMNS / WN) * WM, n0 = warp % (COLUMNS / WN) * WN;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, m0 = warp / (COLUMNS / WN) * WM,
+        n0 = warp % (COLUMNS / WN) * WN;
     int   r0 = blockIdx.x * BM, v0 = blockIdx.y * COLUMNS, tiles = (s.K + BK - 1) / BK;
     float acc[WM / 16][WN / 8][4] = {};
 
@@ -122,7 +128,8 @@ static __global__ void __launch_bounds__(THREADS, 2) head_kernel(scoring s)
 #pragma unroll
         for (int n = 0; n < WN / 8; n++)
             for (int e = 0; e < 4; e++)
-                logits[(m0 + 16 * m + lane / 4 + e / 2 * 8) * PITCH + n0 + 8 * n + lane % 4 * 2 + e % 2] = acc[m][n][e];
+                logits[(m0 + 16 * m + lane / 4 + e / 2 * 8) * PITCH + n0 + 8 * n + lane % 4 * 2 + e % 2] =
+                    acc[m][n][e];
     __syncthreads();
     finish<BM>(s, logits, r0, v0);
 }
@@ -133,7 +140,8 @@ static __global__ void __launch_bounds__(THREADS, 2) head_kernel(scoring s)
 template <class X> static __global__ void __launch_bounds__(THREADS) head_f32_kernel(scoring s)
 {
     DYNAMIC_SHARED(float, x);                                    /* [FMA_ROWS, FMA_K] */
-    float       *w = x + FMA_ROWS * FMA_K;                       /* [COLUMNS, FMA_K + 1]: columns fall into 32 banks */
+    /* [COLUMNS, FMA_K + 1]: columns fall into 32 banks */
+    float       *w = x + FMA_ROWS * FMA_K;
     float       *logits = w + COLUMNS * (FMA_K + 1);
     const X     *from_x = static_cast<const X *>(s.x);
     const float *from_w = static_cast<const float *>(s.w);
@@ -186,12 +194,14 @@ static bool run_head(cuda *g, scoring *s, const act *x, const weight *w)
     s->K = s->ldx = (int)w->cols;
     s->V = (int)w->rows;
     s->ldw = cuda_pitch(w);
-    plan p = w->type != DTYPE_BF16 ? plan{g->f32 ? head_f32_kernel<float> : head_f32_kernel<bf16>, FMA_ROWS, FMA_BYTES}
-             : s->R <= 16          ? few_plan()
-                                   : many_plan();
+    plan p = w->type != DTYPE_BF16
+                 ? plan{g->f32 ? head_f32_kernel<float> : head_f32_kernel<bf16>, FMA_ROWS, FMA_BYTES}
+             : s->R <= 16 ? few_plan()
+                          : many_plan();
     if (w->type == DTYPE_BF16) s->x = cuda_pack_rows(g, (const bf16 *)x, &s->ldx, s->R, s->K);
     if (!s->x) return false;
-    LAUNCH(p.run, dim3(blocks_of(s->R, p.rows), blocks_of(s->V, COLUMNS)), dim3(THREADS), p.shared_bytes, g->stream, *s);
+    LAUNCH(p.run, dim3(blocks_of(s->R, p.rows), blocks_of(s->V, COLUMNS)), dim3(THREADS), p.shared_bytes, g->stream,
+           *s);
     return cu_launched(&g->k, "head of the vocabulary");
 }
 

@@ -23,7 +23,12 @@ extern "C" {
 #include "base/memory.h"
 }
 
-enum { THREADS = 256, WARPS = THREADS / 32, ROWS = 8 /* of a warp at a time */, CHUNK = 4096 /* keys of a block in gather */ };
+enum {
+    THREADS = 256,
+    WARPS = THREADS / 32,
+    ROWS = 8 /* of a warp at a time */,
+    CHUNK = 4096 /* keys of a block in gather */
+};
 enum { BITS = 12, BINS = 1 << BITS, LAST_BITS = 8, PASSES = 3, BLOCKS_PER_SM = 4 };
 enum { MAX_DIM = 4096 /* the query lies in shared memory */ };
 
@@ -35,7 +40,10 @@ struct selection {
     uint32_t want[PASSES];  /* how many of the keys with these bits are still among the k best */
     uint32_t n_above;       /* gathered so far */
 };
-static __device__ __host__ constexpr int shift_of(int pass) { return pass == 0 ? 32 - BITS : pass == 1 ? LAST_BITS : 0; }
+static __device__ __host__ constexpr int shift_of(int pass)
+{
+    return pass == 0 ? 32 - BITS : pass == 1 ? LAST_BITS : 0;
+}
 
 /* Sorts as unsigned numbers the way scores do. */
 static __device__ uint32_t key_of(float score)
@@ -54,8 +62,8 @@ static float score_of(uint32_t key)
 /* -------------------------------------------------------------------------------------------------------- upload */
 /* f32 rows [n,dim] to f16 rows `pitch` apart. One warp a row; *error: the largest length of what rounding took, as
  * bits. */
-static __global__ void __launch_bounds__(THREADS) halve_kernel(__half *to, const float *from, int n, int dim, int pitch,
-                                                               uint32_t *error)
+static __global__ void __launch_bounds__(THREADS)
+    halve_kernel(__half *to, const float *from, int n, int dim, int pitch, uint32_t *error)
 {
     int r = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (r >= n) return;
@@ -147,7 +155,8 @@ static __global__ void __launch_bounds__(THREADS, 2) scan_kernel(uint32_t *key, 
 #pragma unroll
             for (int r = 0; r < ROWS; r++) /* the last rows may be read twice, never past the end */
                 part[r] = *reinterpret_cast<const uint4 *>(rows + (size_t)(r0 + r < n ? r0 + r : n - 1) * pitch + at);
-            float4 a = *reinterpret_cast<const float4 *>(query + at), b = *reinterpret_cast<const float4 *>(query + at + 4);
+            float4 a = *reinterpret_cast<const float4 *>(query + at),
+                   b = *reinterpret_cast<const float4 *>(query + at + 4);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 __half x[8];
@@ -176,8 +185,8 @@ static __global__ void __launch_bounds__(THREADS, 2) scan_kernel(uint32_t *key, 
     add_counts(s->count[0], bins, BINS);
 }
 
-static __global__ void __launch_bounds__(THREADS) refine_kernel(const uint32_t *key, selection *s, int64_t n, uint32_t k,
-                                                                int pass)
+static __global__ void __launch_bounds__(THREADS)
+    refine_kernel(const uint32_t *key, selection *s, int64_t n, uint32_t k, int pass)
 {
     __shared__ uint32_t bins[BINS];
     uint32_t upper, want;
@@ -191,8 +200,9 @@ static __global__ void __launch_bounds__(THREADS) refine_kernel(const uint32_t *
 }
 
 /* grid: ceil(n / CHUNK) */
-static __global__ void __launch_bounds__(THREADS) gather_kernel(uint32_t *id, uint32_t *best, uint32_t *ties, const uint32_t *key,
-                                                                selection *s, int64_t n, uint32_t k)
+static __global__ void __launch_bounds__(THREADS)
+    gather_kernel(uint32_t *id, uint32_t *best, uint32_t *ties, const uint32_t *key, selection *s, int64_t n,
+                  uint32_t k)
 {
     __shared__ uint32_t equal;
     uint32_t last, want;
@@ -214,11 +224,13 @@ static __global__ void __launch_bounds__(THREADS) gather_kernel(uint32_t *id, ui
 }
 
 /* The same grid. A chunk's ties stand behind those of the chunks before it, in order of id. */
-static __global__ void __launch_bounds__(THREADS) ties_kernel(uint32_t *id, uint32_t *best, const uint32_t *ties, const uint32_t *key,
-                                                              const selection *s, int64_t n, uint32_t k)
+static __global__ void __launch_bounds__(THREADS)
+    ties_kernel(uint32_t *id, uint32_t *best, const uint32_t *ties, const uint32_t *key, const selection *s,
+                int64_t n, uint32_t k)
 {
     __shared__ uint32_t before, warp_ties[WARPS];
-    uint32_t last = s->upper[PASSES - 1], want = s->want[PASSES - 1], mine = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t last = s->upper[PASSES - 1], want = s->want[PASSES - 1], mine = 0, lane = threadIdx.x % 32,
+             warp = threadIdx.x / 32;
     if (threadIdx.x == 0) before = 0;
     __syncthreads();
     for (uint32_t c = threadIdx.x; c < blockIdx.x; c += THREADS) mine += ties[c];
@@ -254,14 +266,18 @@ bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, 
     *v = vector_set{NULL, n, dim, 0};
     if (!g) return k->sync(k, e);
     if (n < 1 || n >= (int64_t)1 << 32 || dim < 1 || dim > MAX_DIM)
-        return err_set(e, ERR_UNUSABLE, "search: %lld vectors of dimension %d; below 2^32 of at most %d can be searched on the device",
-                       (long long)n, dim, MAX_DIM);
+        return err_set(
+            e, ERR_UNUSABLE,
+            "search: %lld vectors of dimension %d; below 2^32 of at most %d can be searched on the device",
+            (long long)n, dim, MAX_DIM);
     const size_t  pitch = (size_t)(dim + 7) / 8 * 8, bytes = (size_t)n * pitch * sizeof(__half);
     const int64_t piece = PIECE_BYTES / ((int64_t)dim * (int64_t)sizeof(float)) + 1;
     v->rows = k->alloc(k, bytes);
     if (!v->rows)
-        return err_set(e, ERR_MEMORY, "search: %zu MiB of device memory are not free for the vectors; faiss keeps them on "
-                       "the host", bytes >> 20);
+        return err_set(e, ERR_MEMORY,
+                       "search: %zu MiB of device memory are not free for the vectors; faiss keeps them on "
+                       "the host",
+                       bytes >> 20);
     size_t    mark = k->mark(k);
     uint32_t *d_error = (uint32_t *)cuda_stage(g, &none, sizeof none);
     for (int64_t i = 0; d_error && i < n; i += piece) {
@@ -269,8 +285,8 @@ bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, 
         int64_t      m = n - i < piece ? n - i : piece;
         const float *some = (const float *)cuda_stage(g, rows + i * dim, (size_t)(m * dim) * sizeof *rows);
         if (!some) break;
-        LAUNCH(halve_kernel, dim3(blocks_of(m, WARPS)), dim3(THREADS), 0, g->stream, (__half *)v->rows + (size_t)i * pitch, some, (int)m,
-               dim, (int)pitch, d_error);
+        LAUNCH(halve_kernel, dim3(blocks_of(m, WARPS)), dim3(THREADS), 0, g->stream,
+               (__half *)v->rows + (size_t)i * pitch, some, (int)m, dim, (int)pitch, d_error);
         if (!cu_launched(k, "vectors")) break;
         k->back(k, inner);
     }
@@ -329,8 +345,8 @@ static bool run_search(cuda *g, const vector_set *v, const float *z, uint32_t k,
     if (!cuda_send(g, query, room, (size_t)pitch * sizeof *query) ||
         !cu_ok(&g->k, cudaMemsetAsync(s, 0, sizeof *s, g->stream), "search"))
         return false;
-    LAUNCH(scan_kernel, dim3(scans), dim3(THREADS), pitch * sizeof *query, g->stream, key, s, (const __half *)v->rows, query,
-           v->n, pitch);
+    LAUNCH(scan_kernel, dim3(scans), dim3(THREADS), pitch * sizeof *query, g->stream, key, s,
+           (const __half *)v->rows, query, v->n, pitch);
     for (int pass = 1; pass < PASSES; pass++)
         LAUNCH(refine_kernel, dim3(refines), dim3(THREADS), 0, g->stream, key, s, v->n, k, pass);
     LAUNCH(gather_kernel, dim3(chunks), dim3(THREADS), 0, g->stream, found, found + k, ties, key, s, v->n, k);

@@ -34,7 +34,7 @@ static bool upload(cuda *g, uint8_t *device, dtype to, const uint8_t *from, dtyp
 
 static bool upload_all(cuda *g, uint8_t *device, const weight *w, const tensor *t)
 {
-    size_t         pitch = (size_t)cuda_pitch(w), cols = (size_t)w->cols, rows = (size_t)w->rows, to = dtype_bytes(w->type);
+    size_t pitch = (size_t)cuda_pitch(w), cols = (size_t)w->cols, rows = (size_t)w->rows, to = dtype_bytes(w->type);
     const uint8_t *from = (const uint8_t *)t->data;
     if (pitch == cols) return upload(g, device, w->type, from, t->type, rows * cols);
     bool ok = cu_ok(&g->k, cudaMemsetAsync(device, 0, rows * pitch * to, g->stream), "weights");

@@ -15,8 +15,8 @@ double ref_unit(double x, unit u)
     return x;
 }
 
-void ref_linear(double *y, double *size, const float *x, int ldx, int T, const float *w, int N, int K, const float *bias,
-                unit u, const float *residual, int ldr)
+void ref_linear(double *y, double *size, const float *x, int ldx, int T, const float *w, int N, int K,
+                const float *bias, unit u, const float *residual, int ldr)
 {
     for (int t = 0; t < T; t++)
         for (int n = 0; n < N; n++) {
@@ -60,8 +60,8 @@ void ref_glu(double *y, const float *gate, const float *up, int ld, int T, int F
             y[(size_t)t * F + j] = ref_unit(gate[(size_t)t * ld + j], u) * up[(size_t)t * ld + j];
 }
 
-void ref_rope(double *y, const float *x, int ld, int T, int n_heads, int head_dim, const float *cos_, const float *sin_,
-              int half, bool interleaved)
+void ref_rope(double *y, const float *x, int ld, int T, int n_heads, int head_dim, const float *cos_,
+              const float *sin_, int half, bool interleaved)
 {
     for (int t = 0; t < T; t++)
         for (int h = 0; h < n_heads; h++) {

@@ -1,4 +1,5 @@
-/* test_arena.c - pieces are aligned, zeroed and apart; limits hold; marks give back; a steady load stops asking malloc. */
+/* test_arena.c - pieces are aligned, zeroed and apart; limits hold; marks give back; a steady load stops asking
+ * malloc. */
 #include "tests/check.h"
 #include "base/arena.h"
 #include "base/memory.h"
@@ -132,8 +133,12 @@ static void test_strings(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces), cmocka_unit_test(test_limit), cmocka_unit_test(test_sizes_that_overflow),
-        cmocka_unit_test(test_marks),  cmocka_unit_test(test_steady_load_stops_asking), cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_sizes_that_overflow),
+        cmocka_unit_test(test_marks),
+        cmocka_unit_test(test_steady_load_stops_asking),
+        cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_strings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

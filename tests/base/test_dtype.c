@@ -45,7 +45,8 @@ static void test_every_bfloat16(void **state)
             uint32_t b = half - 1 + (uint32_t)i;
             memcpy(&at[i], &b, 4);
         }
-        if (bf16_from_f32(at[0]) != v || bf16_from_f32(at[1]) != tie || bf16_from_f32(at[2]) != v + 1) fail_msg("%04x rounds wrongly", v);
+        if (bf16_from_f32(at[0]) != v || bf16_from_f32(at[1]) != tie || bf16_from_f32(at[2]) != v + 1)
+            fail_msg("%04x rounds wrongly", v);
     }
 }
 
@@ -83,9 +84,10 @@ static void test_widening_from_odd_addresses(void **state)
 static void test_names_and_sizes(void **state)
 {
     (void)state;
-    static const struct { dtype t; const char *name; size_t bytes; } row[] = {
-        {DTYPE_F32, "F32", 4}, {DTYPE_F16, "F16", 2}, {DTYPE_BF16, "BF16", 2}, {DTYPE_I64, "I64", 8}, {DTYPE_I32, "I32", 4},
-        {DTYPE_U8, "U8", 1},   {DTYPE_OTHER, "another type", 0},
+    static const struct { dtype t; const char *name; size_t bytes;
+    } row[] = {
+        {DTYPE_F32, "F32", 4}, {DTYPE_F16, "F16", 2}, {DTYPE_BF16, "BF16", 2},          {DTYPE_I64, "I64", 8},
+        {DTYPE_I32, "I32", 4}, {DTYPE_U8, "U8", 1},   {DTYPE_OTHER, "another type", 0},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         assert_string_equal(dtype_name(row[i].t), row[i].name);

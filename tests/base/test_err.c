@@ -47,7 +47,8 @@ static void test_names_of_codes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_first_error_wins), cmocka_unit_test(test_plain_error_names_no_field),
-                                       cmocka_unit_test(test_long_text_is_cut), cmocka_unit_test(test_names_of_codes)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_first_error_wins), cmocka_unit_test(test_plain_error_names_no_field),
+        cmocka_unit_test(test_long_text_is_cut), cmocka_unit_test(test_names_of_codes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

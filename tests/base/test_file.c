@@ -6,7 +6,8 @@
 static void test_reading(void **state)
 {
     (void)state;
-    const char *dir = temporary_dir(), *path = put_file(dir, "five", "12345", 5), *none = put_file(dir, "none", "", 0);
+    const char *dir = temporary_dir(), *path = put_file(dir, "five", "12345", 5),
+               *none = put_file(dir, "none", "", 0);
     file_map    m;
     char       *p;
     size_t      n;

@@ -5,7 +5,9 @@
 static void test_members(void **state)
 {
     (void)state;
-    json_t     *o = json_loads("{\"a\":{\"b\":{\"n\":7,\"x\":0.5,\"t\":true,\"s\":\"hi\",\"z\":null}},\"f\":2.5,\"big\":9007199254740993}", 0, NULL);
+    json_t *o = json_loads(
+        "{\"a\":{\"b\":{\"n\":7,\"x\":0.5,\"t\":true,\"s\":\"hi\",\"z\":null}},\"f\":2.5,\"big\":9007199254740993}",
+        0, NULL);
     int64_t     i;
     double      d;
     bool        t;
@@ -68,16 +70,24 @@ static void test_files(void **state)
     OK(json_open(&v, put_file(dir, "good.json", " {\"a\": [1, 2]}\n", 15), &e), e);
     assert_int_equal(json_array_size(json_path(v, "a")), 2);
     json_decref(v);
-    static const struct { const char *text, *part; } bad[] = {
-        {"", "bad.json: line"},       {"{\"a\":1,\n\"a\":2}", "bad.json: line 2: duplicate"}, {"{\"a\":1} x", "line 1: end of file expected"},
-        {"[1,", "bad.json: line 1"},  {"{\"a\":\"\xff\"}", "bad.json: line"},                 {"{\"a\":\"\\ud800\"}", "bad.json: line"},
-        {"nul", "bad.json: line"},    {"{\"a\":1e999}", "bad.json: line 1"},
+    static const struct { const char *text, *part;
+    } bad[] = {
+        {"", "bad.json: line"},
+        {"{\"a\":1,\n\"a\":2}", "bad.json: line 2: duplicate"},
+        {"{\"a\":1} x", "line 1: end of file expected"},
+        {"[1,", "bad.json: line 1"},
+        {"{\"a\":\"\xff\"}", "bad.json: line"},
+        {"{\"a\":\"\\ud800\"}", "bad.json: line"},
+        {"nul", "bad.json: line"},
+        {"{\"a\":1e999}", "bad.json: line 1"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        FAILS(json_open(&v, put_file(dir, "bad.json", bad[i].text, strlen(bad[i].text)), &e), e, ERR_FILE, bad[i].part);
+        FAILS(json_open(&v, put_file(dir, "bad.json", bad[i].text, strlen(bad[i].text)), &e), e, ERR_FILE,
+              bad[i].part);
     char *deep = malloc(200001); /* a depth bomb */
     memset(deep, '[', 200000);
-    FAILS(json_open(&v, put_file(dir, "bad.json", deep, 200000), &e), e, ERR_FILE, "bad.json: line 1: maximum parsing depth");
+    FAILS(json_open(&v, put_file(dir, "bad.json", deep, 200000), &e), e, ERR_FILE,
+          "bad.json: line 1: maximum parsing depth");
     free(deep);
     FAILS(json_open(&v, inside(dir, "absent.json"), &e), e, ERR_FILE, "absent.json: No such file");
     remove_dir(dir);

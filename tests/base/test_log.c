@@ -1,4 +1,5 @@
-/* test_log.c - one JSON object a line, whatever is in the strings; a field that is not on the list never shows its value. */
+/* test_log.c - one JSON object a line, whatever is in the strings; a field that is not on the list never shows
+ * its value. */
 #include <fcntl.h>
 #include <jansson.h>
 #include <unistd.h>
@@ -38,8 +39,8 @@ static json_t *parsed(const char *line)
 
 static void write_all_kinds(void)
 {
-    LOG(LOG_WARN, "request", LOG_S("route", "/v1/diagnoses"), LOG_I("status", 200), LOG_D("total_ms", 12.3456), LOG_D("read_ms", NAN),
-        LOG_S("problem", NULL));
+    LOG(LOG_WARN, "request", LOG_S("route", "/v1/diagnoses"), LOG_I("status", 200), LOG_D("total_ms", 12.3456),
+        LOG_D("read_ms", NAN), LOG_S("problem", NULL));
 }
 
 static void test_all_kinds(void **state)
@@ -57,7 +58,10 @@ static void test_all_kinds(void **state)
     json_decref(v);
 }
 
-static void write_private(void) { LOG(LOG_ERROR, "request", LOG_S("question", "does Mrs Smith have pneumonia?"), LOG_I("k", 2)); }
+static void write_private(void)
+{
+    LOG(LOG_ERROR, "request", LOG_S("question", "does Mrs Smith have pneumonia?"), LOG_I("k", 2));
+}
 
 static void test_the_list_keeps_values_out(void **state)
 {
@@ -72,7 +76,10 @@ static void test_the_list_keeps_values_out(void **state)
 }
 
 static const char *nasty;
-static void write_nasty(void) { LOG(LOG_ERROR, "start", LOG_S("text", nasty), LOG_S("file", nasty), LOG_I("port", 8080)); }
+static void write_nasty(void)
+{
+    LOG(LOG_ERROR, "start", LOG_S("text", nasty), LOG_S("file", nasty), LOG_I("port", 8080));
+}
 
 /* Quotes, controls, broken UTF-8, and strings around the size of the buffer: always one line of valid ASCII JSON. */
 static void test_any_string_gives_one_line(void **state)
@@ -157,8 +164,11 @@ static void test_clock(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_kinds), cmocka_unit_test(test_the_list_keeps_values_out),
-        cmocka_unit_test(test_any_string_gives_one_line), cmocka_unit_test(test_threshold), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_all_kinds),
+        cmocka_unit_test(test_the_list_keeps_values_out),
+        cmocka_unit_test(test_any_string_gives_one_line),
+        cmocka_unit_test(test_threshold),
+        cmocka_unit_test(test_errors),
         cmocka_unit_test(test_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-/* test_queue.c - order, the bound, closing, taking one out of the middle; and with threads: every item arrives exactly once, and
- * nobody waits for ever. Runs under ThreadSanitizer too. */
+/* test_queue.c - order, the bound, closing, taking one out of the middle; and with threads: every item arrives
+ * exactly once, and nobody waits for ever. Runs under ThreadSanitizer too. */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
-/* test_safetensors.c - tensors are where the header says; every lie a header can tell is an error that names file and tensor;
- * shards, promises, needs. */
+/* test_safetensors.c - tensors are where the header says; every lie a header can tell is an error that names
+ * file and tensor; shards, promises, needs. */
 #include "tests/base/temporary.h"
 #include "base/memory.h"
 #include "base/safetensors.h"
@@ -50,8 +50,10 @@ static void test_tensors_lie_where_the_header_says(void **state)
         assert_string_equal(safetensors_at(s, 3)->name, "empty");
         assert_null(safetensors_at(s, 4));
         assert_null(safetensors_at(s, -1));
-        const tensor *a = safetensors_find(s, "a"), *b = safetensors_find(s, "b.weight"), *c = safetensors_find(s, "c");
-        assert_true(b->type == DTYPE_F32 && b->n_dims == 2 && b->dim[0] == 2 && b->dim[1] == 3 && b->count == 6 && b->bytes == 24);
+        const tensor *a = safetensors_find(s, "a"), *b = safetensors_find(s, "b.weight"),
+                     *c = safetensors_find(s, "c");
+        assert_true(b->type == DTYPE_F32 && b->n_dims == 2 && b->dim[0] == 2 && b->dim[1] == 3 && b->count == 6
+                    && b->bytes == 24);
         assert_true(c->type == DTYPE_I64 && c->n_dims == 0 && c->count == 1);
         assert_int_equal(*(const uint8_t *)a->data, 0);
         assert_int_equal(*(const uint8_t *)b->data, 4);
@@ -71,7 +73,8 @@ static void test_malformed_headers(void **state)
 {
     (void)state;
 #define ONE(fields) "{\"w\":{" fields "}}"
-    static const struct { const char *header, *part; } row[] = {
+    static const struct { const char *header, *part;
+    } row[] = {
         {"", "bad.safetensors: header"},
         {"{", "bad.safetensors: header"},
         {"[]", "not an object of tensors"},
@@ -84,19 +87,25 @@ static void test_malformed_headers(void **state)
         {ONE("\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]"), "at most 8 sizes"},
         {ONE("\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]"), "w: shape holds a wrong size"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]"), "w: shape holds a wrong size"},
-        {ONE("\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]"), "w: shape holds a wrong size"},
-        {ONE("\"dtype\":\"F32\",\"shape\":[9223372036854775807,2],\"data_offsets\":[0,0]"), "w: shape holds a wrong size"},
+        {ONE("\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]"),
+         "w: shape holds a wrong size"},
+        {ONE("\"dtype\":\"F32\",\"shape\":[9223372036854775807,2],\"data_offsets\":[0,0]"),
+         "w: shape holds a wrong size"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2]"), "w: data offsets lie outside"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]"), "w: data offsets lie outside"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,16]"), "w: data offsets lie outside"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[\"0\",8]"), "w: data offsets lie outside"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-8,0]"), "w: data offsets lie outside"},
         {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]"), "w: data offsets lie outside"},
-        {ONE("\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[8,24]"), "w: data offsets lie outside the file (is it truncated?)"},
-        {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,9223372036854775807]"), "w: data offsets lie outside"},
-        {ONE("\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]"), "w: 8 bytes of data do not fit its shape and dtype F32"},
+        {ONE("\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[8,24]"),
+         "w: data offsets lie outside the file (is it truncated?)"},
+        {ONE("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,9223372036854775807]"),
+         "w: data offsets lie outside"},
+        {ONE("\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]"),
+         "w: 8 bytes of data do not fit its shape and dtype F32"},
         {ONE("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,8]"), "w: 8 bytes of data do not fit"},
-        {ONE("\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[0,8]"), "w: 8 bytes of data do not fit its shape and dtype F64"},
+        {ONE("\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[0,8]"),
+         "w: 8 bytes of data do not fit its shape and dtype F64"},
         {ONE("\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,8]"), "w: 8 bytes of data do not fit"},
         {"{\"w\":7}", "w: unknown dtype"},
         {"{\"w\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},\"w\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[8,16]}}",
@@ -131,7 +140,8 @@ static void test_lengths_that_lie(void **state)
         memcpy(bytes + 8, "{}", 2);
         FAILS(safetensors_open(&s, put_file(dir, "bad", bytes, 10), &e), e, ERR_FILE, "header length");
     }
-    for (size_t n = 0; n < 8; n++) FAILS(safetensors_open(&s, put_file(dir, "bad", bytes, n), &e), e, ERR_FILE, "bad: too short");
+    for (size_t n = 0; n < 8; n++)
+        FAILS(safetensors_open(&s, put_file(dir, "bad", bytes, n), &e), e, ERR_FILE, "bad: too short");
     FAILS(safetensors_open(&s, inside(dir, "absent"), &e), e, ERR_FILE, "absent");
     uint64_t two = 2; /* no tensors at all is a lawful file */
     memcpy(bytes, &two, 8);
@@ -153,8 +163,12 @@ static void test_shards(void **state)
     safetensors *s;
     err          e = {0};
     put_tensors("one.safetensors", "{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8);
-    put_tensors("two.safetensors", "{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}", 5);
-    put_index("{\"metadata\":{},\"weight_map\":{\"c\":\"two.safetensors\",\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}");
+    put_tensors(
+        "two.safetensors",
+        "{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}",
+        5);
+    put_index(
+        "{\"metadata\":{},\"weight_map\":{\"c\":\"two.safetensors\",\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}");
     OK(safetensors_open(&s, dir, &e), e);
     assert_int_equal(safetensors_count(s), 3);
     assert_non_null(strstr(safetensors_find(s, "a")->file, "one.safetensors"));
@@ -199,12 +213,15 @@ static void test_needs(void **state)
     OK(safetensors_open(&s, path, &e), e);
     OK(safetensors_need(s, &t, "w", (const int64_t[]){2, 3, -1}, &e), e);
     OK(safetensors_need(s, &t, "w", (const int64_t[]){0, 3, -1}, &e), e); /* 0 takes any */
-    FAILS(safetensors_need(s, &t, "x", (const int64_t[]){2, -1}, &e), e, ERR_FILE, "need.safetensors: tensor x is missing");
+    FAILS(safetensors_need(s, &t, "x", (const int64_t[]){2, -1}, &e), e, ERR_FILE,
+          "need.safetensors: tensor x is missing");
     FAILS(safetensors_need(s, &t, "w", (const int64_t[]){3, 2, -1}, &e), e, ERR_FILE, "w: shape [2,3], wanted [3,2]");
     FAILS(safetensors_need(s, &t, "w", (const int64_t[]){0, 4, -1}, &e), e, ERR_FILE, "w: shape [2,3], wanted [*,4]");
-    FAILS(safetensors_need(s, &t, "w", (const int64_t[]){2, 3, 1, -1}, &e), e, ERR_FILE, "w: shape [2,3], wanted [2,3,1]");
+    FAILS(safetensors_need(s, &t, "w", (const int64_t[]){2, 3, 1, -1}, &e), e, ERR_FILE,
+          "w: shape [2,3], wanted [2,3,1]");
     FAILS(safetensors_need(s, &t, "w", (const int64_t[]){2, -1}, &e), e, ERR_FILE, "w: shape [2,3], wanted [2]");
-    FAILS(safetensors_need(s, &t, "i", (const int64_t[]){1, -1}, &e), e, ERR_FILE, "i: dtype I32, wanted F32, F16 or BF16");
+    FAILS(safetensors_need(s, &t, "i", (const int64_t[]){1, -1}, &e), e, ERR_FILE,
+          "i: dtype I32, wanted F32, F16 or BF16");
     FAILS(safetensors_need(s, &t, "o", (const int64_t[]){1, -1}, &e), e, ERR_FILE, "o: dtype another type");
     safetensors_close(s);
 }
@@ -212,13 +229,15 @@ static void test_needs(void **state)
 static void test_fixture_checkpoints_open(void **state)
 {
     (void)state;
-    static const char *const path[] = {FIXTURE("qwen2vl-tiny-bf16-sharded"), FIXTURE("qwen2vl-tiny-lora"), FIXTURE("jina-clip-tiny")};
+    static const char *const path[] = {FIXTURE("qwen2vl-tiny-bf16-sharded"), FIXTURE("qwen2vl-tiny-lora"),
+                                       FIXTURE("jina-clip-tiny")};
     for (size_t i = 0; i < 3; i++) {
         safetensors *s;
         err          e = {0};
         OK(safetensors_open(&s, path[i], &e), e);
         assert_true(safetensors_count(s) > 20);
-        for (int k = 1; k < safetensors_count(s); k++) assert_true(strcmp(safetensors_at(s, k - 1)->name, safetensors_at(s, k)->name) < 0);
+        for (int k = 1; k < safetensors_count(s); k++)
+            assert_true(strcmp(safetensors_at(s, k - 1)->name, safetensors_at(s, k)->name) < 0);
         for (int k = 0; k < safetensors_count(s); k++) {
             const tensor *t = safetensors_at(s, k);
             assert_ptr_equal(safetensors_find(s, t->name), t);

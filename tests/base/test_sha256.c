@@ -1,4 +1,5 @@
-/* test_sha256.c - FIPS 180-4 vectors; files; a model folder's identity: which files count, and that the order does not. */
+/* test_sha256.c - FIPS 180-4 vectors; files; a model folder's identity: which files count, and that the order
+ * does not. */
 #include "tests/base/temporary.h"
 #include "base/file.h"
 #include "base/sha256.h"
@@ -9,13 +10,14 @@ static void test_fips_vectors(void **state)
     (void)state;
     char *million = malloc(1000000);
     memset(million, 'a', 1000000);
-    const struct { const char *in; size_t n; const char *hex; } row[] = {
+    const struct { const char *in; size_t n; const char *hex;
+    } row[] = {
         {"", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
         {"abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
         {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56,
          "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
-        {"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu", 112,
-         "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1"},
+        {"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu",
+         112, "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1"},
         {million, 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {

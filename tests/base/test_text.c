@@ -1,4 +1,5 @@
-/* test_text.c - growable text, UTF-8 by the table of RFC 3629, base64 by RFC 4648's vectors and strictness, hexadecimal. */
+/* test_text.c - growable text, UTF-8 by the table of RFC 3629, base64 by RFC 4648's vectors and strictness,
+ * hexadecimal. */
 #include "tests/check.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -35,11 +36,35 @@ static void test_failure_is_sticky(void **state)
 static void test_utf8_validity(void **state)
 {
     (void)state;
-    static const char *const good[] = {"", "a", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80",
-                                       "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "h\xc3\xa9llo \xe4\xb8\xad \xf0\x9f\xa9\xba"};
-    static const char *const bad[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2", "\xc2\x41", "\xe0\x9f\xbf", "\xe0\xa0", "\xed\xa0\x80",
-                                      "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf0\x90\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xfe",
-                                      "\xff", "ok\xe2\x82"};
+    static const char *const good[] = {"",
+                                       "a",
+                                       "\x7f",
+                                       "\xc2\x80",
+                                       "\xdf\xbf",
+                                       "\xe0\xa0\x80",
+                                       "\xed\x9f\xbf",
+                                       "\xee\x80\x80",
+                                       "\xef\xbf\xbf",
+                                       "\xf0\x90\x80\x80",
+                                       "\xf4\x8f\xbf\xbf",
+                                       "h\xc3\xa9llo \xe4\xb8\xad \xf0\x9f\xa9\xba"};
+    static const char *const bad[] = {"\x80",
+                                      "\xbf",
+                                      "\xc0\x80",
+                                      "\xc1\xbf",
+                                      "\xc2",
+                                      "\xc2\x41",
+                                      "\xe0\x9f\xbf",
+                                      "\xe0\xa0",
+                                      "\xed\xa0\x80",
+                                      "\xed\xbf\xbf",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xf0\x90\x80",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xfe",
+                                      "\xff",
+                                      "ok\xe2\x82"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) assert_true(utf8_valid(good[i], strlen(good[i])));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(utf8_valid(bad[i], strlen(bad[i])));
     assert_true(utf8_valid("a\0b", 3));
@@ -55,7 +80,8 @@ static void test_utf8_of_all_code_points(void **state)
         char        s[5] = {0};
         const char *p = s;
         int         n = utf8_put(s, cp);
-        if (n != (cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4) || !utf8_valid(s, (size_t)n)) fail_msg("U+%04X", cp);
+        if (n != (cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4) || !utf8_valid(s, (size_t)n))
+            fail_msg("U+%04X", cp);
         if (utf8_next(&p) != cp || p != s + n) fail_msg("U+%04X does not come back", cp);
     }
 }
@@ -63,8 +89,13 @@ static void test_utf8_of_all_code_points(void **state)
 static void test_base64_vectors(void **state)
 {
     (void)state; /* RFC 4648, section 10 */
-    static const char *const row[][2] = {{"", ""},           {"f", "Zg=="},         {"fo", "Zm8="},        {"foo", "Zm9v"},
-                                         {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+    static const char *const row[][2] = {{"", ""},
+                                         {"f", "Zg=="},
+                                         {"fo", "Zm8="},
+                                         {"foo", "Zm9v"},
+                                         {"foob", "Zm9vYg=="},
+                                         {"fooba", "Zm9vYmE="},
+                                         {"foobar", "Zm9vYmFy"}};
     arena *a = arena_new(0);
     for (size_t i = 0; i < 7; i++) {
         char     out[16];

@@ -1,5 +1,6 @@
 /* gpu.h - what the tests of the CUDA table share. The same source runs on a GPU (`make check-gpu`) and in the
- * emulation of tests/simt (`make test`): only kernels.h is called, on device "cuda:0". Without either the tests skip. */
+ * emulation of tests/simt (`make test`): only kernels.h is called, on device "cuda:0". Without either the tests
+ * skip. */
 #ifndef JOMED_TESTS_CUDA_GPU_H
 #define JOMED_TESTS_CUDA_GPU_H
 
@@ -10,7 +11,9 @@ static inline kernels *gpu_open(precision p)
 {
     kernels *k = NULL;
     err      e = {0};
-    if (kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = p, .scratch_bytes = (size_t)16 << 20}, &e)) return k;
+    if (kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = p, .scratch_bytes = (size_t)16 << 20},
+                     &e))
+        return k;
     if (e.code == ERR_USAGE) SKIP("%s", e.text);
     fail_msg("%s", e.text);
     return NULL;

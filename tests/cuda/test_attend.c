@@ -45,9 +45,12 @@ static void see_ancestors(uint8_t *visible, int n)
 
 static made make_case(kernels *k, const attend_case *c, bool outliers)
 {
-    int  qw = c->n_heads * c->dim, kw = c->n_kv_heads * c->dim, qs = qw + c->pad, ks = kw + c->pad, all = c->prefix + c->n;
-    made m = {.q = rows_of(c->n_q, qw, qs, 11, outliers), .k = rows_of(all, kw, ks, 12, outliers),
-              .v = rows_of(all, kw, ks, 13, outliers), .visible = calloc((size_t)c->n_tree * (size_t)c->n_tree + 1, 1),
+    int qw = c->n_heads * c->dim, kw = c->n_kv_heads * c->dim, qs = qw + c->pad, ks = kw + c->pad,
+        all = c->prefix + c->n;
+    made m = {.q = rows_of(c->n_q, qw, qs, 11, outliers),
+              .k = rows_of(all, kw, ks, 12, outliers),
+              .v = rows_of(all, kw, ks, 13, outliers),
+              .visible = calloc((size_t)c->n_tree * (size_t)c->n_tree + 1, 1),
               .out_len = (size_t)c->n_q * (size_t)qs};
     assert_non_null(m.visible);
     see_ancestors(m.visible, c->n_tree);
@@ -59,8 +62,16 @@ static made make_case(kernels *k, const attend_case *c, bool outliers)
     m.d_v = gpu_acts(k, m.v, (size_t)all * (size_t)ks);
     m.d_out = gpu_acts(k, zero, m.out_len);
     free(zero);
-    m.host = (attend_args){.n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->dim, .scale = 1 / sqrtf((float)c->dim),
-                           .q = m.q, .q_stride = qs, .n_q = c->n_q, .out_stride = qs, .mask = c->mask, .n_tree = c->n_tree,
+    m.host = (attend_args){.n_heads = c->n_heads,
+                           .n_kv_heads = c->n_kv_heads,
+                           .head_dim = c->dim,
+                           .scale = 1 / sqrtf((float)c->dim),
+                           .q = m.q,
+                           .q_stride = qs,
+                           .n_q = c->n_q,
+                           .out_stride = qs,
+                           .mask = c->mask,
+                           .n_tree = c->n_tree,
                            .visible = m.visible};
     m.host.span[0] = (kv_span){m.k, m.v, c->prefix, ks};
     m.host.span[1] = (kv_span){m.k + (size_t)c->prefix * (size_t)ks, m.v + (size_t)c->prefix * (size_t)ks, c->n, ks};
@@ -90,7 +101,8 @@ static void fetch_rows(kernels *k, const made *m, float *got)
     assert_non_null(all);
     k->get(k, all, m->d_out, m->out_len);
     kern_ok(k);
-    for (int i = 0; i < m->host.n_q; i++) memcpy(got + (size_t)i * width, all + (size_t)i * stride, width * sizeof *got);
+    for (int i = 0; i < m->host.n_q; i++)
+        memcpy(got + (size_t)i * width, all + (size_t)i * stride, width * sizeof *got);
     free(all);
 }
 
@@ -103,7 +115,8 @@ static double score_size(const attend_args *a)
         for (int h = 0; h < a->n_heads; h++)
             for (int j = 0; j < all; j++) {
                 double       s = 0;
-                const float *q = (const float *)a->q + (size_t)i * (size_t)a->q_stride + (size_t)h * (size_t)a->head_dim;
+                const float *q =
+                    (const float *)a->q + (size_t)i * (size_t)a->q_stride + (size_t)h * (size_t)a->head_dim;
                 const float *key = (const float *)a->span[0].k + (size_t)j * (size_t)a->span[0].row_stride +
                                    (size_t)(h / group) * (size_t)a->head_dim;
                 for (int d = 0; d < a->head_dim; d++) s += fabs((double)q[d] * key[d]);
@@ -119,7 +132,8 @@ static void bounds_of(double *bound, const double *want, const made *m, bool bf1
 {
     attend_args a = m->host;
     int    all = a.span[0].n + a.span[1].n;
-    size_t n = (size_t)a.n_q * (size_t)a.n_heads * (size_t)a.head_dim, stored = (size_t)all * (size_t)a.span[0].row_stride;
+    size_t n = (size_t)a.n_q * (size_t)a.n_heads * (size_t)a.head_dim,
+           stored = (size_t)all * (size_t)a.span[0].row_stride;
     float *v = malloc((stored + 1) * sizeof *v);
     assert_non_null(v);
     for (size_t i = 0; i < stored; i++) v[i] = fabsf(m->v[i]);
@@ -244,7 +258,8 @@ static void check_row_bits(int dim, int group)
             k->get(k, got, m.d_out, n_q * row);
             kern_ok(k);
             if (memcmp(got, want + prefix * row, n_q * row * sizeof *got) != 0)
-                fail_msg("head size %d: %zu queries behind a prefix of %zu differ from the same in one span", dim, n_q, prefix);
+                fail_msg("head size %d: %zu queries behind a prefix of %zu differ from the same in one span", dim,
+                         n_q, prefix);
         }
     made_free(k, &m);
     free(want), free(got);
@@ -301,7 +316,8 @@ static void packed_sequences_keep_their_bits(void **state)
 static void a_chain_as_a_tree_equals_causal(void **state)
 {
     (void)state;
-    attend_case c = {.n_heads = 4, .n_kv_heads = 2, .dim = 64, .n_q = 9, .prefix = 121, .n = 12, .mask = ATTEND_CAUSAL};
+    attend_case c = {
+        .n_heads = 4, .n_kv_heads = 2, .dim = 64, .n_q = 9, .prefix = 121, .n = 12, .mask = ATTEND_CAUSAL};
     kernels    *k = gpu_open(PRECISION_BF16);
     made        m = make_case(k, &c, true);
     float      *causal = malloc(m.out_len * sizeof *causal), *tree = malloc(m.out_len * sizeof *tree);

@@ -23,7 +23,8 @@ static void devices_are_named(void **state)
     assert_int_equal(strncmp(k->name, "cuda:", 5), 0);
     k->close(k);
     k = NULL;
-    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:900"}, &e), e, ERR_USAGE, "cuda:900: there are cuda:0 to");
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:900"}, &e), e, ERR_USAGE,
+          "cuda:900: there are cuda:0 to");
     assert_string_equal(e.field, "device");
     FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:"}, &e), e, ERR_USAGE, "auto, cpu and cuda:N");
     FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0x"}, &e), e, ERR_USAGE, "auto, cpu and cuda:N");
@@ -36,8 +37,8 @@ static void too_large_a_workspace_says_how_much(void **state)
     (void)gpu_table(PRECISION_BF16); /* or skip */
     kernels *k = NULL;
     err      e;
-    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0", .scratch_bytes = (size_t)1 << 50}, &e), e, ERR_MEMORY,
-          "the workspace needs 1073741824 MiB, ");
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0", .scratch_bytes = (size_t)1 << 50}, &e), e,
+          ERR_MEMORY, "the workspace needs 1073741824 MiB, ");
     assert_non_null(strstr(e.text, " MiB are free"));
     assert_null(k);
 }
@@ -50,7 +51,8 @@ static void open_survives_a_failed_allocation(void **state)
     for (long n = 0;; n++) {
         err e = {0};
         mem_fail_after(n);
-        bool ok = kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e);
+        bool ok = kernels_open(
+            &k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e);
         mem_fail_after(-1);
         if (ok) {
             assert_int_equal(n, 2); /* the table and its exact twin */
@@ -86,7 +88,9 @@ static void scratch_is_a_stack_with_an_end(void **state)
     (void)gpu_table(PRECISION_BF16); /* or skip */
     kernels *k = NULL;
     err      e = {0};
-    OK(kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e), e);
+    OK(kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096},
+                    &e),
+       e);
     size_t mark = k->mark(k);
     char  *a = k->take(k, 100), *b = k->take(k, 1);
     assert_true(a && b - a == 256); /* 100 x 2 bytes, to the next 256 */
@@ -111,7 +115,8 @@ static void long_transfers_arrive_whole(void **state)
     for (int p = 0; p < 2; p++) {
         kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
         float   *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
-        act     *d = k->alloc(k, (size_t)N * (size_t)k->act_bytes), *copy = k->alloc(k, (size_t)N * (size_t)k->act_bytes);
+        act *d = k->alloc(k, (size_t)N * (size_t)k->act_bytes),
+            *copy = k->alloc(k, (size_t)N * (size_t)k->act_bytes);
         assert_true(x && y && d && copy);
         for (int i = 0; i < N; i++) x[i] = (float)(i % 251) - 125; /* whole numbers of eight bits: exact in bf16 */
         k->put(k, d, x, N);
@@ -134,7 +139,9 @@ static void put_rounds_as_the_host_does(void **state)
 {
     (void)state;
     kernels *k = gpu_table(PRECISION_BF16);
-    float    x[] = {1.00390625f, 1.01171875f, -0.0f, 3.4e38f, INFINITY, -INFINITY, NAN, 1e-40f, 0x1p-133f, 65504, 0.1f}, y[11];
+    float x[] = {1.00390625f, 1.01171875f, -0.0f,     3.4e38f, INFINITY, -INFINITY,
+                 NAN,         1e-40f,      0x1p-133f, 65504,   0.1f},
+          y[11];
     act     *d = k->alloc(k, sizeof x);
     k->put(k, d, x, 11);
     k->get(k, y, d, 11);
@@ -155,7 +162,8 @@ static void weights_arrive_as_the_table_multiplies_them(void **state)
             for (int type = DTYPE_F32; type <= DTYPE_BF16; type++) {
                 int      rows = shapes[s][0], cols = shapes[s][1], n = rows * cols;
                 kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
-                float   *f = random_floats((size_t)n, 5, true), *want = malloc((size_t)n * sizeof *want), *got = malloc((size_t)n * sizeof *got);
+                float *f = random_floats((size_t)n, 5, true), *want = malloc((size_t)n * sizeof *want),
+                      *got = malloc((size_t)n * sizeof *got);
                 uint8_t *file = malloc((size_t)n * 4 + 1);
                 for (int i = 0; i < n; i++) { /* at an odd address, as in a file with an odd header */
                     uint16_t half = (uint16_t)(0x3c00 + i % 900), b = bf16_from_f32(f[i]);
@@ -195,7 +203,8 @@ static void wrong_weights_are_named(void **state)
     weight   w;
     err      e;
     tensor   t = {.name = "block.weight", .file = "model.safetensors", .data = v, .type = DTYPE_BF16, .count = 6};
-    FAILS(k->weight_open(k, &w, &t, 2, 4, &e), e, ERR_FILE, "model.safetensors: block.weight has 6 elements, not 2 x 4");
+    FAILS(k->weight_open(k, &w, &t, 2, 4, &e), e, ERR_FILE,
+          "model.safetensors: block.weight has 6 elements, not 2 x 4");
     t.type = DTYPE_I64;
     FAILS(k->weight_open(k, &w, &t, 2, 3, &e), e, ERR_FILE, "block.weight is I64");
     kern_ok(k); /* the device is as well as before */
@@ -255,7 +264,8 @@ static void every_call_of_an_opening_may_fail(void **state)
         err      e = {0};
         long     before = simt_calls();
         if (n >= 0) simt_fail(cudaErrorMemoryAllocation, n);
-        bool opened = kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e);
+        bool opened = kernels_open(
+            &k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e);
         bool whole = opened && k->weight_open(k, &w, &t, 2, 3, &e);
         simt_fail(cudaSuccess, 0);
         if (n < 0) calls = simt_calls() - before;
@@ -265,7 +275,8 @@ static void every_call_of_an_opening_may_fail(void **state)
         if (whole) k->weight_close(k, &w);
         if (opened) k->close(k);
         if (simt_memory_used() != used || simt_handles_used() != handles)
-            fail_msg("call %ld of %ld failed: %zu bytes and %ld handles are left", n, calls, simt_memory_used() - used, simt_handles_used() - handles);
+            fail_msg("call %ld of %ld failed: %zu bytes and %ld handles are left", n, calls,
+                     simt_memory_used() - used, simt_handles_used() - handles);
     }
     assert_true(calls > 20);
 }
@@ -276,7 +287,8 @@ static void no_gpu_is_said_and_auto_takes_the_cpu(void **state)
     kernels *k = NULL;
     err      e;
     simt_set_devices(0);
-    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0"}, &e), e, ERR_USAGE, "cuda:0: this machine has no NVIDIA GPU");
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:0"}, &e), e, ERR_USAGE,
+          "cuda:0: this machine has no NVIDIA GPU");
     e = (err){0};
     OK(kernels_open(&k, &(kernels_options){.threads = 1, .scratch_bytes = 4096}, &e), e);
     simt_set_devices(1);
@@ -293,7 +305,8 @@ static void an_old_driver_is_said(void **state)
         kernels *k = NULL;
         err      e;
         simt_fail(cudaErrorInsufficientDriver, 0);
-        FAILS(kernels_open(&k, &(kernels_options){.device = devices[i], .scratch_bytes = 4096}, &e), e, ERR_GPU, "the NVIDIA driver supports CUDA up to");
+        FAILS(kernels_open(&k, &(kernels_options){.device = devices[i], .scratch_bytes = 4096}, &e), e, ERR_GPU,
+              "the NVIDIA driver supports CUDA up to");
         simt_fail(cudaSuccess, 0);
         assert_string_equal(e.field, "device");
         assert_null(k);
@@ -307,7 +320,9 @@ static void a_lost_device_is_kept(void **state)
     kernels *k = NULL;
     err      e = {0};
     float    x[8] = {1, 2, 3, 4, 5, 6, 7, 8}, y[8] = {0};
-    OK(kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096}, &e), e);
+    OK(kernels_open(&k, &(kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = 4096},
+                    &e),
+       e);
     act *d = k->alloc(k, sizeof x);
     k->put(k, d, x, 8);
     simt_fail(cudaErrorLaunchFailure, 1);

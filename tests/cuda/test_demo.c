@@ -31,10 +31,11 @@ static void answers_are_pytorchs_and_near_the_cpus(void **state)
 #ifdef JOMED_SIMT
         {"breast", "test", 0, 1, 1}, {"pneumonia", "val", 1, 1, 1}, {"retina", "test", 0, 1, 1}};
 #else
-        {"breast", "val", 0, 1, 30}, {"breast", "test", 0, 1, 60}, {"pneumonia", "val", 0, 1, 30}, {"pneumonia", "test", 0, 1, 60},
-        {"retina", "val", 0, 1, 30}, {"retina", "test", 0, 1, 60}};
+        {"breast", "val", 0, 1, 30},     {"breast", "test", 0, 1, 60}, {"pneumonia", "val", 0, 1, 30},
+        {"pneumonia", "test", 0, 1, 60}, {"retina", "val", 0, 1, 30},  {"retina", "test", 0, 1, 60}};
 #endif
-    world gpu = open_world_on("cuda:0", PRECISION_BF16, CACHE, 1), cpu = open_world_on("cpu", PRECISION_BF16, CACHE, 1);
+    world gpu = open_world_on("cuda:0", PRECISION_BF16, CACHE, 1),
+          cpu = open_world_on("cpu", PRECISION_BF16, CACHE, 1);
     for (size_t s = 0; s < sizeof set / sizeof *set; s++)
         for (int i = set[s].first, n = 0; n < set[s].n; n++, i += set[s].step) {
             demo_case    *c = demo_case_open(gpu.d, set[s].task, set[s].split, i);
@@ -44,7 +45,8 @@ static void answers_are_pytorchs_and_near_the_cpus(void **state)
             CLOSE(y.logp, near.logp, (size_t)(DEMO_K * A), 1e-2, "logp against the CPU's bf16 products");
             CLOSE(y.logp, c->logp, (size_t)(DEMO_K * A), 3e-2, "logp against PyTorch");
             int want = answer_of(c->logp, A, &margin);
-            if (margin > 1e-2 && answer_of(y.logp, A, &ignored) != want) fail_msg("%s %s %d: another answer", set[s].task, set[s].split, i);
+            if (margin > 1e-2 && answer_of(y.logp, A, &ignored) != want)
+                fail_msg("%s %s %d: another answer", set[s].task, set[s].split, i);
             demo_case_close(c);
         }
     close_world(&gpu);

@@ -27,7 +27,8 @@ static passage_index *open_corpus(const sample *s, const corpus *c)
     fake           f;
     build_counts   counts;
     passage_index *ix = NULL;
-    import_source  src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", c->n, c->picture, c->caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", c->n, c->picture, c->caption), .images = s->dir};
     build_options  o = fake_options(at(s, "index"), &src, 1, &f);
     o.embed.image = near_image;
     OK(index_build(&o, &counts, &e), e);

@@ -2,8 +2,12 @@
  * types, low-rank branches; and a row's bits, which may not depend on the tile that serves it. */
 #include "tests/cuda/gpu.h"
 
-/* As tests/kernels/test_linear.c: K + 3 roundings of a float32 sum, the unit's own error, then the result is rounded. */
-static double bound_of(double size, int K, unit u) { return size * (K + 3) * 0x1p-24 * 1.2 + (u == UNIT_NONE ? 0 : size * 1e-6) + 1e-37; }
+/* As tests/kernels/test_linear.c: K + 3 roundings of a float32 sum, the unit's own error, then the result is
+ * rounded. */
+static double bound_of(double size, int K, unit u)
+{
+    return size * (K + 3) * 0x1p-24 * 1.2 + (u == UNIT_NONE ? 0 : size * 1e-6) + 1e-37;
+}
 
 typedef struct { int T, N, K; dtype type; unit u; bool bias, residual, in_place; int pad; } linear_case;
 
@@ -13,10 +17,12 @@ static void compare(precision p, const linear_case *c)
     int         T = c->T, N = c->N, K = c->K, ldx = K + c->pad, ldy = N + c->pad;
     size_t      n = (size_t)T * (size_t)N, ny = (size_t)T * (size_t)ldy;
     float      *x = random_floats((size_t)T * ldx, 1, true), *bias = random_floats((size_t)N, 2, false);
-    float      *res = random_floats(ny, 3, true), *y = random_floats(ny, 4, false), *got = malloc((ny + 1) * sizeof *got);
+    float *res = random_floats(ny, 3, true), *y = random_floats(ny, 4, false),
+          *got = malloc((ny + 1) * sizeof *got);
     test_weight w = random_weight(N, K, c->type, 5);
     double     *want = malloc((n + 1) * sizeof *want), *size = malloc((n + 1) * sizeof *size);
-    act        *dx = gpu_acts(k, x, (size_t)T * ldx), *dres = gpu_acts(k, res, ny), *dy = gpu_acts(k, c->in_place ? res : y, ny);
+    act *dx = gpu_acts(k, x, (size_t)T * ldx), *dres = gpu_acts(k, res, ny),
+        *dy = gpu_acts(k, c->in_place ? res : y, ny);
     weight      dw = gpu_weight(k, &w), db = gpu_vector(k, bias, N);
 
     ref_linear(want, size, x, ldx, T, w.f32, N, K, c->bias ? bias : NULL, c->u, c->residual ? res : NULL, ldy);
@@ -48,15 +54,24 @@ static void linear_matches_reference(void **state)
 {
     (void)state;
     static const linear_case cases[] = {
-        {0, 7, 9, DTYPE_BF16, UNIT_NONE, true, false, false, 0},    {3, 0, 9, DTYPE_BF16, UNIT_NONE, true, false, false, 0},
-        {3, 5, 0, DTYPE_BF16, UNIT_NONE, true, true, false, 0},     {1, 1, 1, DTYPE_BF16, UNIT_GELU, true, true, false, 0},
-        {1, 2, 1, DTYPE_F32, UNIT_NONE, false, false, false, 0},    {2, 3, 7, DTYPE_BF16, UNIT_SILU, true, false, false, 1},
-        {15, 31, 8, DTYPE_BF16, UNIT_QUICK_GELU, true, true, true, 3}, {16, 32, 16, DTYPE_BF16, UNIT_GELU, true, true, true, 0},
-        {16, 33, 255, DTYPE_F32, UNIT_NONE, true, true, true, 1},   {16, 64, 256, DTYPE_BF16, UNIT_NONE, false, true, false, 8},
-        {5, 64, 257, DTYPE_BF16, UNIT_NONE, true, false, false, 2}, {17, 63, 31, DTYPE_BF16, UNIT_NONE, false, true, false, 2},
-        {63, 64, 127, DTYPE_BF16, UNIT_SILU, true, false, false, 0}, {64, 65, 128, DTYPE_BF16, UNIT_NONE, true, true, true, 6},
-        {65, 129, 130, DTYPE_BF16, UNIT_NONE, true, true, true, 0}, {127, 72, 63, DTYPE_F32, UNIT_GELU, true, true, true, 0},
-        {129, 66, 65, DTYPE_BF16, UNIT_NONE, true, false, false, 1}, {14, 9, 3001, DTYPE_BF16, UNIT_NONE, true, true, false, 0},
+        {0, 7, 9, DTYPE_BF16, UNIT_NONE, true, false, false, 0},
+        {3, 0, 9, DTYPE_BF16, UNIT_NONE, true, false, false, 0},
+        {3, 5, 0, DTYPE_BF16, UNIT_NONE, true, true, false, 0},
+        {1, 1, 1, DTYPE_BF16, UNIT_GELU, true, true, false, 0},
+        {1, 2, 1, DTYPE_F32, UNIT_NONE, false, false, false, 0},
+        {2, 3, 7, DTYPE_BF16, UNIT_SILU, true, false, false, 1},
+        {15, 31, 8, DTYPE_BF16, UNIT_QUICK_GELU, true, true, true, 3},
+        {16, 32, 16, DTYPE_BF16, UNIT_GELU, true, true, true, 0},
+        {16, 33, 255, DTYPE_F32, UNIT_NONE, true, true, true, 1},
+        {16, 64, 256, DTYPE_BF16, UNIT_NONE, false, true, false, 8},
+        {5, 64, 257, DTYPE_BF16, UNIT_NONE, true, false, false, 2},
+        {17, 63, 31, DTYPE_BF16, UNIT_NONE, false, true, false, 2},
+        {63, 64, 127, DTYPE_BF16, UNIT_SILU, true, false, false, 0},
+        {64, 65, 128, DTYPE_BF16, UNIT_NONE, true, true, true, 6},
+        {65, 129, 130, DTYPE_BF16, UNIT_NONE, true, true, true, 0},
+        {127, 72, 63, DTYPE_F32, UNIT_GELU, true, true, true, 0},
+        {129, 66, 65, DTYPE_BF16, UNIT_NONE, true, false, false, 1},
+        {14, 9, 3001, DTYPE_BF16, UNIT_NONE, true, true, false, 0},
         {391, 200, 72, DTYPE_BF16, UNIT_QUICK_GELU, true, true, true, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -122,12 +137,14 @@ static void compare_low_rank(precision p, const low_rank_case *c)
     int         T = c->T, N = c->N, K = c->K, R = c->R;
     size_t      n = (size_t)T * (size_t)N, m = (size_t)T * (size_t)R;
     float      *x = random_floats((size_t)T * K, 61, true), *bias = random_floats((size_t)N, 62, false);
-    float      *res = random_floats(n, 63, true), *y = malloc((n + 1) * sizeof *y), *one = malloc(((size_t)N + 1) * sizeof *one);
+    float *res = random_floats(n, 63, true), *y = malloc((n + 1) * sizeof *y),
+          *one = malloc(((size_t)N + 1) * sizeof *one);
     double     *want = malloc((n + 1) * sizeof *want), *bound = malloc((n + 1) * sizeof *bound);
     double     *low = malloc((m + 1) * sizeof *low), *low_size = malloc((m + 1) * sizeof *low_size);
-    test_weight w = random_weight(N, K, DTYPE_BF16, 64), a = random_weight(R, K, DTYPE_BF16, 65), b = random_weight(N, R, DTYPE_BF16, 66);
+    test_weight w = random_weight(N, K, DTYPE_BF16, 64), a = random_weight(R, K, DTYPE_BF16, 65),
+                b = random_weight(N, R, DTYPE_BF16, 66);
     act        *dx = gpu_acts(k, x, (size_t)T * K), *dres = gpu_acts(k, res, n), *dy = gpu_acts(k, res, n);
-    weight      dw = gpu_weight(k, &w), da = gpu_weight(k, &a), db = gpu_weight(k, &b), dbias = gpu_vector(k, bias, N);
+    weight dw = gpu_weight(k, &w), da = gpu_weight(k, &a), db = gpu_weight(k, &b), dbias = gpu_vector(k, bias, N);
     double      half = gpu_rounds(k) ? 0x1p-8 : 0x1p-24;
 
     ref_linear(low, low_size, x, K, T, a.f32, R, K, NULL, UNIT_NONE, NULL, 0);
@@ -154,9 +171,11 @@ static void compare_low_rank(precision p, const low_rank_case *c)
     for (int t = 0; t < T; t += 7) {
         act *to = act_at(k, dy, (size_t)t * N);
         k->copy(k, to, act_at(k, dres, (size_t)t * N), (size_t)N);
-        k->linear_low_rank(k, to, N, act_at(k, dx, (size_t)t * K), K, 1, &dw, &dbias, &da, &db, c->u, c->residual ? to : NULL);
+        k->linear_low_rank(k, to, N, act_at(k, dx, (size_t)t * K), K, 1, &dw, &dbias, &da, &db, c->u,
+                           c->residual ? to : NULL);
         k->get(k, one, to, (size_t)N);
-        if (memcmp(one, y + (size_t)t * N, (size_t)N * sizeof *one) != 0) fail_msg("%s: row %d alone has other bits", what, t);
+        if (memcmp(one, y + (size_t)t * N, (size_t)N * sizeof *one) != 0)
+            fail_msg("%s: row %d alone has other bits", what, t);
     }
     free(x), free(bias), free(res), free(y), free(one), free(want), free(bound), free(low), free(low_size);
     k->free_(k, dx), k->free_(k, dres), k->free_(k, dy);
@@ -188,7 +207,8 @@ static void windows_of_rows_need_no_alignment(void **state)
         kernels    *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
         float      *x = random_floats((size_t)T * LD, 81, true), *y = malloc((size_t)T * LD * sizeof *y);
         test_weight w = random_weight(N, K, DTYPE_BF16, 82);
-        act        *at, *dx = gpu_acts_off(k, x, (size_t)T * LD, &at), *dy = k->alloc(k, (size_t)T * LD * (size_t)k->act_bytes);
+        act *at, *dx = gpu_acts_off(k, x, (size_t)T * LD, &at),
+                 *dy = k->alloc(k, (size_t)T * LD * (size_t)k->act_bytes);
         weight      dw = gpu_weight(k, &w);
         double     *want = malloc((size_t)T * N * sizeof *want), *size = malloc((size_t)T * N * sizeof *size);
         ref_linear(want, size, x + K, LD, T, w.f32, N, K, NULL, UNIT_NONE, NULL, 0);
@@ -196,7 +216,8 @@ static void windows_of_rows_need_no_alignment(void **state)
         k->get(k, y, act_at(k, dy, 1), (size_t)(T - 1) * LD + N);
         kern_ok(k);
         for (int t = 0; t < T; t++) {
-            for (int i = 0; i < N; i++) size[t * N + i] = bound_of(size[t * N + i], K, UNIT_NONE) + gpu_rounding(k, want[t * N + i]);
+            for (int i = 0; i < N; i++)
+                size[t * N + i] = bound_of(size[t * N + i], K, UNIT_NONE) + gpu_rounding(k, want[t * N + i]);
             within(y + (size_t)t * LD, want + t * N, size + t * N, N, k->name);
         }
         k->free_(k, dx), k->free_(k, dy);

@@ -1,6 +1,6 @@
-/* test_lost.c - a device that fails while a request is read: at any call, by running out of memory or by being gone. Fails when
- * that gives a number instead of an error, other bits, a leak, or a reader that does not serve once there is a device again.
- * The emulation alone can do this: a real GPU is not broken on purpose. */
+/* test_lost.c - a device that fails while a request is read: at any call, by running out of memory or by being
+ * gone. Fails when that gives a number instead of an error, other bits, a leak, or a reader that does not serve
+ * once there is a device again. The emulation alone can do this: a real GPU is not broken on purpose. */
 #include "tests/cuda/gpu.h"
 #include "tests/reader/golden.h"
 
@@ -47,7 +47,13 @@ static world *open_world(void)
         for (int j = 0; j < 3 * SIDE * SIDE; j++) w->img[i].rgb[j] = (uint8_t)(j * (7 + i) + (j >> 7) * 31);
     }
     for (int i = 0; i < K; i++) w->z[i] = (reader_passage){i, "a finding"};
-    w->q = (reader_query){.img = &w->img[0], .question = "Is it?", .answers = answers, .A = A, .z = w->z, .K = K, .load = load,
+    w->q = (reader_query){.img = &w->img[0],
+                          .question = "Is it?",
+                          .answers = answers,
+                          .A = A,
+                          .z = w->z,
+                          .K = K,
+                          .load = load,
                           .load_ctx = w};
     return w;
 }
@@ -81,7 +87,8 @@ static void a_device_that_is_gone_gives_an_error_and_no_number(void **state)
         assert_int_equal(e.code, ERR_GPU);
         assert_non_null(strstr(e.text, "cuda:0"));
         simt_fail(cudaSuccess, 0);
-        FAILS(reader_score(w->r, w->k, &w->q, w->a, &y, &e), e, ERR_GPU, "cuda:0"); /* it stays failed: a fresh process must be started */
+        /* it stays failed: a fresh process must be started */
+        FAILS(reader_score(w->r, w->k, &w->q, w->a, &y, &e), e, ERR_GPU, "cuda:0");
         device_close(w);
         assert_int_equal(simt_memory_used(), 0);
         e = (err){0};
@@ -107,7 +114,8 @@ static void memory_that_runs_out_fails_one_request_at_most(void **state)
         reader_cache_clear(w->r);
         e = (err){0};
         simt_fail(cudaErrorMemoryAllocation, n);
-        if (reader_score(w->r, w->k, &w->q, w->a, &y, &e)) assert_memory_equal(y.logp, want.logp, K * A * sizeof(float));
+        if (reader_score(w->r, w->k, &w->q, w->a, &y, &e))
+            assert_memory_equal(y.logp, want.logp, K * A * sizeof(float));
         else assert_int_equal(e.code, ERR_MEMORY);
         simt_fail(cudaSuccess, 0);
         e = (err){0};

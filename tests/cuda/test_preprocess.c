@@ -29,8 +29,8 @@ static pixel_axis axis_of(int n_in, int n_out, arena *a)
 }
 
 /* out on the device must be want [n] where the device keeps f32, and its nearest bf16 where it keeps that. */
-static void compare(const image *img, int width, int height, int left, int top, int kept_w, int kept_h, int patch, int merge,
-                    int temporal, const float *want, size_t n, arena *a)
+static void compare(const image *img, int width, int height, int left, int top, int kept_w, int kept_h, int patch,
+                    int merge, int temporal, const float *want, size_t n, arena *a)
 {
     float level[3 * 256];
     for (int c = 0; c < 3; c++)
@@ -38,8 +38,17 @@ static void compare(const image *img, int width, int height, int left, int top, 
             const float x = (float)v / 255.0f, d = x - NORM.mean[c]; /* one rounding each, as preprocess.c */
             level[c * 256 + v] = d / NORM.std[c];
         }
-    pixel_plan p = {.rgb = img->rgb, .x = axis_of(img->width, width, a), .y = axis_of(img->height, height, a), .left = left, .top = top,
-                    .width = kept_w, .height = kept_h, .level = level, .patch = patch, .merge = merge, .temporal = temporal};
+    pixel_plan p = {.rgb = img->rgb,
+                    .x = axis_of(img->width, width, a),
+                    .y = axis_of(img->height, height, a),
+                    .left = left,
+                    .top = top,
+                    .width = kept_w,
+                    .height = kept_h,
+                    .level = level,
+                    .patch = patch,
+                    .merge = merge,
+                    .temporal = temporal};
     for (int precise = 0; precise < 2; precise++) {
         kernels *k = gpu_open(precise ? PRECISION_F32 : PRECISION_BF16);
         float   *right = malloc(n * sizeof *right), *got = malloc(n * sizeof *got);
@@ -52,8 +61,8 @@ static void compare(const image *img, int width, int height, int left, int top, 
         kern_ok(k);
         for (size_t i = 0; i < n; i++)
             if (got[i] != right[i])
-                fail_msg("%d x %d to %d x %d: value %zu of %zu is %.9g, should be %.9g", img->width, img->height, width, height,
-                         i, n, (double)got[i], (double)right[i]);
+                fail_msg("%d x %d to %d x %d: value %zu of %zu is %.9g, should be %.9g", img->width, img->height,
+                         width, height, i, n, (double)got[i], (double)right[i]);
         k->free_(k, out);
         k->close(k);
         free(right), free(got);
@@ -89,12 +98,14 @@ static void merged_patches_are_the_hosts(void **state)
     static const int sides[][2] = {{24, 16}, {24, 17}, {31, 16}, {37, 51}, {90, 20}, {5, 6}};
     arena *a = arena_new(0);
     for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
-        qwen2vl_image_config c = {.patch = 4, .merge = 2, .temporal = 2, .min_pixels = 8 * 8, .max_pixels = 40 * 40, .norm = NORM};
+        qwen2vl_image_config c = {
+            .patch = 4, .merge = 2, .temporal = 2, .min_pixels = 8 * 8, .max_pixels = 40 * 40, .norm = NORM};
         err     e = {0};
         image   img = noise(sides[i][0], sides[i][1], a), fit;
         patches p;
         OK(qwen2vl_patches(&p, &fit, &img, &c, a, &e), e);
-        compare(&img, fit.width, fit.height, 0, 0, fit.width, fit.height, 4, 2, 2, p.px, (size_t)p.P * (size_t)p.F, a);
+        compare(&img, fit.width, fit.height, 0, 0, fit.width, fit.height, 4, 2, 2, p.px, (size_t)p.P * (size_t)p.F,
+                a);
         arena_reset(a);
     }
     arena_free(a);
@@ -111,7 +122,8 @@ static void patches_in_raster_order_are_the_hosts(void **state)
         image   img = noise(sides[i][0], sides[i][1], a), fit;
         patches p;
         OK(pixtral_patches(&p, &fit, &img, &c, a, &e), e);
-        compare(&img, fit.width, fit.height, 0, 0, fit.width, fit.height, 8, 1, 1, p.px, (size_t)p.P * (size_t)p.F, a);
+        compare(&img, fit.width, fit.height, 0, 0, fit.width, fit.height, 8, 1, 1, p.px, (size_t)p.P * (size_t)p.F,
+                a);
         arena_reset(a);
     }
     arena_free(a);

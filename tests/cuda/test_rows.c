@@ -10,13 +10,15 @@ static void check_norms(precision p, int T, int D, int kind, bool off)
 {
     kernels *k = gpu_table(p);
     size_t   n = (size_t)T * D;
-    float   *x = random_floats(n, 21, kind == OUTLIERS), *gain = random_floats((size_t)D, 22, false),
-          *bias = random_floats((size_t)D, 23, false), *y = malloc((n + 1) * sizeof *y), *one = malloc(((size_t)D + 1) * sizeof *one);
+    float *x = random_floats(n, 21, kind == OUTLIERS), *gain = random_floats((size_t)D, 22, false),
+          *bias = random_floats((size_t)D, 23, false), *y = malloc((n + 1) * sizeof *y),
+          *one = malloc(((size_t)D + 1) * sizeof *one);
     double *want = malloc((n + 1) * sizeof *want), *bound = malloc((n + 1) * sizeof *bound);
     weight  g = gpu_vector(k, gain, D), b = gpu_vector(k, bias, D);
     if (kind == CONSTANT)
         for (size_t i = 0; i < n; i++) x[i] = 3.25f; /* variance 0, only eps is left */
-    act         *at, *dx = gpu_acts_off(k, x, n, &at), *in = k->alloc(k, (n + 1) * (size_t)k->act_bytes), *dy = off ? act_at(k, in, 1) : in;
+    act *at, *dx = gpu_acts_off(k, x, n, &at), *in = k->alloc(k, (n + 1) * (size_t)k->act_bytes),
+             *dy = off ? act_at(k, in, 1) : in;
     const double eps = 1e-5;
 
     for (int rms = 0; rms < 2; rms++) {
@@ -28,8 +30,9 @@ static void check_norms(precision p, int T, int D, int kind, bool off)
             for (int i = 0; i < D; i++) sq += (x[t * D + i] - (rms ? 0 : mean)) * (x[t * D + i] - (rms ? 0 : mean));
             double rstd = 1 / sqrt(sq / D + eps);
             for (int i = 0; i < D; i++)
-                bound[t * D + i] = 0x1p-24 * ((D / 2.0 + 8) * top * rstd * fabs((double)gain[i]) + 4 * fabs((double)bias[i]))
-                                 + gpu_rounding(k, want[t * D + i]);
+                bound[t * D + i] =
+                    0x1p-24 * ((D / 2.0 + 8) * top * rstd * fabs((double)gain[i]) + 4 * fabs((double)bias[i]))
+                    + gpu_rounding(k, want[t * D + i]);
         }
         k->copy(k, dy, at, n); /* in place */
         if (rms) k->rmsnorm(k, dy, dy, T, D, &g, (float)eps);
@@ -99,7 +102,8 @@ static void glu_matches_reference(void **state)
                 ref_glu(want, x, x + F, ld, T, F, (unit)u);
                 for (int t = 0; t < T; t++) /* the unit within 1e-6 of |gate|, one product, one rounding */
                     for (int j = 0; j < F; j++)
-                        bound[t * F + j] = 1.2e-6 * fabs((double)x[t * ld + j] * x[t * ld + F + j]) + 1e-30 + gpu_rounding(k, want[t * F + j]);
+                        bound[t * F + j] = 1.2e-6 * fabs((double)x[t * ld + j] * x[t * ld + F + j]) + 1e-30
+                                           + gpu_rounding(k, want[t * F + j]);
                 k->glu(k, dy, dx, act_at(k, dx, (size_t)F), ld, T, F, (unit)u);
                 k->get(k, y, dy, m);
                 kern_ok(k);
@@ -131,15 +135,19 @@ static void glu_in_place(void **state)
 static void rope_matches_reference(void **state)
 {
     (void)state;
-    static const struct { int heads, dim, half, pad; } sizes[] = {{1, 2, 1, 0}, {3, 32, 16, 0}, {2, 20, 7, 5}, {12, 128, 64, 0},
-                                                                  {4, 80, 40, 16}, {2, 24, 12, 0}, {2, 64, 20, 1}};
+    static const struct {
+        int heads, dim, half, pad;
+    } sizes[] = {{1, 2, 1, 0},    {3, 32, 16, 0}, {2, 20, 7, 5}, {12, 128, 64, 0},
+                 {4, 80, 40, 16}, {2, 24, 12, 0}, {2, 64, 20, 1}};
     for (int p = 0; p < 2; p++)
         for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++)
             for (int inter = 0; inter < 2; inter++) {
-                int      H = sizes[z].heads, dim = sizes[z].dim, half = sizes[z].half, T = 5, ld = H * dim + sizes[z].pad;
+                int H = sizes[z].heads, dim = sizes[z].dim, half = sizes[z].half, T = 5,
+                    ld = H * dim + sizes[z].pad;
                 size_t   n = (size_t)T * ld, m = (size_t)T * half;
                 kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
-                float   *x = random_floats(n, 41, true), *y = malloc(n * sizeof *y), *angle = random_floats(m, 42, false);
+                float *x = random_floats(n, 41, true), *y = malloc(n * sizeof *y),
+                      *angle = random_floats(m, 42, false);
                 float   *c = malloc(m * sizeof *c), *sn = malloc(m * sizeof *sn);
                 double  *want = malloc(n * sizeof *want), *bound = malloc(n * sizeof *bound);
                 act     *dx = gpu_acts(k, x, n);
@@ -149,7 +157,8 @@ static void rope_matches_reference(void **state)
                 for (int t = 0; t < T; t++) { /* both of a pair contribute; the row's largest bounds every pair */
                     double top = 0;
                     for (int d = 0; d < ld; d++) top = fmax(top, fabs((double)x[t * ld + d]));
-                    for (int j = 0; j < ld; j++) bound[t * ld + j] = 3 * 0x1p-24 * top + gpu_rounding(k, want[t * ld + j]);
+                    for (int j = 0; j < ld; j++)
+                        bound[t * ld + j] = 3 * 0x1p-24 * top + gpu_rounding(k, want[t * ld + j]);
                 }
                 size_t       mark = k->mark(k);
                 const float *dc = k->upload(k, c, m), *ds = k->upload(k, sn, m);
@@ -217,12 +226,14 @@ static void add_of_any_length(void **state)
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         size_t   n = lengths[i];
         kernels *k = gpu_table(i % 2 ? PRECISION_F32 : PRECISION_BF16);
-        float   *a = random_floats(n + 1, 91, false), *b = random_floats(n + 1, 92, false), *y = malloc((n + 1) * sizeof *y);
+        float *a = random_floats(n + 1, 91, false), *b = random_floats(n + 1, 92, false),
+              *y = malloc((n + 1) * sizeof *y);
         act     *da = gpu_acts(k, a, n + 1), *db = gpu_acts(k, b, n + 1);
         k->add(k, da, db, n);
         k->get(k, y, da, n + 1);
         kern_ok(k);
-        for (size_t j = 0; j < n; j++) assert_float_equal(y[j], gpu_rounds(k) ? bf16_to_f32(bf16_from_f32(a[j] + b[j])) : a[j] + b[j], 0);
+        for (size_t j = 0; j < n; j++)
+            assert_float_equal(y[j], gpu_rounds(k) ? bf16_to_f32(bf16_from_f32(a[j] + b[j])) : a[j] + b[j], 0);
         assert_float_equal(y[n], a[n], 0);
         k->free_(k, da), k->free_(k, db);
         free(a), free(b), free(y);
@@ -246,8 +257,9 @@ static void mean_of_no_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(norms_match_reference),  cmocka_unit_test(layernorm_without_bias), cmocka_unit_test(glu_matches_reference),
-        cmocka_unit_test(glu_in_place),           cmocka_unit_test(rope_matches_reference), cmocka_unit_test(gather_add_mean),
+        cmocka_unit_test(norms_match_reference),  cmocka_unit_test(layernorm_without_bias),
+        cmocka_unit_test(glu_matches_reference),  cmocka_unit_test(glu_in_place),
+        cmocka_unit_test(rope_matches_reference), cmocka_unit_test(gather_add_mean),
         cmocka_unit_test(add_of_any_length),      cmocka_unit_test(mean_of_no_rows),
     };
     return cmocka_run_group_tests_name("cuda rows", tests, NULL, gpu_close_all);

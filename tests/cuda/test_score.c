@@ -25,7 +25,8 @@ static void compare(precision p, const score_case *c)
     float       logit[PAIRS], lse[PAIRS];
 
     ref_linear(want, size, x, c->D, c->R, w.f32, c->V, c->D, NULL, UNIT_NONE, NULL, 0);
-    for (int i = 0; i < PAIRS; i++) row[i] = i * 7 % c->R, token[i] = i == 0 ? 0 : i == 1 ? c->V - 1 : i * 1237 % c->V;
+    for (int i = 0; i < PAIRS; i++)
+        row[i] = i * 7 % c->R, token[i] = i == 0 ? 0 : i == 1 ? c->V - 1 : i * 1237 % c->V;
     k->score(k, logit, lse, dx, c->R, &dw, row, token, PAIRS);
     kern_ok(k);
     assert_int_equal(k->flops, 2 * (uint64_t)c->R * (uint64_t)c->V * (uint64_t)c->D);
@@ -37,7 +38,8 @@ static void compare(precision p, const score_case *c)
         size_t at = (size_t)row[i] * (size_t)c->V;
         double top = 0, lse_want = ref_lse(want + at, c->V);
         for (int v = 0; v < c->V; v++) top = fmax(top, size[at + (size_t)v]);
-        assert_memory_equal(&logit[i], &all[at + (size_t)token[i]], sizeof *all); /* score and logits are the same product */
+        /* score and logits are the same product */
+        assert_memory_equal(&logit[i], &all[at + (size_t)token[i]], sizeof *all);
         /* exponentials and the sum of V of them, in units of log; V / 2 roundings at the worst */
         double bound = top + (c->V / 2.0 + 16) * 0x1p-24 + fabs(lse_want) * 0x1p-23;
         if (!(fabs(lse[i] - lse_want) <= bound))
@@ -64,9 +66,10 @@ static void compare(precision p, const score_case *c)
 static void score_matches_reference(void **state)
 {
     (void)state;
-    static const score_case cases[] = {{1, 1, 1, DTYPE_F32},      {1, 127, 17, DTYPE_BF16}, {3, 128, 16, DTYPE_F32},
-                                       {15, 129, 33, DTYPE_BF16}, {16, 300, 64, DTYPE_BF16}, {17, 257, 65, DTYPE_BF16},
-                                       {65, 140, 128, DTYPE_BF16}, {2, 4200, 8, DTYPE_BF16}, {64, 130, 200, DTYPE_BF16}};
+    static const score_case cases[] = {
+        {1, 1, 1, DTYPE_F32},       {1, 127, 17, DTYPE_BF16},  {3, 128, 16, DTYPE_F32},
+        {15, 129, 33, DTYPE_BF16},  {16, 300, 64, DTYPE_BF16}, {17, 257, 65, DTYPE_BF16},
+        {65, 140, 128, DTYPE_BF16}, {2, 4200, 8, DTYPE_BF16},  {64, 130, 200, DTYPE_BF16}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         compare(PRECISION_BF16, &cases[i]);
         compare(PRECISION_F32, &cases[i]);

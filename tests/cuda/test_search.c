@@ -44,7 +44,8 @@ static void check_best(kernels *k, const vector_set *v, const float *rows, const
     }
     for (int64_t i = 0; i < v->n; i++) {
         double s = inner_product(rows + i * v->dim, z, v->dim);
-        if (!found[i] && s > score[want - 1] + slack) fail_msg("row %lld of %lld is better and was left out", (long long)i, (long long)v->n);
+        if (!found[i] && s > score[want - 1] + slack)
+            fail_msg("row %lld of %lld is better and was left out", (long long)i, (long long)v->n);
     }
     /* an equal row with a higher id never without the one with the lower */
     for (int64_t i = 6; i < v->n; i += 7) assert_true(!found[i] || found[i - 5]);
@@ -55,7 +56,10 @@ static void check_best(kernels *k, const vector_set *v, const float *rows, const
 static void search_finds_the_best(void **state)
 {
     (void)state;
-    static const struct { int64_t n; int dim; } sizes[] = {{1, 1}, {7, 8}, {8, 9}, {65, 31}, {500, 64}, {4095, 16}, {4097, 24}, {9000, 7}};
+    static const struct {
+        int64_t n;
+        int dim;
+    } sizes[] = {{1, 1}, {7, 8}, {8, 9}, {65, 31}, {500, 64}, {4095, 16}, {4097, 24}, {9000, 7}};
     kernels *k = gpu_open(PRECISION_BF16);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int64_t    n = sizes[i].n;

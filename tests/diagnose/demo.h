@@ -8,8 +8,12 @@
 static inline engine_options demo_options(void)
 {
     const char *index = getenv("JOMED_DEMO_INDEX");
-    return (engine_options){.reader = DEMO("reader"), .retriever = DEMO("retriever"), .index = index ? index : "build/demo-index",
-                            .device = "cpu", .threads = 1, .cache_bytes = 64 << 20};
+    return (engine_options){.reader = DEMO("reader"),
+                            .retriever = DEMO("retriever"),
+                            .index = index ? index : "build/demo-index",
+                            .device = "cpu",
+                            .threads = 1,
+                            .cache_bytes = 64 << 20};
 }
 
 /* The caller closes the engine, then the kernels. */

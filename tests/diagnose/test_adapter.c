@@ -1,5 +1,5 @@
-/* test_adapter.c - fails when a request is answered by another adapter than it asked for, or when the answer does not say by
- * which. The reader is the fixture that has adapters, the retriever the demonstration's. */
+/* test_adapter.c - fails when a request is answered by another adapter than it asked for, or when the answer
+ * does not say by which. The reader is the fixture that has adapters, the retriever the demonstration's. */
 #include "tests/diagnose/demo.h"
 
 #include "base/file.h"

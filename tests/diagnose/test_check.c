@@ -7,7 +7,8 @@ static diagnose_request good(void)
 {
     static const uint8_t     bytes[] = {1};
     static const char *const answers[] = {"Yes", "No"};
-    return (diagnose_request){.image = bytes, .image_bytes = 1, .question = "Is it?", .answers = answers, .n_answers = 2, .k = 2};
+    return (diagnose_request){
+        .image = bytes, .image_bytes = 1, .question = "Is it?", .answers = answers, .n_answers = 2, .k = 2};
 }
 
 static void refused(const diagnose_request *q, err_code code, const char *problem, const char *field)
@@ -102,11 +103,16 @@ static void answers_are_checked(void **state)
 static void open_options_are_checked(void **state)
 {
     (void)state;
-    static const struct { open_options o; const char *field; } bad[] = {
-        {{.max_new_tokens = -1}, "max_new_tokens"}, {{.max_new_tokens = MAX_NEW_TOKENS + 1}, "max_new_tokens"},
-        {{.beams = -1}, "beams"},                   {{.beams = MAX_BEAMS + 1}, "beams"},
-        {{.repetition_penalty = 0.5}, "repetition_penalty"}, {{.repetition_penalty = -1}, "repetition_penalty"},
-        {{.repetition_penalty = MAX_REPETITION_PENALTY + 0.01}, "repetition_penalty"}, {{.repetition_penalty = NAN}, "repetition_penalty"},
+    static const struct { open_options o; const char *field;
+    } bad[] = {
+        {{.max_new_tokens = -1}, "max_new_tokens"},
+        {{.max_new_tokens = MAX_NEW_TOKENS + 1}, "max_new_tokens"},
+        {{.beams = -1}, "beams"},
+        {{.beams = MAX_BEAMS + 1}, "beams"},
+        {{.repetition_penalty = 0.5}, "repetition_penalty"},
+        {{.repetition_penalty = -1}, "repetition_penalty"},
+        {{.repetition_penalty = MAX_REPETITION_PENALTY + 0.01}, "repetition_penalty"},
+        {{.repetition_penalty = NAN}, "repetition_penalty"},
     };
     err              e = {0};
     diagnose_request q = good();
@@ -114,7 +120,8 @@ static void open_options_are_checked(void **state)
     q.n_answers = 0;
     assert_int_equal(diagnose_task(&q), TASK_OPEN);
     OK(diagnose_check(&q, &e), e);
-    q.open = (open_options){.max_new_tokens = MAX_NEW_TOKENS, .beams = MAX_BEAMS, .repetition_penalty = MAX_REPETITION_PENALTY};
+    q.open = (open_options){
+        .max_new_tokens = MAX_NEW_TOKENS, .beams = MAX_BEAMS, .repetition_penalty = MAX_REPETITION_PENALTY};
     OK(diagnose_check(&q, &e), e);
     q.mode = MODE_REFERENCE;
     refused(&q, ERR_UNUSABLE, "field-conflict", "beams");

@@ -1,12 +1,13 @@
-/* test_faults.c - fails when an allocation that fails on the request's path crashes, leaks (under ASan), gives a wrong
- * answer, or leaves models, cache or index unusable for the next request. */
+/* test_faults.c - fails when an allocation that fails on the request's path crashes, leaks (under ASan), gives
+ * a wrong answer, or leaves models, cache or index unusable for the next request. */
 #include "tests/diagnose/demo.h"
 
 #include "base/file.h"
 #include "base/memory.h"
 #include "diagnose/json.h"
 
-/* Under AddressSanitizer a request takes thirty times as long, so there every third allocation fails; as shipped every one does. */
+/* Under AddressSanitizer a request takes thirty times as long, so there every third allocation fails; as
+ * shipped every one does. */
 #ifdef __SANITIZE_ADDRESS__
 enum { STRIDE = 3 };
 #else
@@ -50,8 +51,8 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* A whole request with its response, on fresh memory. The probabilities go to prob; of an open answer its likelihood and
- * length. */
+/* A whole request with its response, on fresh memory. The probabilities go to prob; of an open answer its
+ * likelihood and length. */
 static bool whole_request(world *w, float *prob, err *e)
 {
     answer ans;
@@ -61,7 +62,8 @@ static bool whole_request(world *w, float *prob, err *e)
     if (diagnose(&w->en, w->k, &w->q, a, &ans, e)) {
         json_t *j = answer_json(&w->en, &w->q, &ans, "id");
         char   *s = j ? json_dumps(j, JSON_COMPACT) : NULL;
-        if (ans.task == TASK_OPEN) memcpy(prob, (const float[A]){ans.open.logp, (float)ans.open.n_tokens}, sizeof w->want);
+        if (ans.task == TASK_OPEN)
+            memcpy(prob, (const float[A]){ans.open.logp, (float)ans.open.n_tokens}, sizeof w->want);
         else memcpy(prob, ans.prob, sizeof w->want);
         ok = s || err_set(e, ERR_MEMORY, "out of memory");
         if (s) mem_free(s);
@@ -87,7 +89,8 @@ static void each_allocation_may_fail(world *w, bool cold)
             OK(ok, e);
             break;
         }
-        if (ok) assert_memory_equal(prob, w->want, sizeof prob); /* a cache that could not keep an entry changes no answer */
+        /* a cache that could not keep an entry changes no answer */
+        if (ok) assert_memory_equal(prob, w->want, sizeof prob);
         else {
             assert_int_equal(e.code, ERR_MEMORY);
             failures++;
@@ -97,7 +100,8 @@ static void each_allocation_may_fail(world *w, bool cold)
         OK(whole_request(w, prob, &e), e);
         assert_memory_equal(prob, w->want, sizeof prob);
     }
-    print_message("# of %ld allocations each of stride %d failed in turn, %ld ended the request\n", n, STRIDE, failures);
+    print_message("# of %ld allocations each of stride %d failed in turn, %ld ended the request\n", n, STRIDE,
+                  failures);
     assert_true(failures > 20);
 }
 

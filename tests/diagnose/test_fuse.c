@@ -1,4 +1,5 @@
-/* test_fuse.c - fails when the marginalisation is not the paper's equation, or its bits depend on the candidates' order. */
+/* test_fuse.c - fails when the marginalisation is not the paper's equation, or its bits depend on the
+ * candidates' order. */
 #include "tests/check.h"
 
 #include "diagnose/diagnose.h"
@@ -8,7 +9,8 @@ static void paper_mode_mixes_probabilities(void **state)
     (void)state;
     /* Two candidates over two answers: p_1 = (0.9, 0.1), p_2 = (0.2, 0.8), p_R = (0.25, 0.75):
      * mixture = (0.25*0.9 + 0.75*0.2, 0.25*0.1 + 0.75*0.8) = (0.375, 0.625) */
-    float   logp[4] = {logf(0.9f) - 3, logf(0.1f) - 3, logf(0.2f), logf(0.8f)}, p_r[2] = {0.25f, 0.75f}, each[4], prob[2];
+    float logp[4] = {logf(0.9f) - 3, logf(0.1f) - 3, logf(0.2f), logf(0.8f)}, p_r[2] = {0.25f, 0.75f}, each[4],
+          prob[2];
     int64_t id[2] = {7, 3};
     fuse(MODE_PAPER, 2, 2, id, p_r, logp, NULL, each, prob);
     assert_float_equal(each[0], 0.9, 1e-6);

@@ -15,7 +15,8 @@ static diagnose_request good(void)
 {
     static const uint8_t     bytes[] = {1};
     static const char *const labels[] = {"Effusion", "Nodule"};
-    return (diagnose_request){.image = bytes, .image_bytes = 1, .question = "Is it?", .labels = labels, .n_labels = 2, .k = 2};
+    return (diagnose_request){
+        .image = bytes, .image_bytes = 1, .question = "Is it?", .labels = labels, .n_labels = 2, .k = 2};
 }
 
 static void refused(const diagnose_request *q, const char *problem, const char *part)
@@ -81,7 +82,13 @@ enum { K = 2, L = 3 };
 
 /* Two candidates, weights 0.75 and 0.25; log-likelihoods of Yes and No chosen so that p_k(label) is a round
  * number. */
-typedef struct { answer ans; evidence z[K]; reader_scores s; float logp[K * L * 2], logit[K * L * 2]; diagnose_request q; } made;
+typedef struct {
+    answer ans;
+    evidence z[K];
+    reader_scores s;
+    float logp[K * L * 2], logit[K * L * 2];
+    diagnose_request q;
+} made;
 
 static void make(made *m, const double p[K][L])
 {
@@ -133,8 +140,8 @@ static void marginals_differ_from_the_formula(void **state)
     arena_free(a);
 }
 
-/* PyTorch's marginals of all three checkpoints from PyTorch's own log-likelihoods and logits; that the reader's are these is
- * tests/reader/test_labels.c. */
+/* PyTorch's marginals of all three checkpoints from PyTorch's own log-likelihoods and logits; that the reader's
+ * are these is tests/reader/test_labels.c. */
 enum { GOLD_K = 4, GOLD_L = 16 };
 
 static void read_pairs(float *out, const json_t *all, int n_k, int n_l)
@@ -177,7 +184,9 @@ static void marginals_differ_from_those_of_pytorch(void **state)
         read_pairs(logp, json_object_get(one, "logp"), n_k, n_l);
         read_pairs(logit, json_object_get(one, "logit"), n_k, n_l);
         for (int k = 0; k < n_k; k++)
-            found[k].c = (candidate){.id = k, .weight = (float)json_number_value(json_object_get(json_array_get(z, (size_t)k), "weight"))};
+            found[k].c = (candidate){
+                .id = k,
+                .weight = (float)json_number_value(json_object_get(json_array_get(z, (size_t)k), "weight"))};
         OK(labels_conclude(&q, &s, &ans, a, &e), e);
         is_list(json_object_get(one, "paper"), ans.label_prob, n_l, "paper");
         for (int k = 0; k < n_k; k++) is_list(json_array_get(each, (size_t)k), found[k].label_prob, n_l, "each");
@@ -203,7 +212,8 @@ static void agreement_counts_the_whole_set(void **state)
     OK(labels_conclude(&m.q, &m.s, &m.ans, a, &e), e);
     assert_float_equal(m.ans.agreement, 1, 1e-7);
     assert_true(m.ans.consistent);
-    make(&m, (const double[K][L]){{0.6, 0.45, 0.1}, {0.1, 0.95, 0.1}}); /* fused 0.475, 0.575: {y}, which only the second says */
+    /* fused 0.475, 0.575: {y}, which only the second says */
+    make(&m, (const double[K][L]){{0.6, 0.45, 0.1}, {0.1, 0.95, 0.1}});
     OK(labels_conclude(&m.q, &m.s, &m.ans, a, &e), e);
     assert_float_equal(m.ans.agreement, 0.25, 1e-7);
     assert_false(label_present(0.5f)); /* as likely as not is not present */
@@ -304,7 +314,8 @@ static void the_json_says_what_was_concluded(void **state)
         assert_string_equal(json_string_value(json_object_get(one, "label")), ASKED[i]);
         assert_float_equal(json_number_value(json_object_get(one, "probability")), (double)ans.label_prob[i], 0);
         if (!label_present(ans.label_prob[i])) continue;
-        assert_string_equal(json_string_value(json_array_get(json_object_get(j, "present"), (size_t)n_present++)), ASKED[i]);
+        assert_string_equal(json_string_value(json_array_get(json_object_get(j, "present"), (size_t)n_present++)),
+                            ASKED[i]);
     }
     assert_int_equal(json_array_size(json_object_get(j, "present")), n_present);
     assert_float_equal(json_number_value(json_object_get(j, "entropy_nats")), (double)ans.entropy, 0);

@@ -1,12 +1,15 @@
-/* test_many.c - fails when requests that are answered together get other bits than alone, or one's failure is another's. */
+/* test_many.c - fails when requests that are answered together get other bits than alone, or one's failure is
+ * another's. */
 #include "tests/diagnose/demo.h"
 
 #include "base/clock.h"
 #include "base/file.h"
 
 enum { N = 5, A = 2 };
-static const char *const ANSWERS[A] = {"Yes", "No"}, *const LABELS[2] = {"Mass", "Cyst"}, *const PICTURE[N] = {
-    "breast/test/0000.png", "breast/test/0001.png", "breast/test/0002.png", "breast/test/0000.png", "breast/test/0003.png"};
+static const char *const ANSWERS[A] = {"Yes", "No"}, *const LABELS[2] = {"Mass", "Cyst"},
+                         *const PICTURE[N] = {"breast/test/0000.png", "breast/test/0001.png",
+                                              "breast/test/0002.png", "breast/test/0000.png",
+                                              "breast/test/0003.png"};
 
 typedef struct { kernels *k; engine en; char *image[N]; diagnose_request q[N]; arena *a[N]; } world;
 
@@ -20,8 +23,11 @@ static int set_up(void **state)
     for (int i = 0; i < N; i++) {
         char path[128];
         snprintf(path, sizeof path, DEMO("synthetic/%s"), PICTURE[i]);
-        w->q[i] = (diagnose_request){.question = "Does this breast ultrasound image show signs of cancer?", .answers = ANSWERS,
-                                     .n_answers = A, .k = 1 + i % 2, .exclude_self = true};
+        w->q[i] = (diagnose_request){.question = "Does this breast ultrasound image show signs of cancer?",
+                                     .answers = ANSWERS,
+                                     .n_answers = A,
+                                     .k = 1 + i % 2,
+                                     .exclude_self = true};
         OK(file_read(&w->image[i], &w->q[i].image_bytes, path, 1 << 20, &e), e);
         w->q[i].image = (uint8_t *)w->image[i];
         w->a[i] = arena_new(0);
@@ -127,6 +133,7 @@ static void one_that_fails_is_the_only_one(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(together_as_alone), cmocka_unit_test(one_that_fails_is_the_only_one)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(together_as_alone),
+                                       cmocka_unit_test(one_that_fails_is_the_only_one)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,5 +1,5 @@
-/* test_open.c - fails when an open request does not come back in words with its evidence, or says that pairs agree which do
- * not. The decoding itself: tests/reader/test_open_answer.c. */
+/* test_open.c - fails when an open request does not come back in words with its evidence, or says that pairs
+ * agree which do not. The decoding itself: tests/reader/test_open_answer.c. */
 #include "tests/diagnose/demo.h"
 
 #include "base/file.h"
@@ -68,7 +68,8 @@ static void check_agreement(const answer *y)
     assert_float_equal(y->agreement, behind, 1e-6);
 }
 
-/* Digits are one token each, so that the likeliest word is the likeliest answer of the set, if the reader keeps to it. */
+/* Digits are one token each, so that the likeliest word is the likeliest answer of the set, if the reader keeps
+ * to it. */
 static void words_are_the_answer_of_the_set(void **state)
 {
     world           *w = *state;
@@ -99,7 +100,8 @@ static void words_are_the_answer_of_the_set(void **state)
 static void an_answer_that_was_cut_off_says_so(void **state)
 {
     world           *w = *state;
-    diagnose_request q = {.question = "Does this breast ultrasound image show signs of cancer?", .k = 1, .open.max_new_tokens = 1};
+    diagnose_request q = {
+        .question = "Does this breast ultrasound image show signs of cancer?", .k = 1, .open.max_new_tokens = 1};
     answer           cut = ask(w, &q, DEMO("synthetic/breast/test/0003.png"));
     assert_int_equal(cut.open.n_tokens, 1);
     assert_false(cut.open.ended);

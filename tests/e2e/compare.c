@@ -1,11 +1,12 @@
 /* compare.c - what `jomed eval` gave against what PyTorch gave for the same cases.
  *     compare GOLDEN KEY MODE PREDICTIONS SUMMARY
- * GOLDEN is a folder with eval.safetensors and eval.json, KEY a set in them ("synthetic/breastmnist/val"), MODE paper or
- * reference. Prints TAP, one line for each thing that may differ, and the largest differences found.
+ * GOLDEN is a folder with eval.safetensors and eval.json, KEY a set in them ("synthetic/breastmnist/val"), MODE
+ * paper or reference. Prints TAP, one line for each thing that may differ, and the largest differences found.
  *
- * The goldens hold four candidates a case, two per head, a passage that both heads found twice; ours are without duplicates.
- * Two passages of one head whose scores differ by less than 1e-5 may come in the other order, or one in the place of the
- * other where the list ends; of such a passage the golden has no log-likelihoods, so the case's are left out (and counted). */
+ * The goldens hold four candidates a case, two per head, a passage that both heads found twice; ours are
+ * without duplicates. Two passages of one head whose scores differ by less than 1e-5 may come in the other
+ * order, or one in the place of the other where the list ends; of such a passage the golden has no
+ * log-likelihoods, so the case's are left out (and counted). */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -78,8 +79,10 @@ static const json_t *ours_at(const json_t *candidates, const char *head, int r, 
 
 static int64_t id_of(const json_t *c) { return json_integer_value(json_object_get(c, "id")); }
 
-/* One head's list: the same ids at the same places, but for near-equal scores. Marks in known[] what the golden has. */
-static void compare_head(const json_t *candidates, const char *head, const int64_t *id, const float *score, bool *known, difference *d)
+/* One head's list: the same ids at the same places, but for near-equal scores. Marks in known[] what the golden
+ * has. */
+static void compare_head(const json_t *candidates, const char *head, const int64_t *id, const float *score,
+                         bool *known, difference *d)
 {
     for (int r = 0; r < PER_HEAD; r++) {
         double        s = NAN;
@@ -117,7 +120,8 @@ static void compare_values(const json_t *candidates, const golden *g, int64_t i,
 
 static bool same_text(const json_t *o, const char *key, const golden *g, int64_t answer)
 {
-    const char *ours = json_string_value(json_object_get(o, key)), *want = json_string_value(json_array_get(g->answers, (size_t)answer));
+    const char *ours = json_string_value(json_object_get(o, key)),
+               *want = json_string_value(json_array_get(g->answers, (size_t)answer));
     return ours && want && !strcmp(ours, want);
 }
 
@@ -129,7 +133,8 @@ static void compare_case(const json_t *o, const golden *g, int64_t i, difference
     int64_t       best = 0;
     for (int64_t a = 1; a < g->A; a++)
         if (p[a] > p[best]) best = a;
-    if (json_integer_value(json_object_get(o, "case")) != i || (int64_t)json_array_size(probs) != g->A) d->malformed++;
+    if (json_integer_value(json_object_get(o, "case")) != i || (int64_t)json_array_size(probs) != g->A)
+        d->malformed++;
     d->wrong_gold += !same_text(o, "gold", g, g->gold[i]);
     compare_head(candidates, "image", g->id + GOLDEN_K * i, g->score + GOLDEN_K * i, &known, d);
     compare_head(candidates, "text", g->id + GOLDEN_K * i + PER_HEAD, g->score + GOLDEN_K * i + PER_HEAD, &known, d);
@@ -149,17 +154,22 @@ static bool compare_report(const json_t *s, const json_t *want, const char *key,
 {
     bool          paper = !strcmp(mode, "paper"), ok = true;
     const json_t *modes = json_object_get(s, "modes"), *torn = json_object_get(s, "inconsistent_cases");
-    const struct { const char *name; double ours, want; } t[] = {
+    const struct { const char *name; double ours, want;
+    } t[] = {
         {"n", number(s, "n"), number(want, "n")},
         {"accuracy", number(s, "accuracy"), number(want, paper ? "accuracy" : "accuracy_logit_pool")},
         {"paper", number(json_object_get(modes, "paper"), "accuracy"), number(want, "accuracy")},
         {"reference", number(json_object_get(modes, "reference"), "accuracy"), number(want, "accuracy_logit_pool")},
         {"macro_f1", number(json_object_get(modes, "paper"), "macro_f1"), number(want, "macro_f1")},
         /* The goldens call a case inconsistent by the log-likelihoods. */
-        {"inconsistent", paper ? number(s, "inconsistent") : number(want, "inconsistent"), number(want, "inconsistent")},
+        {"inconsistent", paper ? number(s, "inconsistent") : number(want, "inconsistent"),
+         number(want, "inconsistent")},
         {"oracle", paper ? number(s, "oracle") : number(want, "oracle"), number(want, "oracle")},
-        {"first candidate", paper ? number(s, "first_candidate_accuracy") : number(want, "accuracy_first_candidate"), number(want, "accuracy_first_candidate")},
-        {"accuracy on the inconsistent", paper ? number(torn, "accuracy") : number(want, "accuracy_inconsistent"), number(want, "accuracy_inconsistent")},
+        {"first candidate",
+         paper ? number(s, "first_candidate_accuracy") : number(want, "accuracy_first_candidate"),
+         number(want, "accuracy_first_candidate")},
+        {"accuracy on the inconsistent", paper ? number(torn, "accuracy") : number(want, "accuracy_inconsistent"),
+         number(want, "accuracy_inconsistent")},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         if ((isnan(t[i].want) && isnan(t[i].ours)) || fabs(t[i].ours - t[i].want) <= REPORT) continue;
@@ -223,8 +233,10 @@ int main(int argc, char **argv)
     g.answers = json_path(golden_json, task);
 
     difference d = compare_lines(argv[4], &g);
-    printf("# %s %s: %lld cases; largest differences: score %.2g, weight %.2g, logp %.2g, prob %.2g; %d near-equal passages in the "
-           "other order, %d in another's place\n", key, mode, (long long)g.n, d.score, d.weight, d.logp, d.prob, d.swapped, d.replaced);
+    printf(
+        "# %s %s: %lld cases; largest differences: score %.2g, weight %.2g, logp %.2g, prob %.2g; %d near-equal passages in the "
+        "other order, %d in another's place\n",
+        key, mode, (long long)g.n, d.score, d.weight, d.logp, d.prob, d.swapped, d.replaced);
     bool ok = tap(!d.malformed && !d.wrong_gold, key, mode, "lines or gold answers are not those of the set");
     ok = tap(!d.wrong_ids, key, mode, "other candidates are retrieved") && ok;
     ok = tap(d.score <= SCORE && d.weight <= WEIGHT, key, mode, "scores or weights differ") && ok;

@@ -53,8 +53,9 @@ static void demo_set_reads_wrong(void **state)
 static void lines_are_miscounted(void **state)
 {
     (void)state;
-    static const char all[] = "\n{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"YES.\", \"answers\": [\"No\", \"Yes\"], \"study\": \"s1\"}\r\n"
-                              "  \t\n{\"image_path\": \"x.png\", \"question\": \"open?\", \"answer\": \"a mass\", \"target\": 3}";
+    static const char all[] =
+        "\n{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"YES.\", \"answers\": [\"No\", \"Yes\"], \"study\": \"s1\"}\r\n"
+        "  \t\n{\"image_path\": \"x.png\", \"question\": \"open?\", \"answer\": \"a mass\", \"target\": 3}";
     dataset  *d;
     eval_case c;
     err       e = {0};
@@ -88,8 +89,13 @@ static void gold_is_the_wrong_one_of_two_alike(void **state)
     err       e = {0};
     arena    *a = arena_new(0);
     text_file("x.png", "x");
-    OK(dataset_open_jsonl(&d, text_file("a.jsonl", "{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"+\", \"answers\": [\"-\", \"+\"]}"),
-                          folder, NULL, &e), e);
+    OK(dataset_open_jsonl(
+           &d,
+           text_file(
+               "a.jsonl",
+               "{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"+\", \"answers\": [\"-\", \"+\"]}"),
+           folder, NULL, &e),
+       e);
     OK(dataset_case(d, 0, &c, a, &e), e);
     assert_int_equal(c.gold, 1);
     dataset_close(d);
@@ -100,24 +106,36 @@ static void bad_line_is_read_or_named_wrongly(void **state)
 {
     (void)state;
 #define REST ", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": [\"Yes\", \"No\"]}"
-    static const struct { const char *line; err_code code; const char *problem, *part; } t[] = {
+    static const struct { const char *line; err_code code; const char *problem, *part;
+    } t[] = {
         {"{\"image_path\": \"x.png\"" REST "}", ERR_INPUT, "line-malformed", "a.jsonl:2: not a JSON object"},
         {"[1]", ERR_INPUT, "line-malformed", "a.jsonl:2: not a JSON object"},
-        {"{\"image_path\": \"SECRET\", \"image_path\": \"x.png\"" REST, ERR_INPUT, "line-malformed", "a member occurs twice"},
+        {"{\"image_path\": \"SECRET\", \"image_path\": \"x.png\"" REST, ERR_INPUT, "line-malformed",
+         "a member occurs twice"},
         {"{\"image_path\": 3" REST, ERR_INPUT, "line-malformed", "\"image_path\" must be a string"},
         {"{\"image_path\": null" REST, ERR_INPUT, "line-malformed", "\"image_path\" must be a string"},
-        {"{\"image_path\": \"../SECRET.png\"" REST, ERR_INPUT, "image-outside", "a.jsonl:2: the image's path must lie below"},
-        {"{\"image_path\": \"/SECRET.png\"" REST, ERR_INPUT, "image-outside", "a.jsonl:2: the image's path must lie below"},
+        {"{\"image_path\": \"../SECRET.png\"" REST, ERR_INPUT, "image-outside",
+         "a.jsonl:2: the image's path must lie below"},
+        {"{\"image_path\": \"/SECRET.png\"" REST, ERR_INPUT, "image-outside",
+         "a.jsonl:2: the image's path must lie below"},
         {"{\"image_path\": \"y.png\"" REST, ERR_FILE, "image-missing", "a.jsonl:2: "},
         {"{\"image_path\": \"\"" REST, ERR_INPUT, "image-outside", "a.jsonl:2: the image's path must lie below"},
-        {"{\"image_path\": \"x.png\", \"answer\": \"Yes\", \"answers\": [\"Yes\"]}", ERR_INPUT, "line-malformed", "\"question\" must be a string"},
-        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answers\": [\"Yes\"]}", ERR_INPUT, "line-malformed", "\"answer\" must be a string"},
-        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": \"Yes\"}", ERR_INPUT, "line-malformed", "\"answers\" must be a list"},
-        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": []}", ERR_INPUT, "line-malformed", "\"answers\" must be a list"},
-        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": [\"Yes\", 1]}", ERR_INPUT, "line-malformed", "\"answers\"[1] must be"},
-        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"SECRET\", \"answers\": [\"Yes\", \"No\"]}", ERR_INPUT, "gold-not-an-answer", "is none of"},
-        {"{\"image_path\": \"x.png\", \"answer_type\": \"YES/NO\"" REST, ERR_INPUT, "line-malformed", "\"answer_type\" is neither OPEN nor CLOSED"},
-        {"{\"image_path\": \"x.png\", \"study\": 7" REST, ERR_INPUT, "line-malformed", "\"study\" must be a string"},
+        {"{\"image_path\": \"x.png\", \"answer\": \"Yes\", \"answers\": [\"Yes\"]}", ERR_INPUT, "line-malformed",
+         "\"question\" must be a string"},
+        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answers\": [\"Yes\"]}", ERR_INPUT, "line-malformed",
+         "\"answer\" must be a string"},
+        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": \"Yes\"}", ERR_INPUT,
+         "line-malformed", "\"answers\" must be a list"},
+        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": []}", ERR_INPUT,
+         "line-malformed", "\"answers\" must be a list"},
+        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"Yes\", \"answers\": [\"Yes\", 1]}",
+         ERR_INPUT, "line-malformed", "\"answers\"[1] must be"},
+        {"{\"image_path\": \"x.png\", \"question\": \"q\", \"answer\": \"SECRET\", \"answers\": [\"Yes\", \"No\"]}",
+         ERR_INPUT, "gold-not-an-answer", "is none of"},
+        {"{\"image_path\": \"x.png\", \"answer_type\": \"YES/NO\"" REST, ERR_INPUT, "line-malformed",
+         "\"answer_type\" is neither OPEN nor CLOSED"},
+        {"{\"image_path\": \"x.png\", \"study\": 7" REST, ERR_INPUT, "line-malformed",
+         "\"study\" must be a string"},
         {"{\"image_path\": \"x.png\\u0000\"" REST, ERR_INPUT, "line-malformed", "not a JSON object"},
         {"{\"image_path\": \"x\xff.png\"" REST, ERR_INPUT, "line-malformed", "not a JSON object"},
     };
@@ -164,7 +182,8 @@ static void unusable_file_is_opened(void **state)
     err      e;
     FAILS(dataset_open_jsonl(&d, in("none.jsonl"), folder, NULL, &e), e, ERR_FILE, "none.jsonl");
     FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", ""), folder, NULL, &e), e, ERR_FILE, "no case in it");
-    FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", "\n \n\t\r\n"), folder, NULL, &e), e, ERR_FILE, "no case in it");
+    FAILS(dataset_open_jsonl(&d, text_file("a.jsonl", "\n \n\t\r\n"), folder, NULL, &e), e, ERR_FILE,
+          "no case in it");
     FAILS(dataset_open_jsonl(&d, folder, folder, NULL, &e), e, ERR_FILE, folder);
 }
 
@@ -174,7 +193,8 @@ static void unusable_file_is_opened(void **state)
 static void add_npy(zip_t *z, const char *name, const char *shape, const uint8_t *data, size_t n)
 {
     char   head[118], *all = malloc(128 + n);
-    size_t text = (size_t)snprintf(head, sizeof head, "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }", shape);
+    size_t text =
+        (size_t)snprintf(head, sizeof head, "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }", shape);
     memset(head + text, ' ', sizeof head - text);
     head[sizeof head - 1] = '\n';
     memcpy(all, "\x93NUMPY\x01\x00\x76\x00", 10);
@@ -183,7 +203,8 @@ static void add_npy(zip_t *z, const char *name, const char *shape, const uint8_t
     assert_true(zip_file_add(z, name, zip_source_buffer(z, all, 128 + n, 1), ZIP_FL_ENC_UTF_8) >= 0);
 }
 
-static const char *archive(const char *images, size_t n_images, const char *labels, const uint8_t *label, size_t n_labels)
+static const char *archive(const char *images, size_t n_images, const char *labels, const uint8_t *label,
+                           size_t n_labels)
 {
     uint8_t     pixel[64];
     int         why;
@@ -210,7 +231,10 @@ static const char TASK[] = "{\"question\": \"q\", \"answers\": [\"No\", \"Yes\"]
 static void medmnist_pixels_or_labels_differ(void **state)
 {
     (void)state;
-    static const struct { const char *shape, *labels; int channels; } shapes[] = {{"(3, 2, 3)", "(3, 1)", 1}, {"(3, 2, 3, 3)", "(3,)", 3}};
+    static const struct {
+        const char *shape, *labels;
+        int channels;
+    } shapes[] = {{"(3, 2, 3)", "(3, 1)", 1}, {"(3, 2, 3, 3)", "(3,)", 3}};
     static const uint8_t label[] = {0, 1, 2};
     for (int k = 0; k < 2; k++) {
         dataset    *d;
@@ -235,7 +259,8 @@ static void medmnist_pixels_or_labels_differ(void **state)
             assert_int_equal(img.height, 2);
             for (int p = 0; p < 6; p++)
                 for (int ch = 0; ch < 3; ch++)
-                    assert_int_equal(img.rgb[3 * p + ch], 4 * (shapes[k].channels == 3 ? i * 18 + 3 * p + ch : i * 6 + p));
+                    assert_int_equal(img.rgb[3 * p + ch],
+                                     4 * (shapes[k].channels == 3 ? i * 18 + 3 * p + ch : i * 6 + p));
         }
         FAILS(dataset_case(d, 2, &c, a, &e), e, ERR_INPUT, "val/2: its label");
         assert_string_equal(e.problem, "gold-not-an-answer");
@@ -250,19 +275,26 @@ static void bad_archive_or_task_is_opened(void **state)
     (void)state;
     static const uint8_t label[4] = {0};
     dataset   *d;
-    eval_task *t = task_of(text_file("task.json", TASK)), *decoded = task_of(text_file("open.json", "{\"kind\": \"open\"}"));
+    eval_task *t = task_of(text_file("task.json", TASK)),
+              *decoded = task_of(text_file("open.json", "{\"kind\": \"open\"}"));
     eval_task *classless = task_of(text_file("classless.json", "{\"question\": \"q\", \"answers\": [\"a\", \"b\"]}"));
     err        e;
     char       npz[256];
     snprintf(npz, sizeof npz, "%s", archive("(4, 2, 2)", 16, "(4,)", label, 4));
-    FAILS(dataset_open_medmnist(&d, npz, "val", decoded, &e), e, ERR_FILE, "open.json: a task of kind open, a MedMNIST archive takes closed");
-    FAILS(dataset_open_medmnist(&d, npz, "val", classless, &e), e, ERR_FILE, "classless.json: \"label_to_answer\" is missing");
+    FAILS(dataset_open_medmnist(&d, npz, "val", decoded, &e), e, ERR_FILE,
+          "open.json: a task of kind open, a MedMNIST archive takes closed");
+    FAILS(dataset_open_medmnist(&d, npz, "val", classless, &e), e, ERR_FILE,
+          "classless.json: \"label_to_answer\" is missing");
     FAILS(dataset_open_medmnist(&d, npz, "test", t, &e), e, ERR_FILE, "test_images");
     FAILS(dataset_open_medmnist(&d, in("no.npz"), "val", t, &e), e, ERR_FILE, "no.npz");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 4)", 16, "(4,)", label, 4), "val", t, &e), e, ERR_FILE, "val_images must be");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 1, 1, 4)", 16, "(4,)", label, 4), "val", t, &e), e, ERR_FILE, "val_images must be");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(2, 2)", label, 4), "val", t, &e), e, ERR_FILE, "val_labels must be");
-    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(3,)", label, 3), "val", t, &e), e, ERR_FILE, "4 val_images but 3 val_labels");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 4)", 16, "(4,)", label, 4), "val", t, &e), e, ERR_FILE,
+          "val_images must be");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 1, 1, 4)", 16, "(4,)", label, 4), "val", t, &e), e, ERR_FILE,
+          "val_images must be");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(2, 2)", label, 4), "val", t, &e), e, ERR_FILE,
+          "val_labels must be");
+    FAILS(dataset_open_medmnist(&d, archive("(4, 2, 2)", 16, "(3,)", label, 3), "val", t, &e), e, ERR_FILE,
+          "4 val_images but 3 val_labels");
     task_close(t);
     task_close(decoded);
     task_close(classless);
@@ -307,11 +339,14 @@ static void out_of_memory_leaks_or_passes(void **state)
             err        e = {0};
             mem_fail_after(n);
             arena *a = arena_new(0);
-            bool   opened = a && (kind ? task_open(&t, task, &e) && dataset_open_medmnist(&d, npz, "val", t, &e)
-                                       : dataset_open_jsonl(&d, DEMO("synthetic/breast_val.jsonl"), DEMO("synthetic"), NULL, &e));
+            bool opened =
+                a
+                && (kind ? task_open(&t, task, &e) && dataset_open_medmnist(&d, npz, "val", t, &e)
+                         : dataset_open_jsonl(&d, DEMO("synthetic/breast_val.jsonl"), DEMO("synthetic"), NULL, &e));
             done = opened && dataset_case(d, 2, &c, a, &e);
             mem_fail_after(-1);
-            if (!done && a && e.code != ERR_MEMORY) fail_msg("kind %d, allocation %ld: %s '%s'", kind, n, err_code_name(e.code), e.text);
+            if (!done && a && e.code != ERR_MEMORY)
+                fail_msg("kind %d, allocation %ld: %s '%s'", kind, n, err_code_name(e.code), e.text);
             dataset_close(d);
             task_close(t);
             arena_free(a);

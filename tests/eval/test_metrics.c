@@ -1,5 +1,5 @@
-/* test_metrics.c - numbers that a paper would print. Compared with scikit-learn, SciPy and NumPy (tests/oracle/metrics.py
- * made the tables) and with values worked out by hand. */
+/* test_metrics.c - numbers that a paper would print. Compared with scikit-learn, SciPy and NumPy
+ * (tests/oracle/metrics.py made the tables) and with values worked out by hand. */
 #include "tests/check.h"
 #include "eval/metrics.h"
 
@@ -39,14 +39,74 @@ static double f1_statistic(void *ctx, const int32_t *pick, int64_t n)
 static void macro_f1_differs_from_scikit_learn(void **state)
 {
     (void)state;
-    static const struct { int seed, n, labels, used; double accuracy, set, present; interval set_ci, present_ci; } t[] = {
-        {1, 1, 2, 2, 1.000000000000, 0.500000000000, 1.000000000000, {0.500000000000, 0.500000000000}, {1.000000000000, 1.000000000000}},
-        {2, 2, 2, 2, 1.000000000000, 0.500000000000, 1.000000000000, {0.500000000000, 0.500000000000}, {1.000000000000, 1.000000000000}},
-        {3, 63, 2, 2, 0.857142857143, 0.856564634455, 0.856564634455, {0.761664564943, 0.936105476673}, {0.761664564943, 0.936105476673}},
-        {4, 64, 5, 5, 0.687500000000, 0.677952564864, 0.677952564864, {0.548585209676, 0.786656024531}, {0.548585209676, 0.786656024531}},
-        {5, 65, 5, 3, 0.830769230769, 0.496000000000, 0.826666666667, {0.434961274360, 0.548021925701}, {0.724935457266, 0.913369876168}},
-        {6, 257, 7, 7, 0.715953307393, 0.713069548364, 0.713069548364, {0.656830492142, 0.766686763380}, {0.656830492142, 0.766686763380}},
-        {7, 12, 9, 4, 0.750000000000, 0.333333333333, 0.750000000000, {0.171717171717, 0.418470418470}, {0.403846153846, 1.000000000000}},
+    static const struct {
+        int seed, n, labels, used;
+        double accuracy, set, present;
+        interval set_ci, present_ci;
+    } t[] = {
+        {1,
+         1,
+         2,
+         2,
+         1.000000000000,
+         0.500000000000,
+         1.000000000000,
+         {0.500000000000, 0.500000000000},
+         {1.000000000000, 1.000000000000}},
+        {2,
+         2,
+         2,
+         2,
+         1.000000000000,
+         0.500000000000,
+         1.000000000000,
+         {0.500000000000, 0.500000000000},
+         {1.000000000000, 1.000000000000}},
+        {3,
+         63,
+         2,
+         2,
+         0.857142857143,
+         0.856564634455,
+         0.856564634455,
+         {0.761664564943, 0.936105476673},
+         {0.761664564943, 0.936105476673}},
+        {4,
+         64,
+         5,
+         5,
+         0.687500000000,
+         0.677952564864,
+         0.677952564864,
+         {0.548585209676, 0.786656024531},
+         {0.548585209676, 0.786656024531}},
+        {5,
+         65,
+         5,
+         3,
+         0.830769230769,
+         0.496000000000,
+         0.826666666667,
+         {0.434961274360, 0.548021925701},
+         {0.724935457266, 0.913369876168}},
+        {6,
+         257,
+         7,
+         7,
+         0.715953307393,
+         0.713069548364,
+         0.713069548364,
+         {0.656830492142, 0.766686763380},
+         {0.656830492142, 0.766686763380}},
+        {7,
+         12,
+         9,
+         4,
+         0.750000000000,
+         0.333333333333,
+         0.750000000000,
+         {0.171717171717, 0.418470418470},
+         {0.403846153846, 1.000000000000}},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         int32_t  gold[300], answer[300];
@@ -71,7 +131,8 @@ static void macro_f1_differs_from_scikit_learn(void **state)
     }
 }
 
-/* Gold 0 0 1 2, answers 0 1 1 none. Label 0: 2*1/(1+2) = 2/3. Label 1: 2*1/(2+1) = 2/3. Label 2: 0/(0+1) = 0. Label 3: 0/0 = 0. */
+/* Gold 0 0 1 2, answers 0 1 1 none. Label 0: 2*1/(1+2) = 2/3. Label 1: 2*1/(2+1) = 2/3. Label 2: 0/(0+1) = 0.
+ * Label 3: 0/0 = 0. */
 static void macro_f1_differs_from_hand_count(void **state)
 {
     (void)state;
@@ -114,7 +175,11 @@ static void quantile_differs_from_numpy(void **state)
 }
 
 static double always_nan(void *ctx, const int32_t *pick, int64_t n) { (void)ctx, (void)pick, (void)n; return NAN; }
-static double first_if_odd(void *ctx, const int32_t *pick, int64_t n) { (void)ctx, (void)n; return pick[0] % 2 ? pick[0] : NAN; }
+static double first_if_odd(void *ctx, const int32_t *pick, int64_t n)
+{
+    (void)ctx, (void)n;
+    return pick[0] % 2 ? pick[0] : NAN;
+}
 
 static void bootstrap_of_nothing_gives_a_number(void **state)
 {
@@ -162,10 +227,20 @@ static void normaliser_differs_from_released_code(void **state)
 static void token_recall_miscounts(void **state)
 {
     (void)state;
-    static const struct { const char *gold, *answer; double want; } t[] = {
-        {"yes", "yes", 1}, {"left lower lobe", "lower lobe of left lung", 1}, {"a b b c", "b c c", 2.0 / 4}, {"b b c", "b c c", 2.0 / 3},
-        {"", "", 1}, {"", "x", 0}, {"x", "", 0}, {"very very big", "very big", 2.0 / 3}, {"lungs", "lung", 0}, {"lung", "lungs", 0},
-        {"b b b", "b b", 2.0 / 3}, {"one", "two", 0},
+    static const struct { const char *gold, *answer; double want;
+    } t[] = {
+        {"yes", "yes", 1},
+        {"left lower lobe", "lower lobe of left lung", 1},
+        {"a b b c", "b c c", 2.0 / 4},
+        {"b b c", "b c c", 2.0 / 3},
+        {"", "", 1},
+        {"", "x", 0},
+        {"x", "", 0},
+        {"very very big", "very big", 2.0 / 3},
+        {"lungs", "lung", 0},
+        {"lung", "lungs", 0},
+        {"b b b", "b b", 2.0 / 3},
+        {"one", "two", 0},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) NEAR(token_recall(t[i].gold, t[i].answer), t[i].want, 1e-15);
 }

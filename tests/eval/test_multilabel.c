@@ -1,5 +1,6 @@
-/* test_multilabel.c - numbers of a multi-label task that a paper would print. Compared with scikit-learn and definitions
- * written out in Python (tests/oracle/multilabel.py made the table), and with values worked out by hand. */
+/* test_multilabel.c - numbers of a multi-label task that a paper would print. Compared with scikit-learn and
+ * definitions written out in Python (tests/oracle/multilabel.py made the table), and with values worked out by
+ * hand. */
 #include "tests/check.h"
 #include "eval/multilabel.h"
 
@@ -88,8 +89,9 @@ static void metrics_differ_from_scikit_learn(void **state)
           {NAN, {NAN, NAN}},
           {NAN, {NAN, NAN}}}},
     };
-    static const char *const name[] = {"macro f1", "macro f1 present", "auroc", "average precision", "label 0's f1", "label 0's auroc",
-                                       "label 0's average precision"};
+    static const char *const name[] = {
+        "macro f1",        "macro f1 present",           "auroc", "average precision", "label 0's f1",
+        "label 0's auroc", "label 0's average precision"};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         static drawn      d;
         err               e = {0};
@@ -101,8 +103,9 @@ static void metrics_differ_from_scikit_learn(void **state)
         assert_int_equal(s.n_undefined, t[i].undefined);
         near("subset accuracy", s.subset_accuracy.value, (double)t[i].right / t[i].n, 1e-15);
         near("its interval", s.subset_accuracy.ci.lo, wilson(t[i].right, t[i].n).lo, 0);
-        const estimate *got[] = {&s.macro_f1, &s.macro_f1_present, &s.auroc, &s.average_precision, &s.label[0].f1, &s.label[0].auroc,
-                                 &s.label[0].average_precision};
+        const estimate *got[] = {
+            &s.macro_f1,       &s.macro_f1_present,          &s.auroc, &s.average_precision, &s.label[0].f1,
+            &s.label[0].auroc, &s.label[0].average_precision};
         for (int k = 0; k < 7; k++) {
             char what[80];
             snprintf(what, sizeof what, "case %zu: %s", i, name[k]);
@@ -115,8 +118,9 @@ static void metrics_differ_from_scikit_learn(void **state)
 }
 
 /* Probabilities 0.9+ 0.8- 0.8+ 0.3- 0.3-: three pairs with + above, one tie, none below... by hand:
- * pairs (+,-): 0.9 beats all three; 0.8 ties one, beats two: 3 + 0.5 + 2 = 5.5 of 6. Steps: recall 1/2 at precision 1, then
- * 1/2 more at 2/3. Label 1 is nowhere: undefined, its F1 too. Said: label 0 for the first three. */
+ * pairs (+,-): 0.9 beats all three; 0.8 ties one, beats two: 3 + 0.5 + 2 = 5.5 of 6. Steps: recall 1/2 at
+ * precision 1, then 1/2 more at 2/3. Label 1 is nowhere: undefined, its F1 too. Said: label 0 for the first
+ * three. */
 static void curves_differ_from_hand_count(void **state)
 {
     (void)state;

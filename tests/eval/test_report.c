@@ -14,25 +14,39 @@ static const char *const YES_NO[] = {"Yes", "No"};
 /* ---- one case ---- */
 
 /* A candidate that says Yes with probability p, and its raw logits. */
-static evidence says(int64_t id, unsigned heads, float s_image, float s_text, float p_r, float p, float *logp, float *logit)
+static evidence says(int64_t id, unsigned heads, float s_image, float s_text, float p_r, float p, float *logp,
+                     float *logit)
 {
     logp[0] = logf(p);
     logp[1] = logf(1 - p);
-    return (evidence){.c = {.id = id, .heads = heads, .score = {s_image, s_text}, .weight = p_r}, .logp = logp, .logit = logit,
+    return (evidence){.c = {.id = id, .heads = heads, .score = {s_image, s_text}, .weight = p_r},
+                      .logp = logp,
+                      .logit = logit,
                       .answer = p >= .5f ? 0 : 1};
 }
 
-/* Passage 5 is found by both heads, 7 by the image head, 9 by the text head. Scores over each head's largest: image 1, 1/2;
- * text 1, 1/2. So p_R = (2e, e^.5, e^.5) / (2e + 2 e^.5) = .62246, .18877, .18877, and of a head alone .62246, .37754.
+/* Passage 5 is found by both heads, 7 by the image head, 9 by the text head. Scores over each head's largest:
+ * image 1, 1/2; text 1, 1/2. So p_R = (2e, e^.5, e^.5) / (2e + 2 e^.5) = .62246, .18877, .18877, and of a head
+ * alone .62246, .37754.
  *   all    Yes: .62246 * .6 + .18877 * .2 + .18877 * .9 = .581   image Yes: .62246 * .6 + .37754 * .2 = .449
- *   text   Yes: .62246 * .6 + .37754 * .9 = .713                  logits: Yes .325, No 1.888, so the reference mode says No */
+ *   text   Yes: .62246 * .6 + .37754 * .9 = .713
+ *   logits Yes .325, No 1.888, so the reference mode says No */
 static void heads_and_modes_are_fused_wrongly(void **state)
 {
     (void)state;
     float    logp[3][2], logit[3][2] = {{.4f, 0}, {0, 10}, {.4f, 0}}, prob[2] = {.581f, .419f};
-    evidence z[] = {says(5, 3, .9f, .2f, .62246f, .6f, logp[0], logit[0]), says(7, 1, .45f, 0, .18877f, .2f, logp[1], logit[1]),
+    evidence z[] = {says(5, 3, .9f, .2f, .62246f, .6f, logp[0], logit[0]),
+                    says(7, 1, .45f, 0, .18877f, .2f, logp[1], logit[1]),
                     says(9, 2, 0, .1f, .18877f, .9f, logp[2], logit[2])};
-    answer    ans = {.A = 2, .K = 3, .prob = prob, .answer = 0, .z = z, .consistent = false, .n_cached = 1, .flops = 77, .total_ms = 2.5};
+    answer ans = {.A = 2,
+                  .K = 3,
+                  .prob = prob,
+                  .answer = 0,
+                  .z = z,
+                  .consistent = false,
+                  .n_cached = 1,
+                  .flops = 77,
+                  .total_ms = 2.5};
     eval_case c = {.answers = YES_NO, .n_answers = 2, .gold = 0, .gold_text = "yes."};
     arena    *a = arena_new(0);
     for (int swap = 0; swap < 2; swap++) { /* the order of candidates must not matter but for "first" */
@@ -86,19 +100,46 @@ static void head_without_candidates_has_an_answer(void **state)
 
 static case_result result(int gold, int said, int by_image, int right, bool consistent)
 {
-    return (case_result){.gold = gold, .answer = said, .by_mode = {said, 1 - said}, .by_head = {by_image, said}, .first = said, .K = 4,
-                         .right = right, .head_K = {2, 2}, .head_right = {right > 2 ? 2 : right, right > 2 ? right - 2 : 0},
-                         .consistent = consistent, .exact = gold == said, .recall = gold == said, .n_cached = 3,
-                         .flops = 1000, .ms = said ? 4 : 2};
+    return (case_result){.gold = gold,
+                         .answer = said,
+                         .by_mode = {said, 1 - said},
+                         .by_head = {by_image, said},
+                         .first = said,
+                         .K = 4,
+                         .right = right,
+                         .head_K = {2, 2},
+                         .head_right = {right > 2 ? 2 : right, right > 2 ? right - 2 : 0},
+                         .consistent = consistent,
+                         .exact = gold == said,
+                         .recall = gold == said,
+                         .n_cached = 3,
+                         .flops = 1000,
+                         .ms = said ? 4 : 2};
 }
 
-static const report_run RUN = {.dataset = "set", .kernels = "cpu", .k = 2, .workers = 1, .mode = MODE_PAPER, .tau = 1, .seconds = 2,
+static const report_run RUN = {.dataset = "set",
+                               .kernels = "cpu",
+                               .k = 2,
+                               .workers = 1,
+                               .mode = MODE_PAPER,
+                               .tau = 1,
+                               .seconds = 2,
                                .n_cases = 7};
 
 static case_result text(answer_kind type, bool yes_no, bool exact, double recall)
 {
-    return (case_result){.task = TASK_OPEN, .type = type, .yes_no = yes_no, .exact = exact, .recall = recall, .K = 4, .n_cached = 3,
-                         .consistent = exact, .n_tokens = 3, .cut_off = !exact, .flops = 1000, .ms = 9};
+    return (case_result){.task = TASK_OPEN,
+                         .type = type,
+                         .yes_no = yes_no,
+                         .exact = exact,
+                         .recall = recall,
+                         .K = 4,
+                         .n_cached = 3,
+                         .consistent = exact,
+                         .n_tokens = 3,
+                         .cut_off = !exact,
+                         .flops = 1000,
+                         .ms = 9};
 }
 
 /* Gold Yes Yes No No, answers Yes No No No; one more failed, one is open. */
@@ -107,7 +148,8 @@ static report *four_cases(void)
     report *r = NULL;
     err     e = {0}, why = {0};
     OK(report_new(&r, &e), e);
-    const case_result c[] = {result(0, 0, 0, 4, true), result(0, 1, -1, 1, false), result(1, 1, 1, 3, false), result(1, 1, 0, 4, true)};
+    const case_result c[] = {result(0, 0, 0, 4, true), result(0, 1, -1, 1, false), result(1, 1, 1, 3, false),
+                             result(1, 1, 0, 4, true)};
     for (int i = 0; i < 4; i++) OK(report_add(r, &c[i], YES_NO, 2, NULL, &e), e);
     err_at(&why, ERR_UNUSABLE, "image-undecodable", "image", "cut short");
     OK(report_add_failed(r, 4, &why, &e), e);
@@ -144,7 +186,8 @@ static void summary_differs_from_hand_count(void **state)
     NEAR(at(o, "inconsistent_cases", "n"), 2, 0);
     NEAR(at(o, "inconsistent_cases", "accuracy"), 1. / 2, 0);
     NEAR(at(o, "inconsistent_cases", "macro_f1"), (0 + 2. / 3) / 2, 1e-15);
-    const json_t *by_image = json_object_get(json_object_get(o, "heads"), "image"), *modes = json_object_get(o, "modes");
+    const json_t *by_image = json_object_get(json_object_get(o, "heads"), "image"),
+                 *modes = json_object_get(o, "modes");
     NEAR(at(by_image, "accuracy", NULL), 2. / 4, 0); /* case 1 has no answer of the image head: wrong */
     NEAR(at(by_image, "candidate_accuracy", NULL), (2 + 1 + 2 + 2) / 8., 0);
     NEAR(at(modes, "paper", "accuracy"), 3. / 4, 0);
@@ -162,7 +205,8 @@ static void summary_differs_from_hand_count(void **state)
     NEAR(json_real_value(json_array_get(ci, 1)), 0.954412739190300, 1e-12);
     static const int want[2][2] = {{1, 1}, {0, 2}};
     for (size_t g = 0; g < 2; g++)
-        for (size_t p = 0; p < 2; p++) assert_int_equal(json_integer_value(json_array_get(json_array_get(rows, g), p)), want[g][p]);
+        for (size_t p = 0; p < 2; p++)
+            assert_int_equal(json_integer_value(json_array_get(json_array_get(rows, g), p)), want[g][p]);
     const json_t *f = json_array_get(json_object_get(o, "failures"), 0);
     assert_int_equal(json_integer_value(json_object_get(f, "case")), 4);
     assert_string_equal(json_string_value(json_object_get(f, "problem")), "image-undecodable");
@@ -195,7 +239,8 @@ static void labels_are_taken_by_position(void **state)
     report_free(r);
 }
 
-/* Two closed cases over a set and three decoded ones: groups by what the data set calls them and by the right answer. */
+/* Two closed cases over a set and three decoded ones: groups by what the data set calls them and by the right
+ * answer. */
 static void questions_are_grouped_wrongly(void **state)
 {
     (void)state;
@@ -213,7 +258,8 @@ static void questions_are_grouped_wrongly(void **state)
     NEAR(at(o, "n", NULL), 2, 0);
     NEAR(at(o, "n_open", NULL), 3, 0);
     NEAR(at(o, "accuracy", NULL), .5, 0);
-    const json_t *type = json_object_get(o, "by_answer_type"), *gold = json_object_get(o, "by_gold"), *decoded = json_object_get(o, "decoded");
+    const json_t *type = json_object_get(o, "by_answer_type"), *gold = json_object_get(o, "by_gold"),
+                 *decoded = json_object_get(o, "decoded");
     NEAR(at(type, "closed", "n"), 3, 0);
     NEAR(at(type, "closed", "exact_match"), 2. / 3, 1e-15);
     NEAR(at(type, "closed", "token_recall"), 2. / 3, 1e-15);
@@ -240,8 +286,14 @@ static void questions_are_grouped_wrongly(void **state)
 
 static case_result set(uint64_t gold, uint64_t said, bool generated)
 {
-    return (case_result){.task = TASK_LABELS, .gold_set = gold, .said_set = said, .generated = generated, .K = 2, .right = gold == said,
-                         .consistent = gold == said, .n_unparsed = said == 0};
+    return (case_result){.task = TASK_LABELS,
+                         .gold_set = gold,
+                         .said_set = said,
+                         .generated = generated,
+                         .K = 2,
+                         .right = gold == said,
+                         .consistent = gold == said,
+                         .n_unparsed = said == 0};
 }
 
 /* Sets {a} {b} {} of a b c, said {a} {a,b} {}: two right of three. F1: a 2*1/(1+2), b 2*1/(1+1), c none, so 0. */
@@ -284,7 +336,9 @@ static void sets_of_labels_are_counted_wrongly(void **state)
         FILE  *f = open_memstream(&s, &n);
         OK(report_print(f, o, &e), e);
         fclose(f);
-        if (!strstr(s, "3 cases scored") || !strstr(s, "subset accuracy") || !strstr(s, "  c\n") || strstr(s, "image head alone")) fail_msg("%s", s);
+        if (!strstr(s, "3 cases scored") || !strstr(s, "subset accuracy") || !strstr(s, "  c\n")
+            || strstr(s, "image head alone"))
+            fail_msg("%s", s);
         free(s);
         json_decref(o);
         report_free(r);
@@ -294,7 +348,8 @@ static void sets_of_labels_are_counted_wrongly(void **state)
 static void empty_report_has_numbers(void **state)
 {
     (void)state;
-    static const char *const undefined[] = {"accuracy", "macro_f1", "token_recall", "oracle", "inconsistent", "cache_hit_rate", "flops_per_case"};
+    static const char *const undefined[] = {"accuracy",     "macro_f1",       "token_recall",  "oracle",
+                                            "inconsistent", "cache_hit_rate", "flops_per_case"};
     report *r = NULL;
     json_t *o = NULL;
     err     e = {0};
@@ -335,9 +390,16 @@ static void many_labels_are_confused(void **state)
 static void table_hides_failures_or_notice(void **state)
 {
     (void)state;
-    static const char *const wanted[] = {"5 cases scored", "4 of them over a closed set and 1 decoded", "1 FAILED",
-                                         "INTERRUPTED: there are 7", " 75.0 %", "decoded answers, 1", "cut off at max_new_tokens",
-                                         "case 4: image-undecodable: cut short", "on these 2 cases", "95 % interval"};
+    static const char *const wanted[] = {"5 cases scored",
+                                         "4 of them over a closed set and 1 decoded",
+                                         "1 FAILED",
+                                         "INTERRUPTED: there are 7",
+                                         " 75.0 %",
+                                         "decoded answers, 1",
+                                         "cut off at max_new_tokens",
+                                         "case 4: image-undecodable: cut short",
+                                         "on these 2 cases",
+                                         "95 % interval"};
     report *r = four_cases();
     json_t *o = NULL;
     err     e = {0};

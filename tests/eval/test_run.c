@@ -1,6 +1,7 @@
-/* test_run.c - cases lost, doubled or out of order when several workers run them. diagnose() is a fake of this file, which
- * goes by the first byte of the "image": a digit is the answer, and 's' takes its time, so that later cases overtake it. A
- * request without answers is told "a mass", one with labels has the first of them. */
+/* test_run.c - cases lost, doubled or out of order when several workers run them. diagnose() is a fake of this
+ * file, which goes by the first byte of the "image": a digit is the answer, and 's' takes its time, so that
+ * later cases overtake it. A request without answers is told "a mass", one with labels has the first of
+ * them. */
 #include "tests/base/temporary.h"
 #include <fcntl.h>
 #include <jansson.h>
@@ -22,7 +23,10 @@ bool diagnose_retrieve(const engine *en, kernels *k, const diagnose_request *q, 
     return err_set(e, ERR_BUG, "not here");
 }
 
-task_kind diagnose_task(const diagnose_request *q) { return q->n_labels ? TASK_LABELS : q->n_answers ? TASK_CLOSED : TASK_OPEN; }
+task_kind diagnose_task(const diagnose_request *q)
+{
+    return q->n_labels ? TASK_LABELS : q->n_answers ? TASK_CLOSED : TASK_OPEN;
+}
 
 static atomic_int      answered;
 static pthread_mutex_t order_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -83,7 +87,8 @@ bool diagnose(const engine *en, kernels *k, const diagnose_request *q, arena *a,
     }
     max_new_tokens = q->open.max_new_tokens;
     static const int32_t token[] = {5, 6};
-    out->open = (open_answer){.text = c == 'l' ? "0, 2, x" : "A mass.", .token = token, .n_tokens = 2, .ended = c != 'c', .logp = -1.5f};
+    out->open = (open_answer){
+        .text = c == 'l' ? "0, 2, x" : "A mass.", .token = token, .n_tokens = 2, .ended = c != 'c', .logp = -1.5f};
     out->z->open_logp = -1.25f;
     out->z->agrees = true;
     return true;
@@ -104,7 +109,11 @@ static world begin_task(const char *cases, const char *task)
         if (task) fprintf(set, "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"0,1\"}\n", *c);
         else if (*c == '?') fprintf(set, "{\"image_path\": \"x\", \"question\": \"q\", \"answer\": \"a mass\"}\n");
         else if (*c == '-') fprintf(set, "{\n");
-        else fprintf(set, "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"zero\", \"answers\": [\"zero\", \"one\"]}\n", *c);
+        else
+            fprintf(
+                set,
+                "{\"image_path\": \"%c\", \"question\": \"q\", \"answer\": \"zero\", \"answers\": [\"zero\", \"one\"]}\n",
+                *c);
         put_file(w.folder, (char[]){*c, 0}, c, 1);
     }
     fclose(set);
@@ -134,7 +143,12 @@ static const engine   NO_MODELS = {.tau = 1};
 
 static run_plan plan_of(const world *w, int workers)
 {
-    return (run_plan){.en = &NO_MODELS, .set = w->set, .kern = NO_KERNELS, .workers = workers, .n_cases = dataset_count(w->set), .k = 2,
+    return (run_plan){.en = &NO_MODELS,
+                      .set = w->set,
+                      .kern = NO_KERNELS,
+                      .workers = workers,
+                      .n_cases = dataset_count(w->set),
+                      .k = 2,
                       .predictions = w->fd};
 }
 
@@ -200,7 +214,9 @@ static void cases_are_lost_or_out_of_order(void **state)
         assert_int_equal(json_integer_value(json_object_get(l[4], "tokens")), 2);
         assert_true(json_is_true(json_object_get(l[4], "ended")));
         assert_true(json_real_value(json_object_get(l[4], "log_likelihood")) == -1.5);
-        assert_true(json_real_value(json_object_get(json_array_get(json_object_get(l[4], "candidates"), 0), "log_likelihood")) == -1.25);
+        assert_true(json_real_value(
+                        json_object_get(json_array_get(json_object_get(l[4], "candidates"), 0), "log_likelihood"))
+                    == -1.25);
         assert_true(json_is_true(json_object_get(json_array_get(json_object_get(l[4], "candidates"), 0), "agrees")));
         assert_string_equal(text_at(json_object_get(l[5], "error"), "problem"), "line-malformed");
         const json_t *c = json_array_get(json_object_get(l[8], "candidates"), 0);
@@ -212,7 +228,8 @@ static void cases_are_lost_or_out_of_order(void **state)
     }
 }
 
-/* Ten questions about three pictures, in turn: one after the other of each, whatever the workers, and lines in file order. */
+/* Ten questions about three pictures, in turn: one after the other of each, whatever the workers, and lines in
+ * file order. */
 static void questions_of_a_picture_are_torn_apart(void **state)
 {
     (void)state;
@@ -254,7 +271,8 @@ static void sets_or_texts_are_taken_for_others(void **state)
     assert_int_equal(json_array_size(said), 1);
     assert_string_equal(json_string_value(json_array_get(said, 0)), "a");
     assert_int_equal(json_array_size(json_object_get(l[0], "probs")), 3);
-    assert_int_equal(json_array_size(json_object_get(json_array_get(json_object_get(l[0], "candidates"), 0), "probs")), 3);
+    assert_int_equal(
+        json_array_size(json_object_get(json_array_get(json_object_get(l[0], "candidates"), 0), "probs")), 3);
     json_decref(l[0]);
     json_decref(l[1]);
     end(&w);

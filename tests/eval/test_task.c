@@ -57,8 +57,9 @@ static void simple_file_is_not_a_closed_task(void **state)
 static void keys_are_read_wrongly(void **state)
 {
     (void)state;
-    eval_task *t = opened("{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": [\"a\", \"b\", \"c\"], \"answer_form\": \"generated\","
-                          " \"max_new_tokens\": 512, \"image_policy\": \"jomed-256\", \"name\": \"set\", \"note\": \"n\"}");
+    eval_task *t = opened(
+        "{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": [\"a\", \"b\", \"c\"], \"answer_form\": \"generated\","
+        " \"max_new_tokens\": 512, \"image_policy\": \"jomed-256\", \"name\": \"set\", \"note\": \"n\"}");
     assert_int_equal(t->kind, EVAL_MULTILABEL);
     assert_int_equal(t->n_labels, 3);
     assert_string_equal(t->labels[2], "c");
@@ -68,7 +69,8 @@ static void keys_are_read_wrongly(void **state)
     assert_int_equal(t->policy, IMAGE_JOMED_256);
     assert_string_equal(t->name, "set");
     task_close(t);
-    t = opened("{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"], \"language\": \"en\", \"image_policy\": \"native\"}");
+    t = opened(
+        "{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"], \"language\": \"en\", \"image_policy\": \"native\"}");
     assert_int_equal(t->kind, EVAL_VQA);
     assert_string_equal(t->language, "en");
     assert_true(t->has_policy);
@@ -106,14 +108,16 @@ static void wrong_file_is_taken_or_not_named(void **state)
 {
     (void)state;
 #define QA "\"question\": \"q\", \"answers\": [\"a\", \"b\"]"
-    static const struct { const char *file, *part; } t[] = {
+    static const struct { const char *file, *part;
+    } t[] = {
         {"[]", "not a JSON object"},
         {"{", "line 1"},
         {"{" QA ", \"question\": \"q\"}", "duplicate"},
         {"{" QA ", \"anwsers\": []}", "\"anwsers\" is not a key of a task file"},
         {"{\"kind\": \"yesno\", " QA "}", "\"kind\" must be one of closed, open, multilabel, vqa"},
         {"{\"kind\": 3, " QA "}", "\"kind\" must be a string"},
-        {"{\"answers\": [\"a\", \"b\"], \"label_to_answer\": [0]}", "\"question\" is missing, a task of kind closed needs it"},
+        {"{\"answers\": [\"a\", \"b\"], \"label_to_answer\": [0]}",
+         "\"question\" is missing, a task of kind closed needs it"},
         {"{\"question\": 1, \"answers\": [\"a\", \"b\"]}", "\"question\" must be a string"},
         {"{\"question\": \" \\n\", \"answers\": [\"a\", \"b\"]}", "\"question\" is empty"},
         {"{\"question\": \"q\"}", "\"answers\" is missing"},
@@ -129,19 +133,25 @@ static void wrong_file_is_taken_or_not_named(void **state)
         {"{" QA ", \"label_to_answer\": [0.0]}", "\"label_to_answer\"[0] must be 0 to 1"},
         {"{" QA ", \"image_policy\": \"jomed\"}", "\"image_policy\" must be one of native, jomed-256"},
         {"{" QA ", \"legend_place\": \"before-question\"}", "\"legend_place\" goes with \"legend\""},
-        {"{" QA ", \"legend\": \"l\", \"legend_place\": \"first\"}", "\"legend_place\" must be one of before-question, after-question"},
+        {"{" QA ", \"legend\": \"l\", \"legend_place\": \"first\"}",
+         "\"legend_place\" must be one of before-question, after-question"},
         {"{" QA ", \"max_new_tokens\": 8}", "\"max_new_tokens\" does not go with kind closed"},
         {"{" QA ", \"labels\": [\"a\"]}", "\"labels\" does not go with kind closed"},
         {"{\"kind\": \"open\", \"max_new_tokens\": 0}", "\"max_new_tokens\" must be 1 to 512"},
         {"{\"kind\": \"open\", \"max_new_tokens\": 513}", "\"max_new_tokens\" must be 1 to 512"},
         {"{\"kind\": \"open\", \"max_new_tokens\": \"8\"}", "\"max_new_tokens\" must be 1 to 512"},
-        {"{\"kind\": \"multilabel\", \"question\": \"q\"}", "\"labels\" is missing, a task of kind multilabel needs it"},
+        {"{\"kind\": \"multilabel\", \"question\": \"q\"}",
+         "\"labels\" is missing, a task of kind multilabel needs it"},
         {"{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": []}", "\"labels\" must be a list of labels"},
-        {"{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": [\"a\"], \"max_new_tokens\": 8}", "goes with the answer_form generated"},
-        {"{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": [\"a\"], \"answer_form\": \"text\"}", "must be one of probabilities, generated"},
-        {"{\"kind\": \"vqa\", \"question\": \"q\", \"answers\": [\"yes\", \"no\"]}", "\"question\" does not go with kind vqa"},
+        {"{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": [\"a\"], \"max_new_tokens\": 8}",
+         "goes with the answer_form generated"},
+        {"{\"kind\": \"multilabel\", \"question\": \"q\", \"labels\": [\"a\"], \"answer_form\": \"text\"}",
+         "must be one of probabilities, generated"},
+        {"{\"kind\": \"vqa\", \"question\": \"q\", \"answers\": [\"yes\", \"no\"]}",
+         "\"question\" does not go with kind vqa"},
         {"{\"kind\": \"vqa\"}", "\"answers\" is missing"},
-        {"{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"], \"language\": [\"en\"]}", "\"language\" must be a string"},
+        {"{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"], \"language\": [\"en\"]}",
+         "\"language\" must be a string"},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         eval_task *task;
@@ -162,8 +172,8 @@ static void limits_are_off_by_one(void **state)
             char       s[1200];
             eval_task *t;
             err        e = {0};
-            int        at = snprintf(s, sizeof s, "{\"question\": \"q\", \"kind\": \"%s\", \"%s\": [", labels ? "multilabel" : "closed",
-                                     labels ? "labels" : "answers");
+            int at = snprintf(s, sizeof s, "{\"question\": \"q\", \"kind\": \"%s\", \"%s\": [",
+                              labels ? "multilabel" : "closed", labels ? "labels" : "answers");
             for (int i = 0; i < n; i++) at += snprintf(s + at, sizeof s - (size_t)at, "%s\"%d\"", i ? ", " : "", i);
             snprintf(s + at, sizeof s - (size_t)at, "]}");
             if (n <= 64) {
@@ -180,13 +190,17 @@ static void limits_are_off_by_one(void **state)
 static void shipped_task_is_wrong(void **state)
 {
     (void)state;
-    static const struct { const char *file; eval_kind kind; int n; const char *first, *last; } want[] = {
-        {"breastmnist", EVAL_CLOSED, 2, "Yes", "No"},          {"dermamnist", EVAL_CLOSED, 7, "0", "6"},
-        {"retinamnist", EVAL_CLOSED, 5, "0", "4"},             {"vindr-pcxr", EVAL_MULTILABEL, 15, "No finding", "Lung tumor"},
-        {"brset", EVAL_MULTILABEL, 14, "diabetic retinopathy", "normal"}, {"vqa-rad", EVAL_VQA, 2, "yes", "no"},
-        {"slake", EVAL_VQA, 2, "yes", "no"},                   {"pathvqa", EVAL_VQA, 2, "yes", "no"},
-        {"vindr-pcxr-generated", EVAL_MULTILABEL, 15, "No finding", "Lung tumor"},
-        {"brset-generated", EVAL_MULTILABEL, 14, "diabetic retinopathy", "normal"}};
+    static const struct { const char *file; eval_kind kind; int n; const char *first, *last;
+    } want[] = {{"breastmnist", EVAL_CLOSED, 2, "Yes", "No"},
+                {"dermamnist", EVAL_CLOSED, 7, "0", "6"},
+                {"retinamnist", EVAL_CLOSED, 5, "0", "4"},
+                {"vindr-pcxr", EVAL_MULTILABEL, 15, "No finding", "Lung tumor"},
+                {"brset", EVAL_MULTILABEL, 14, "diabetic retinopathy", "normal"},
+                {"vqa-rad", EVAL_VQA, 2, "yes", "no"},
+                {"slake", EVAL_VQA, 2, "yes", "no"},
+                {"pathvqa", EVAL_VQA, 2, "yes", "no"},
+                {"vindr-pcxr-generated", EVAL_MULTILABEL, 15, "No finding", "Lung tumor"},
+                {"brset-generated", EVAL_MULTILABEL, 14, "diabetic retinopathy", "normal"}};
     enum { N = sizeof want / sizeof *want };
     int  files = 0;
     DIR *d = opendir("tasks");
@@ -220,12 +234,14 @@ static void shipped_task_is_wrong(void **state)
 static void the_published_question_is_another(void **state)
 {
     (void)state;
-    static const struct { const char *file, *asked; } want[] = {
+    static const struct { const char *file, *asked;
+    } want[] = {
         {"breastmnist", "Does this breast ultrasound image show signs of cancer?"},
         {"retinamnist", "what is the severity of diabetic retinopathy?"},
-        {"dermamnist", "Provide answer according to the labels:\n0 - 'Actinic keratoses and intraepithelial carcinoma'\n"
-                       "1 - 'Basal cell carcinoma'\n2 - 'Benign keratosis-like lesions'\n3 - 'Dermatofibroma'\n4 - 'Melanoma'\n"
-                       "5 - 'Melanocytic nevi'\n6 - 'Vascular lesions'\n\nWhat type of skin lesion does the patient have?"}};
+        {"dermamnist",
+         "Provide answer according to the labels:\n0 - 'Actinic keratoses and intraepithelial carcinoma'\n"
+         "1 - 'Basal cell carcinoma'\n2 - 'Benign keratosis-like lesions'\n3 - 'Dermatofibroma'\n4 - 'Melanoma'\n"
+         "5 - 'Melanocytic nevi'\n6 - 'Vascular lesions'\n\nWhat type of skin lesion does the patient have?"}};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         char        name[80];
         const char *asked;
@@ -292,10 +308,15 @@ static void out_of_memory_leaks_or_passes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(simple_file_is_not_a_closed_task), cmocka_unit_test(keys_are_read_wrongly),
-        cmocka_unit_test(legend_stands_elsewhere),          cmocka_unit_test(wrong_file_is_taken_or_not_named),
-        cmocka_unit_test(limits_are_off_by_one),            cmocka_unit_test(shipped_task_is_wrong),
-        cmocka_unit_test(the_published_question_is_another), cmocka_unit_test(legend_numbers_classes_otherwise), cmocka_unit_test(out_of_memory_leaks_or_passes),
+        cmocka_unit_test(simple_file_is_not_a_closed_task),
+        cmocka_unit_test(keys_are_read_wrongly),
+        cmocka_unit_test(legend_stands_elsewhere),
+        cmocka_unit_test(wrong_file_is_taken_or_not_named),
+        cmocka_unit_test(limits_are_off_by_one),
+        cmocka_unit_test(shipped_task_is_wrong),
+        cmocka_unit_test(the_published_question_is_another),
+        cmocka_unit_test(legend_numbers_classes_otherwise),
+        cmocka_unit_test(out_of_memory_leaks_or_passes),
     };
     return cmocka_run_group_tests_name("task", tests, make_file, remove_file);
 }

@@ -1,4 +1,5 @@
-/* test_vqa.c - questions of VQA-RAD and SLAKE read wrongly, sorted into the wrong half, or bad records that go unnoticed. */
+/* test_vqa.c - questions of VQA-RAD and SLAKE read wrongly, sorted into the wrong half, or bad records that go
+ * unnoticed. */
 #include "tests/base/temporary.h"
 #include <unistd.h>
 #include "base/memory.h"
@@ -76,7 +77,8 @@ static void question_is_sorted_wrongly(void **state)
 static void questions_of_a_picture_are_not_recognised(void **state)
 {
     (void)state;
-    dataset *d = opened("[" RAD("\"a\"", "\"OPEN\"") ", {\"image_name\": \"y.png\"}, " RAD("\"b\"", "\"OPEN\"") ", {}]", NULL);
+    dataset *d = opened(
+        "[" RAD("\"a\"", "\"OPEN\"") ", {\"image_name\": \"y.png\"}, " RAD("\"b\"", "\"OPEN\"") ", {}]", NULL);
     assert_true(dataset_picture(d, 0) != 0);
     assert_true(dataset_picture(d, 0) == dataset_picture(d, 2));
     assert_true(dataset_picture(d, 0) != dataset_picture(d, 1));
@@ -87,16 +89,26 @@ static void questions_of_a_picture_are_not_recognised(void **state)
 static void task_is_not_heeded(void **state)
 {
     (void)state;
-    static const char slake[] = "[{\"img_name\": \"x.png\", \"question\": \"q?\", \"answer\": \"Yes\", \"answer_type\": \"CLOSED\", \"q_lang\": \"en\"},"
-                                " {\"img_name\": \"x.png\", \"question\": \"Z\", \"answer\": \"Z\", \"answer_type\": \"OPEN\", \"q_lang\": \"zh\"},"
-                                " {\"img_name\": \"x.png\", \"question\": \"r?\", \"answer\": \"Lung\", \"answer_type\": \"OPEN\", \"q_lang\": \"en\"}]";
+    static const char slake[] =
+        "[{\"img_name\": \"x.png\", \"question\": \"q?\", \"answer\": \"Yes\", \"answer_type\": \"CLOSED\", \"q_lang\": \"en\"},"
+        " {\"img_name\": \"x.png\", \"question\": \"Z\", \"answer\": \"Z\", \"answer_type\": \"OPEN\", \"q_lang\": \"zh\"},"
+        " {\"img_name\": \"x.png\", \"question\": \"r?\", \"answer\": \"Lung\", \"answer_type\": \"OPEN\", \"q_lang\": \"en\"}]";
     eval_task *t = NULL, *french = NULL, *closed = NULL;
     eval_case  c;
     err        e = {0};
     arena     *a = arena_new(0);
-    OK(task_open(&t, text_file("task.json", "{\"kind\": \"vqa\", \"answers\": [\"no\", \"yes\"], \"language\": \"en\", \"max_new_tokens\": 5,"
-                                            " \"legend\": \"L\", \"legend_place\": \"after-question\"}"), &e), e);
-    OK(task_open(&french, text_file("fr.json", "{\"kind\": \"vqa\", \"answers\": [\"no\", \"yes\"], \"language\": \"fr\"}"), &e), e);
+    OK(task_open(
+           &t,
+           text_file(
+               "task.json",
+               "{\"kind\": \"vqa\", \"answers\": [\"no\", \"yes\"], \"language\": \"en\", \"max_new_tokens\": 5,"
+               " \"legend\": \"L\", \"legend_place\": \"after-question\"}"),
+           &e),
+       e);
+    OK(task_open(&french,
+                 text_file("fr.json", "{\"kind\": \"vqa\", \"answers\": [\"no\", \"yes\"], \"language\": \"fr\"}"),
+                 &e),
+       e);
     OK(task_open(&closed, "tasks/breastmnist.json", &e), e);
     dataset *d = opened(slake, t);
     assert_int_equal(dataset_count(d), 2);
@@ -110,7 +122,8 @@ static void task_is_not_heeded(void **state)
     d = opened(slake, NULL);
     assert_int_equal(dataset_count(d), 3); /* without a task that names a language: all */
     dataset_close(d);
-    FAILS(dataset_open_vqa(&d, text_file("a.json", slake), folder, french, &e), e, ERR_FILE, "a.json: no question in language \"fr\"");
+    FAILS(dataset_open_vqa(&d, text_file("a.json", slake), folder, french, &e), e, ERR_FILE,
+          "a.json: no question in language \"fr\"");
     FAILS(dataset_open_vqa(&d, text_file("a.json", slake), folder, closed, &e), e, ERR_FILE, "a task of kind closed");
     task_close(t);
     task_close(french);
@@ -121,18 +134,25 @@ static void task_is_not_heeded(void **state)
 static void bad_record_is_read_or_not_named(void **state)
 {
     (void)state;
-    static const struct { const char *record; err_code code; const char *problem, *part; } t[] = {
+    static const struct { const char *record; err_code code; const char *problem, *part;
+    } t[] = {
         {"3", ERR_INPUT, "record-malformed", "a.json[1]: not an object"},
-        {"{\"question\": \"SECRET\", \"answer\": \"SECRET\", \"answer_type\": \"OPEN\"}", ERR_INPUT, "record-malformed", "a.json[1]: \"image_name\" must be a string"},
-        {"{\"image_name\": \"x.png\", \"answer\": \"SECRET\", \"answer_type\": \"OPEN\"}", ERR_INPUT, "record-malformed", "\"question\" must be a string"},
-        {"{\"image_name\": \"x.png\", \"question\": \"SECRET\", \"answer_type\": \"OPEN\"}", ERR_INPUT, "record-malformed", "\"answer\" must be a string"},
+        {"{\"question\": \"SECRET\", \"answer\": \"SECRET\", \"answer_type\": \"OPEN\"}", ERR_INPUT,
+         "record-malformed", "a.json[1]: \"image_name\" must be a string"},
+        {"{\"image_name\": \"x.png\", \"answer\": \"SECRET\", \"answer_type\": \"OPEN\"}", ERR_INPUT,
+         "record-malformed", "\"question\" must be a string"},
+        {"{\"image_name\": \"x.png\", \"question\": \"SECRET\", \"answer_type\": \"OPEN\"}", ERR_INPUT,
+         "record-malformed", "\"answer\" must be a string"},
         {RAD("1.5", "\"OPEN\""), ERR_INPUT, "record-malformed", "\"answer\" must be a string"},
-        {RAD("\"SECRET\"", "\"YES/NO\""), ERR_INPUT, "record-malformed", "a.json[1]: \"answer_type\" is neither OPEN nor CLOSED"},
+        {RAD("\"SECRET\"", "\"YES/NO\""), ERR_INPUT, "record-malformed",
+         "a.json[1]: \"answer_type\" is neither OPEN nor CLOSED"},
         {RAD("\"SECRET\"", "\"OPEN CLOSED\""), ERR_INPUT, "record-malformed", "neither OPEN nor CLOSED"},
         {RAD("\"SECRET\"", "\"\""), ERR_INPUT, "record-malformed", "neither OPEN nor CLOSED"},
         {RAD("\"SECRET\"", "1"), ERR_INPUT, "record-malformed", "\"answer_type\" must be a string"},
-        {"{\"image_name\": \"no.png\", \"question\": \"SECRET\", \"answer\": \"a\", \"answer_type\": \"OPEN\"}", ERR_FILE, "image-missing", "a.json[1]: "},
-        {"{\"image_name\": \"../x.png\", \"question\": \"q\", \"answer\": \"a\", \"answer_type\": \"OPEN\"}", ERR_INPUT, "image-outside", "a.json[1]: the image's path must lie below"},
+        {"{\"image_name\": \"no.png\", \"question\": \"SECRET\", \"answer\": \"a\", \"answer_type\": \"OPEN\"}",
+         ERR_FILE, "image-missing", "a.json[1]: "},
+        {"{\"image_name\": \"../x.png\", \"question\": \"q\", \"answer\": \"a\", \"answer_type\": \"OPEN\"}",
+         ERR_INPUT, "image-outside", "a.json[1]: the image's path must lie below"},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         char      all[500];
@@ -175,15 +195,19 @@ static void task_over_lines_is_not_heeded(void **state)
 {
     (void)state;
 #define SETS "{\"kind\": \"multilabel\", \"question\": \"which?\", \"labels\": [\"a\", \"b\", \"c\"]}"
-    static const struct { const char *task, *line, *part; } t[] = {
+    static const struct { const char *task, *line, *part;
+    } t[] = {
         {"{\"question\": \"t?\", \"answers\": [\"A\", \"B\"]}", "\"question\": \"q\", \"answer\": \"b\"", NULL},
-        {"{\"question\": \"t?\", \"answers\": [\"A\", \"B\"]}", "\"answers\": \"B\"", NULL}, /* as the released code's files have it */
+        /* as the released code's files have it */
+        {"{\"question\": \"t?\", \"answers\": [\"A\", \"B\"]}", "\"answers\": \"B\"", NULL},
         {"{\"question\": \"t?\", \"answers\": [\"A\", \"B\"]}", "\"answer\": \"C\"", "none of \"answers\""},
-        {"{\"question\": \"t?\", \"answers\": [\"A\", \"B\"]}", "\"answers\": [\"B\"]", "\"answers\" must be a string"},
+        {"{\"question\": \"t?\", \"answers\": [\"A\", \"B\"]}", "\"answers\": [\"B\"]",
+         "\"answers\" must be a string"},
         {"{\"kind\": \"open\"}", "\"question\": \"q\", \"answer\": \"b\"", NULL},
         {"{\"kind\": \"open\"}", "\"answer\": \"b\"", "\"question\" must be a string"},
         {"{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"]}", "\"question\": \"q\", \"answer\": \"No\"", NULL},
-        {"{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"]}", "\"question\": \"q\", \"answer\": \"No\", \"answer_type\": \"OPEN\"", NULL},
+        {"{\"kind\": \"vqa\", \"answers\": [\"yes\", \"no\"]}",
+         "\"question\": \"q\", \"answer\": \"No\", \"answer_type\": \"OPEN\"", NULL},
         {SETS, "\"answer\": \"2, 0\"", NULL},
         {SETS, "\"answer\": \"\"", NULL},
         {SETS, "\"answer\": \"3\"", "\"answer\" is not a list of label numbers"},
@@ -272,7 +296,10 @@ static void published_file_is_misread(void **state)
 static void published_slake_is_misread(void **state)
 {
     (void)state;
-    static const struct { const char *file; int all, english; } t[] = {{"train.json", 9835, 4919}, {"validate.json", 2099, 1053}};
+    static const struct {
+        const char *file;
+        int all, english;
+    } t[] = {{"train.json", 9835, 4919}, {"validate.json", 2099, 1053}};
     if (access(shared_path("data/slake-text/train.json"), R_OK) != 0) SKIP("no shared SLAKE text");
     for (size_t f = 0; f < 2; f++) {
         char       path[512];
@@ -303,7 +330,8 @@ static void out_of_memory_leaks_or_passes(void **state)
 {
     (void)state;
     char path[256];
-    snprintf(path, sizeof path, "%s", text_file("a.json", "[" RAD("\"Yes.\"", "\"CLOSED\"") ", " RAD("7", "\"CLOSED\"") "]"));
+    snprintf(path, sizeof path, "%s",
+             text_file("a.json", "[" RAD("\"Yes.\"", "\"CLOSED\"") ", " RAD("7", "\"CLOSED\"") "]"));
     bool done = false;
     for (long n = 0; !done; n++) {
         dataset  *d = NULL;
@@ -311,7 +339,8 @@ static void out_of_memory_leaks_or_passes(void **state)
         err       e = {0};
         mem_fail_after(n);
         arena *a = arena_new(0);
-        done = a && dataset_open_vqa(&d, path, folder, NULL, &e) && dataset_case(d, 0, &c, a, &e) && dataset_case(d, 1, &c, a, &e);
+        done = a && dataset_open_vqa(&d, path, folder, NULL, &e) && dataset_case(d, 0, &c, a, &e)
+               && dataset_case(d, 1, &c, a, &e);
         mem_fail_after(-1);
         if (!done && a) assert_int_equal(e.code, ERR_MEMORY);
         dataset_close(d);
@@ -323,10 +352,14 @@ static void out_of_memory_leaks_or_passes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(question_is_sorted_wrongly),      cmocka_unit_test(questions_of_a_picture_are_not_recognised),
-        cmocka_unit_test(task_is_not_heeded),              cmocka_unit_test(bad_record_is_read_or_not_named),
-        cmocka_unit_test(unusable_file_is_opened),         cmocka_unit_test(task_over_lines_is_not_heeded),
-        cmocka_unit_test(published_file_is_misread),       cmocka_unit_test(published_slake_is_misread),
+        cmocka_unit_test(question_is_sorted_wrongly),
+        cmocka_unit_test(questions_of_a_picture_are_not_recognised),
+        cmocka_unit_test(task_is_not_heeded),
+        cmocka_unit_test(bad_record_is_read_or_not_named),
+        cmocka_unit_test(unusable_file_is_opened),
+        cmocka_unit_test(task_over_lines_is_not_heeded),
+        cmocka_unit_test(published_file_is_misread),
+        cmocka_unit_test(published_slake_is_misread),
         cmocka_unit_test(out_of_memory_leaks_or_passes),
     };
     return cmocka_run_group_tests_name("vqa", tests, make_folder, remove_folder);

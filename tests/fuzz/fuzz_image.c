@@ -1,5 +1,5 @@
-/* fuzz_image.c - any bytes as a picture: no crash, no leak, memory bounded by the limits, an error that is one of those
- * promised; what decodes has the size that the header says, survives PNG, and can be resized. */
+/* fuzz_image.c - any bytes as a picture: no crash, no leak, memory bounded by the limits, an error that is one
+ * of those promised; what decodes has the size that the header says, survives PNG, and can be resized. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

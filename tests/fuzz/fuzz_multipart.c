@@ -1,5 +1,5 @@
-/* fuzz_multipart.c - the first line as a Content-Type, the rest as a body: in one piece and in single bytes, which must say the
- * same; and as a request, which must end as fuzz_json.c says. */
+/* fuzz_multipart.c - the first line as a Content-Type, the rest as a body: in one piece and in single bytes,
+ * which must say the same; and as a request, which must end as fuzz_json.c says. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,12 +34,17 @@ static bool parse(const char *type, const char *body, size_t n, size_t piece, te
 static void as_request(const char *type, const char *body, size_t n)
 {
     body_budget    budget = {.limit = 1 << 24};
-    request_limits limits = {.body_bytes = 1 << 20, .deadline_ms = 1000, .deadline_max_ms = 5000, .image = IMAGE_LIMITS, .budget = &budget};
+    request_limits limits = {.body_bytes = 1 << 20,
+                             .deadline_ms = 1000,
+                             .deadline_max_ms = 5000,
+                             .image = IMAGE_LIMITS,
+                             .budget = &budget};
     request       *r = NULL;
     err            e = {0}, again = {0};
     json_use_our_memory();
     bool ok = request_body_type(type) == BODY_MULTIPART
-           && request_new(&r, DIAGNOSIS_FIELDS, N_DIAGNOSIS_FIELDS, type, &limits, &e) && request_feed(r, body, n, &e) && request_finish(r, true, 1, &e);
+              && request_new(&r, DIAGNOSIS_FIELDS, N_DIAGNOSIS_FIELDS, type, &limits, &e)
+              && request_feed(r, body, n, &e) && request_finish(r, true, 1, &e);
     if (ok) MUST(diagnose_check(request_query(r), &again));
     request_free(r);
     MUST(atomic_load(&budget.used) == 0);
@@ -58,7 +63,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 
     text whole = {0}, bits = {0};
     err  e = {0}, e_bits = {0};
-    bool ok = parse(type, body, bytes, bytes ? bytes : 1, &whole, &e), ok_bits = parse(type, body, bytes, 1, &bits, &e_bits);
+    bool ok = parse(type, body, bytes, bytes ? bytes : 1, &whole, &e),
+         ok_bits = parse(type, body, bytes, 1, &bits, &e_bits);
     MUST(ok == ok_bits && strcmp(e.text, e_bits.text) == 0);
     MUST(!ok || (whole.len == bits.len && (whole.len == 0 || memcmp(whole.s, bits.s, whole.len) == 0)));
     text_free(&whole);

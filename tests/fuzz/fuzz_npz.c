@@ -1,5 +1,5 @@
-/* fuzz_npz.c - any bytes as a .npz file with an array "a": no crash, no leak; an array that opens has the size its shape says,
- * and gives all its rows, in both directions, or an error. */
+/* fuzz_npz.c - any bytes as a .npz file with an array "a": no crash, no leak; an array that opens has the size
+ * its shape says, and gives all its rows, in both directions, or an error. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* fuzz_safetensors.c - any bytes as a checkpoint: no crash, no leak, and where it opens, every tensor lies inside the file, is as
- * long as its shape says, overlaps none and is found by its name. */
+/* fuzz_safetensors.c - any bytes as a checkpoint: no crash, no leak, and where it opens, every tensor lies
+ * inside the file, is as long as its shape says, overlaps none and is found by its name. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,13 +31,16 @@ static void check(const safetensors *s)
         MUST(i == 0 || strcmp(safetensors_at(s, i - 1)->name, t->name) < 0);
         for (int d = 0; d < t->n_dims; d++) count *= t->dim[d];
         MUST(count == t->count && (t->type == DTYPE_OTHER || t->bytes == (size_t)count * dtype_bytes(t->type)));
-        if (t->bytes) sum += *(const uint8_t *)t->data + ((const uint8_t *)t->data)[t->bytes - 1]; /* a fault, if outside */
+        /* a fault, if outside */
+        if (t->bytes) sum += *(const uint8_t *)t->data + ((const uint8_t *)t->data)[t->bytes - 1];
         const tensor *need;
         err           e = {0};
-        MUST(safetensors_need(s, &need, t->name, (const int64_t[]){0, 7, -1}, &e) || (e.code == ERR_FILE && e.text[0]));
+        MUST(safetensors_need(s, &need, t->name, (const int64_t[]){0, 7, -1}, &e)
+             || (e.code == ERR_FILE && e.text[0]));
     }
     qsort(order, (size_t)n, sizeof *order, by_start);
-    for (int i = 1; i < n; i++) MUST((const uint8_t *)order[i - 1]->data + order[i - 1]->bytes <= (const uint8_t *)order[i]->data);
+    for (int i = 1; i < n; i++)
+        MUST((const uint8_t *)order[i - 1]->data + order[i - 1]->bytes <= (const uint8_t *)order[i]->data);
     free(order);
     MUST(sum <= 510u * (unsigned)n);
 }

@@ -107,8 +107,9 @@ static void text_to_wordpiece(const wordpiece *w, const char *s, size_t n, arena
     MUST(n_cut == (n_ids < 7 ? n_ids : 7) && memcmp(cut, ids, (size_t)(n_cut - 1) * sizeof *cut) == 0);
 }
 
-/* Under the fuzzer texts are short: its instruments make comparing in the heap of merges dear (at 4,000 letters 49 inputs a
- * second, at 1,000 236, and more of the code was reached). A replay takes them whole: it does not call this. */
+/* Under the fuzzer texts are short: its instruments make comparing in the heap of merges dear (at 4,000 letters
+ * 49 inputs a second, at 1,000 236, and more of the code was reached). A replay takes them whole: it does not
+ * call this. */
 static size_t text_limit = SIZE_MAX;
 int           LLVMFuzzerInitialize(int *argc, char ***argv);
 int           LLVMFuzzerInitialize(int *argc, char ***argv)

@@ -1,5 +1,6 @@
-/* replay.c - a fuzz target without a fuzzer: gives it every file of the folders (or the files) named on the command line.
- * Prints how many. The target aborts the program where it finds a fault, so the last line tells which file it was. */
+/* replay.c - a fuzz target without a fuzzer: gives it every file of the folders (or the files) named on the
+ * command line. Prints how many. The target aborts the program where it finds a fault, so the last line tells
+ * which file it was. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -54,8 +54,8 @@ static inline void same_pixels(const image *img, const tensor *t, const char *na
     const uint8_t *want = t->data;
     for (int64_t i = 0; i < t->count; i++)
         if (img->rgb[i] != want[i])
-            fail_msg("%s: pixel %d,%d channel %d is %d, golden %d", name, (int)(i / 3 % img->width), (int)(i / 3 / img->width),
-                     (int)(i % 3), img->rgb[i], want[i]);
+            fail_msg("%s: pixel %d,%d channel %d is %d, golden %d", name, (int)(i / 3 % img->width),
+                     (int)(i / 3 / img->width), (int)(i % 3), img->rgb[i], want[i]);
 }
 
 /* For each file of dir that ends in .png or .jpg. Returns how many. */

@@ -1,5 +1,6 @@
-/* test_image.c - bytes to pixels: Pillow's pixels for every layout of PNG and JPEG; what is truncated, corrupt, empty, too
- * large or a bomb is an error with its problem type and field, in little time and memory; PNG written and read back. */
+/* test_image.c - bytes to pixels: Pillow's pixels for every layout of PNG and JPEG; what is truncated, corrupt,
+ * empty, too large or a bomb is an error with its problem type and field, in little time and memory; PNG
+ * written and read back. */
 #include "tests/imaging/fixture.h"
 #include <time.h>
 #include <zlib.h>
@@ -42,7 +43,8 @@ static void compare_folder(const char *dir, const char *golden, int files)
     safetensors_close(s);
 }
 
-/* JPEG too: the fixtures were decoded by libjpeg-turbo with the same settings, so nothing less than equality will do. */
+/* JPEG too: the fixtures were decoded by libjpeg-turbo with the same settings, so nothing less than equality
+ * will do. */
 static void test_fixtures_give_pillows_pixels(void **state)
 {
     (void)state;
@@ -127,11 +129,13 @@ static size_t find_marker(const uint8_t *p, size_t n, int marker, size_t from)
     return 0;
 }
 
-/* A JPEG of a flat picture in three scans (sequential) or four (progressive), of which any may be repeated lawfully. */
+/* A JPEG of a flat picture in three scans (sequential) or four (progressive), of which any may be repeated
+ * lawfully. */
 static void jpeg_of_scans(text *t, int w, int h, bool progressive, int repeats)
 {
     static const jpeg_scan_info lines[3] = {{1, {0}, 0, 63, 0, 0}, {1, {1}, 0, 63, 0, 0}, {1, {2}, 0, 63, 0, 0}};
-    static const jpeg_scan_info steps[4] = {{3, {0, 1, 2}, 0, 0, 0, 0}, {1, {0}, 1, 63, 0, 0}, {1, {1}, 1, 63, 0, 0}, {1, {2}, 1, 63, 0, 0}};
+    static const jpeg_scan_info steps[4] = {
+        {3, {0, 1, 2}, 0, 0, 0, 0}, {1, {0}, 1, 63, 0, 0}, {1, {1}, 1, 63, 0, 0}, {1, {2}, 1, 63, 0, 0}};
     struct jpeg_compress_struct c;
     struct jpeg_error_mgr       errors;
     unsigned char              *out = NULL;
@@ -185,8 +189,10 @@ static void test_not_an_image(void **state)
     refused_header("", 0, ERR_UNSUPPORTED, "image-unsupported", "neither PNG nor JPEG");
     refused_header("hello, world", 12, ERR_UNSUPPORTED, "image-unsupported", "neither PNG nor JPEG");
     refused_header("GIF89a\1\0\1\0\0\0\0;", 14, ERR_UNSUPPORTED, "image-unsupported", "neither PNG nor JPEG");
-    refused_header("\x89PNG\r\n\x1a\n", 8, ERR_UNUSABLE, "image-undecodable", "the PNG does not decode: it ends early");
-    refused_header("\x89PNG\r\n\x1a\n\0\0\0\rIDAT.......................", 40, ERR_UNUSABLE, "image-undecodable", "no header");
+    refused_header("\x89PNG\r\n\x1a\n", 8, ERR_UNUSABLE, "image-undecodable",
+                   "the PNG does not decode: it ends early");
+    refused_header("\x89PNG\r\n\x1a\n\0\0\0\rIDAT.......................", 40, ERR_UNUSABLE, "image-undecodable",
+                   "no header");
     refused_header("\xff\xd8\xff", 3, ERR_UNUSABLE, "image-undecodable", "the JPEG does not decode: it ends early");
     refused_header("\xff\xd8\xff\xd9", 4, ERR_UNUSABLE, "image-undecodable", "the JPEG does not decode");
     refused_header("\xff\xd8\xff\xe0\xff\xff....", 10, ERR_UNUSABLE, "image-undecodable", "it ends early");
@@ -252,7 +258,8 @@ static void test_one_pixel_and_the_floor(void **state)
         image    img;
         OK(image_decode(&img, p, n, &IMAGE_LIMITS, a, &e), e);
         assert_true(img.width == 1 && img.height == 1);
-        REFUSED(image_decode(&img, p, n, &floor, a, &e), e, ERR_UNUSABLE, "image-too-small", "1 x 1; a side must have 2");
+        REFUSED(image_decode(&img, p, n, &floor, a, &e), e, ERR_UNUSABLE, "image-too-small",
+                "1 x 1; a side must have 2");
         arena_free(a);
         free(p);
     }
@@ -260,8 +267,10 @@ static void test_one_pixel_and_the_floor(void **state)
     uint8_t *p = slurp(FIXTURE("variants/rgb8.png"), &n); /* 37 x 23 */
     int      w, h;
     err      e = {0};
-    REFUSED(image_peek(&w, &h, p, n, &(image_limits){37 * 23 - 1, 37, 1}, &e), e, ERR_TOO_LARGE, "image-too-large", "850 pixels");
-    REFUSED(image_peek(&w, &h, p, n, &(image_limits){37 * 23, 36, 1}, &e), e, ERR_TOO_LARGE, "image-too-large", "36 pixels");
+    REFUSED(image_peek(&w, &h, p, n, &(image_limits){37 * 23 - 1, 37, 1}, &e), e, ERR_TOO_LARGE, "image-too-large",
+            "850 pixels");
+    REFUSED(image_peek(&w, &h, p, n, &(image_limits){37 * 23, 36, 1}, &e), e, ERR_TOO_LARGE, "image-too-large",
+            "36 pixels");
     e = (err){0};
     OK(image_peek(&w, &h, p, n, &(image_limits){37 * 23, 37, 23}, &e), e);
     free(p);
@@ -281,7 +290,8 @@ static void cut_everywhere(const char *path, const char *name, void *ctx)
         err      e = {0};
         image    img;
         memcpy(p, bytes, cut);
-        if (image_decode(&img, p, cut, &IMAGE_LIMITS, a, &e)) fail_msg("%s cut to %zu of %zu bytes decodes", name, cut, n);
+        if (image_decode(&img, p, cut, &IMAGE_LIMITS, a, &e))
+            fail_msg("%s cut to %zu of %zu bytes decodes", name, cut, n);
         assert_int_equal(e.code, cut < 8 ? ERR_UNSUPPORTED : ERR_UNUSABLE);
         assert_string_equal(e.problem, cut < 8 ? "image-unsupported" : "image-undecodable");
         assert_string_equal(e.field, "image");
@@ -316,7 +326,8 @@ static void flip_bytes(const char *path, const char *name, void *count)
         err   e = {0};
         image img;
         bool  ok = image_decode(&img, p, n, &(image_limits){1 << 22, 32767, 1}, a, &e);
-        if (ok && image_sniff(p, n) == MEDIA_PNG && memcmp(p, bytes, n) != 0) fail_msg("%s: round %d was not noticed", name, round);
+        if (ok && image_sniff(p, n) == MEDIA_PNG && memcmp(p, bytes, n) != 0)
+            fail_msg("%s: round %d was not noticed", name, round);
         if (!ok) {
             assert_true(e.code == ERR_UNUSABLE || e.code == ERR_TOO_LARGE || e.code == ERR_UNSUPPORTED);
             assert_string_equal(e.field, "image");
@@ -355,7 +366,8 @@ static void test_png_content_that_lies(void **state)
         png_start(&t, 4, 3, row[i].depth, row[i].type);
         add_zeros(&t, (size_t)row[i].zeros);
         if (row[i].end) add_chunk(&t, "IEND", "", 0);
-        REFUSED(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable", row[i].part);
+        REFUSED(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable",
+                row[i].part);
         text_free(&t);
     }
     text t = {0}; /* a second header that is larger than the first */
@@ -364,7 +376,8 @@ static void test_png_content_that_lies(void **state)
     add_chunk(&t, "IHDR", head, 13);
     add_zeros(&t, 39);
     add_chunk(&t, "IEND", "", 0);
-    REFUSED(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable", "the PNG does not decode");
+    REFUSED(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable",
+            "the PNG does not decode");
     text_free(&t);
     arena_free(a);
 }
@@ -410,7 +423,8 @@ static void test_jpeg_content_that_lies(void **state)
     for (size_t i = 0; i + 1 < t.len; i++)
         if ((uint8_t)t.s[i] == 0xff && (uint8_t)t.s[i + 1] == 0xda) at = i;
     t.s[at + 1] = (char)0xd9;
-    REFUSED(image_decode(&img, t.s, at + 2, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable", "a component is missing");
+    REFUSED(image_decode(&img, t.s, at + 2, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable",
+            "a component is missing");
     text_free(&t);
 
     p = slurp(FIXTURE("variants/restart.jpg"), &n);
@@ -419,7 +433,8 @@ static void test_jpeg_content_that_lies(void **state)
     free(p);
     p = slurp(FIXTURE("variants/ycc420.jpg"), &n);
     p[find_marker(p, n, 0xc0, 2) + 4] = 12; /* bits per sample */
-    REFUSED(image_decode(&img, p, n, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable", "the JPEG does not decode");
+    REFUSED(image_decode(&img, p, n, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable",
+            "the JPEG does not decode");
     free(p);
     arena_free(a);
 }
@@ -520,7 +535,8 @@ static void test_jpeg_with_500_scans(void **state)
         OK(image_decode(&img, few.s, few.len, &IMAGE_LIMITS, a, &e), e);
         jpeg_of_scans(&many, 640, 480, progressive, 500);
         const double start = cpu_ms();
-        REFUSED(image_decode(&img, many.s, many.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable", "too many scans");
+        REFUSED(image_decode(&img, many.s, many.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable",
+                "too many scans");
         assert_true(cpu_ms() - start < SOON_MS);
         text_free(&few);
         text_free(&many);
@@ -538,7 +554,8 @@ static void test_scans_are_counted_by_size(void **state)
     image  img;
     jpeg_of_scans(&t, 4096, 4096, true, 70);
     const double start = cpu_ms();
-    REFUSED(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable", "too many scans");
+    REFUSED(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e, ERR_UNUSABLE, "image-undecodable",
+            "too many scans");
     assert_true(cpu_ms() - start < SOON_MS);
     arena_free(a);
     text_free(&t);
@@ -570,7 +587,8 @@ static void fail_each_allocation(const char *path, const char *name, void *count
 static void test_decoding_without_memory(void **state)
 {
     (void)state;
-    static const char *const name[] = {"rgb8.png", "palette4_adam7.png", "gray16.png", "cmyk.jpg", "ycc420_progressive.jpg"};
+    static const char *const name[] = {"rgb8.png", "palette4_adam7.png", "gray16.png", "cmyk.jpg",
+                                       "ycc420_progressive.jpg"};
     int                      faults = 0;
     for (int i = 0; i < 5; i++) {
         char path[256];

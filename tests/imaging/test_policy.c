@@ -1,4 +1,5 @@
-/* test_policy.c - the resize chains of jomed-256, by Pillow: golden/image-policies.json (tests/oracle/make_image_policies.py). */
+/* test_policy.c - the resize chains of jomed-256, by Pillow: golden/image-policies.json
+ * (tests/oracle/make_image_policies.py). */
 #include "tests/imaging/fixture.h"
 #include "base/json.h"
 #include "imaging/policy.h"
@@ -10,8 +11,10 @@ typedef struct { image in; bool qwen; const json_t *steps; uint64_t hash; char w
 static chain read_row(const json_t *row, const safetensors *decoded, arena *a)
 {
     chain       c = {.qwen = strcmp(json_string_value(json_object_get(row, "family")), "qwen2_vl") == 0};
-    const char *name = json_string_value(json_object_get(row, "image")), *hash = json_string_value(json_object_get(row, "hash"));
-    int         w = (int)json_integer_value(json_object_get(row, "width")), h = (int)json_integer_value(json_object_get(row, "height"));
+    const char *name = json_string_value(json_object_get(row, "image")),
+               *hash = json_string_value(json_object_get(row, "hash"));
+    int w = (int)json_integer_value(json_object_get(row, "width")),
+        h = (int)json_integer_value(json_object_get(row, "height"));
     c.in = name ? (image){w, h, (uint8_t *)(uintptr_t)need_tensor(decoded, name)->data} : synthetic(w, h, a);
     c.steps = json_object_get(row, "steps");
     c.hash = hash ? strtoull(hash, NULL, 16) : 0;
@@ -22,7 +25,7 @@ static chain read_row(const json_t *row, const safetensors *decoded, arena *a)
 static void has_size(const chain *c, size_t step, const image *img)
 {
     const json_t *s = json_array_get(c->steps, step);
-    int           w = (int)json_integer_value(json_array_get(s, 0)), h = (int)json_integer_value(json_array_get(s, 1));
+    int w = (int)json_integer_value(json_array_get(s, 0)), h = (int)json_integer_value(json_array_get(s, 1));
     if (img->width != w || img->height != h)
         fail_msg("%s: step %zu gives %d x %d, Pillow %d x %d", c->what, step, img->width, img->height, w, h);
 }
@@ -65,7 +68,8 @@ static void the_chains_are_pillows_to_the_bit(void **state)
         if (c.qwen) OK(qwen2vl_patches(&px, &last, &small, &q, a, &e), e);
         else OK(pixtral_patches(&px, &last, &small, &p, a, &e), e);
         has_size(&c, step, &last);
-        if (fnv1a(last.rgb, (size_t)last.width * (size_t)last.height * 3) != c.hash) fail_msg("%s: other pixels than Pillow's", c.what);
+        if (fnv1a(last.rgb, (size_t)last.width * (size_t)last.height * 3) != c.hash)
+            fail_msg("%s: other pixels than Pillow's", c.what);
         arena_free(a);
     }
     assert_int_equal(refused, 4); /* of 256 to 1 and 201 to 1, either way */

@@ -1,5 +1,6 @@
-/* test_preprocess.c - the pixels that reach the towers: golden/qwen2vl-preprocess and pixtral-preprocess, jina's of golden/jina-clip-tiny, the
- * hashes of specs/models.md 2.5, all of smart_resize's table; configurations that cannot be. */
+/* test_preprocess.c - the pixels that reach the towers: golden/qwen2vl-preprocess and pixtral-preprocess,
+ * jina's of golden/jina-clip-tiny, the hashes of specs/models.md 2.5, all of smart_resize's table;
+ * configurations that cannot be. */
 #include <sys/stat.h>
 #include <unistd.h>
 #include "tests/imaging/fixture.h"
@@ -31,7 +32,8 @@ static void test_smart_resize_table(void **state)
         c.max_pixels = v[3];
         OK(qwen2vl_smart_resize(&h, &w, (int)v[0], (int)v[1], &c, &e), e);
         if (h != v[4] || w != v[5])
-            fail_msg("%lld x %lld: %d x %d, golden %lld x %lld", (long long)v[0], (long long)v[1], h, w, (long long)v[4], (long long)v[5]);
+            fail_msg("%lld x %lld: %d x %d, golden %lld x %lld", (long long)v[0], (long long)v[1], h, w,
+                     (long long)v[4], (long long)v[5]);
     }
     json_decref(root);
 }
@@ -41,9 +43,10 @@ static void test_smart_resize_edges(void **state)
 {
     (void)state;
     qwen2vl_image_config c = qwen_config();
-    static const int     row[][4] = {{448, 448, 448, 448}, {1024, 1024, 1036, 1036}, {256, 256, 252, 252},    {28, 28, 56, 56},
-                                     {100, 2000, 112, 1988}, {3000, 4000, 2996, 4004}, {5000, 5000, 3556, 3556}, {186, 255, 196, 252},
-                                     {70, 70, 56, 56},     {42, 84, 56, 84},         {1, 1, 56, 56},          {1, 200, 28, 812}};
+    static const int row[][4] = {{448, 448, 448, 448},     {1024, 1024, 1036, 1036}, {256, 256, 252, 252},
+                                 {28, 28, 56, 56},         {100, 2000, 112, 1988},   {3000, 4000, 2996, 4004},
+                                 {5000, 5000, 3556, 3556}, {186, 255, 196, 252},     {70, 70, 56, 56},
+                                 {42, 84, 56, 84},         {1, 1, 56, 56},           {1, 200, 28, 812}};
     err e = {0};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         int h, w;
@@ -59,7 +62,8 @@ static void test_smart_resize_edges(void **state)
     FAILS(qwen2vl_smart_resize(&h, &w, 0, 5, &c, &e), e, ERR_BUG, "no size");
 }
 
-/* From the decoded goldens, so that only resizing and normalising are under test; @max20 and @min30 change the limits. */
+/* From the decoded goldens, so that only resizing and normalising are under test; @max20 and @min30 change the
+ * limits. */
 static void test_qwen2vl_goldens(void **state)
 {
     (void)state;
@@ -82,7 +86,9 @@ static void test_qwen2vl_goldens(void **state)
         patches              p;
         in.rgb = arena_take(a, (size_t)t->count, &e);
         memcpy(in.rgb, t->data, (size_t)t->count);
-        OK(json_int(row, "min_pixels", &c.min_pixels, key, &e) && json_int(row, "max_pixels", &c.max_pixels, key, &e), e);
+        OK(json_int(row, "min_pixels", &c.min_pixels, key, &e)
+               && json_int(row, "max_pixels", &c.max_pixels, key, &e),
+           e);
         OK(qwen2vl_patches(&p, &resized, &in, &c, a, &e), e);
         snprintf(name, sizeof name, "%s/resized", key);
         same_pixels(&resized, need_tensor(golden, name), name);
@@ -154,7 +160,8 @@ static void test_pixtral_resize_table(void **state)
             continue;
         }
         OK(pixtral_resize(&h, &w, v[0], v[1], &c, &e), e);
-        if (h != v[3] || w != v[4]) fail_msg("%d x %d, edge %d: %d x %d, golden %d x %d", v[0], v[1], v[2], h, w, v[3], v[4]);
+        if (h != v[3] || w != v[4])
+            fail_msg("%d x %d, edge %d: %d x %d, golden %d x %d", v[0], v[1], v[2], h, w, v[3], v[4]);
     }
     assert_int_equal(refused, 3);
     FAILS(pixtral_resize(&h, &w, 0, 9, &c, &e), e, ERR_BUG, "no size");
@@ -173,7 +180,8 @@ static float *planes(const patches *p, int patch, arena *a)
         for (int y = 0; y < H; y++)
             for (int x = 0; x < W; x++) {
                 const float *from = p->px + (size_t)((y / patch) * p->grid_w + x / patch) * (size_t)p->F;
-                out[((size_t)c * (size_t)H + (size_t)y) * (size_t)W + (size_t)x] = from[(c * patch + y % patch) * patch + x % patch];
+                out[((size_t)c * (size_t)H + (size_t)y) * (size_t)W + (size_t)x] =
+                    from[(c * patch + y % patch) * patch + x % patch];
             }
     return out;
 }
@@ -213,7 +221,8 @@ static void test_pixtral_hashes(void **state)
     (void)state;
     static const struct { int w, h, nw, nh; uint64_t hash; } row[] = {{97, 61, 112, 64, 0xdb48ebfbc42a9298},
                                                                       {200, 150, 208, 160, 0x65c31d24d812c6c5},
-                                                                      {1100, 700, 1024, 656, 0x1b596d89845196a1}}; /* 651.6 down */
+                                                                      /* 651.6 down */
+                                                                      {1100, 700, 1024, 656, 0x1b596d89845196a1}};
     pixtral_image_config c = pixtral_config();
     c.longest_edge = 1024;
     for (size_t i = 0; i < 3; i++) {
@@ -233,7 +242,8 @@ static void test_jina_hashes(void **state)
 {
     (void)state;
     static const struct { int w, h; uint64_t hash; } row[] = {{300, 200, 0xd9e2c1130d934ebe},
-                                                              {211, 307, 0x7ee551404431a0ad}, /* offset 50.5 goes to 50 */
+                                                              /* offset 50.5 goes to 50 */
+                                                              {211, 307, 0x7ee551404431a0ad},
                                                               {640, 480, 0x09db443f3034f88f}};
     jina_image_config c;
     err               e = {0};
@@ -321,10 +331,14 @@ static void test_configurations(void **state)
     OK(qwen2vl_image_config_open(&q, write_config("{}"), &e), e);
     assert_true(q.patch == 14 && q.merge == 2 && q.temporal == 2 && q.min_pixels == 3136 && q.max_pixels == 1003520);
     assert_true(q.norm.mean[0] == 0.48145466f && q.norm.std[2] == 0.27577711f);
-    OK(qwen2vl_image_config_open(&q, write_config("{\"size\":{\"shortest_edge\":5000,\"longest_edge\":90000}}"), &e), e);
+    OK(qwen2vl_image_config_open(&q, write_config("{\"size\":{\"shortest_edge\":5000,\"longest_edge\":90000}}"),
+                                 &e),
+       e);
     assert_true(q.min_pixels == 5000 && q.max_pixels == 90000);
     /* the older name wins, as in the library */
-    OK(qwen2vl_image_config_open(&q, write_config("{\"min_pixels\":4000,\"size\":{\"shortest_edge\":5000,\"longest_edge\":90000}}"), &e), e);
+    OK(qwen2vl_image_config_open(
+           &q, write_config("{\"min_pixels\":4000,\"size\":{\"shortest_edge\":5000,\"longest_edge\":90000}}"), &e),
+       e);
     assert_true(q.min_pixels == 4000 && q.max_pixels == 90000);
     OK(jina_image_config_open(&j, write_config("{}"), &e), e);
     assert_int_equal(j.size, 224);
@@ -380,11 +394,12 @@ static void test_configurations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smart_resize_table),  cmocka_unit_test(test_smart_resize_edges),
-        cmocka_unit_test(test_qwen2vl_goldens),     cmocka_unit_test(test_qwen2vl_hashes),
-        cmocka_unit_test(test_pixtral_resize_table), cmocka_unit_test(test_pixtral_goldens), cmocka_unit_test(test_pixtral_hashes),
-        cmocka_unit_test(test_jina_hashes),         cmocka_unit_test(test_jina_goldens),
-        cmocka_unit_test(test_a_line_of_pixels_is_refused), cmocka_unit_test(test_configurations),
+        cmocka_unit_test(test_smart_resize_table),   cmocka_unit_test(test_smart_resize_edges),
+        cmocka_unit_test(test_qwen2vl_goldens),      cmocka_unit_test(test_qwen2vl_hashes),
+        cmocka_unit_test(test_pixtral_resize_table), cmocka_unit_test(test_pixtral_goldens),
+        cmocka_unit_test(test_pixtral_hashes),       cmocka_unit_test(test_jina_hashes),
+        cmocka_unit_test(test_jina_goldens),         cmocka_unit_test(test_a_line_of_pixels_is_refused),
+        cmocka_unit_test(test_configurations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

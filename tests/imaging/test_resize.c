@@ -1,5 +1,6 @@
-/* test_resize.c - resizing gives Pillow's bytes: hashes of specs/models.md 2.5 and of tests/fixtures/variants/resize.json;
- * the AVX2 loops give the plain loops' bytes; crops; sizes that cannot be. */
+/* test_resize.c - resizing gives Pillow's bytes: hashes of specs/models.md 2.5 and of
+ * tests/fixtures/variants/resize.json; the AVX2 loops give the plain loops' bytes; crops; sizes that cannot
+ * be. */
 #include "tests/imaging/fixture.h"
 #include "base/json.h"
 #include "imaging/resize_rows.h"
@@ -16,24 +17,32 @@ static void check_hash(resizer f, const char *what, int w, int h, int nw, int nh
     assert_int_equal(out.height, nh);
     uint64_t got = fnv1a(out.rgb, (size_t)nw * nh * 3);
     if (got != want)
-        fail_msg("%s %dx%d -> %dx%d: %016llx, Pillow gives %016llx", what, w, h, nw, nh, (unsigned long long)got, (unsigned long long)want);
+        fail_msg("%s %dx%d -> %dx%d: %016llx, Pillow gives %016llx", what, w, h, nw, nh, (unsigned long long)got,
+                 (unsigned long long)want);
     arena_free(a);
 }
 
 static void test_hashes_of_the_specification(void **state)
 {
     (void)state;
-    static const struct { int w, h, nw, nh; uint64_t bicubic, nearest; } row[] = {
-        {97, 61, 84, 56, 0x6d5e8c9ad5cb460a, 0xa0af72afd339a2a1},     {61, 97, 56, 112, 0xe912f35dd8dfe72d, 0x14428209fb987f35},
-        {200, 150, 196, 140, 0x2992fcb55081aaeb, 0x79300556043f9257}, {300, 200, 224, 149, 0xd304c7fc2c5238bf, 0x92b433a1f6b3f5d8},
-        {37, 29, 56, 56, 0x9d7f5b792104baf0, 0x23fb2a943e4b5b7a},     {256, 171, 252, 168, 0xa422b050c145d568, 0x244e279c23d3f6f5},
-        {33, 33, 224, 224, 0xebd20cb3e960e877, 0x49f106bef94df697},   {512, 300, 256, 150, 0xe5120a7dbda6365e, 0xfd75e7b300af34a5},
-        {640, 480, 644, 476, 0x432a22c3130f68fa, 0},                  {1000, 750, 1008, 756, 0x5a72de57ed6f4d6c, 0},
+    static const struct { int w, h, nw, nh; uint64_t bicubic, nearest;
+    } row[] = {
+        {97, 61, 84, 56, 0x6d5e8c9ad5cb460a, 0xa0af72afd339a2a1},
+        {61, 97, 56, 112, 0xe912f35dd8dfe72d, 0x14428209fb987f35},
+        {200, 150, 196, 140, 0x2992fcb55081aaeb, 0x79300556043f9257},
+        {300, 200, 224, 149, 0xd304c7fc2c5238bf, 0x92b433a1f6b3f5d8},
+        {37, 29, 56, 56, 0x9d7f5b792104baf0, 0x23fb2a943e4b5b7a},
+        {256, 171, 252, 168, 0xa422b050c145d568, 0x244e279c23d3f6f5},
+        {33, 33, 224, 224, 0xebd20cb3e960e877, 0x49f106bef94df697},
+        {512, 300, 256, 150, 0xe5120a7dbda6365e, 0xfd75e7b300af34a5},
+        {640, 480, 644, 476, 0x432a22c3130f68fa, 0},
+        {1000, 750, 1008, 756, 0x5a72de57ed6f4d6c, 0},
         {1600, 1200, 1024, 768, 0xb1dfa84594067504, 0},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         check_hash(image_resize_bicubic, "bicubic", row[i].w, row[i].h, row[i].nw, row[i].nh, row[i].bicubic);
-        if (row[i].nearest) check_hash(image_resize_nearest, "nearest", row[i].w, row[i].h, row[i].nw, row[i].nh, row[i].nearest);
+        if (row[i].nearest)
+            check_hash(image_resize_nearest, "nearest", row[i].w, row[i].h, row[i].nw, row[i].nh, row[i].nearest);
     }
 }
 
@@ -50,8 +59,8 @@ static void test_hashes_at_odd_and_extreme_sizes(void **state)
         int           v[4];
         for (size_t k = 0; k < 4; k++) v[k] = (int)json_integer_value(json_array_get(r, k));
         for (size_t k = 4; k < 6; k++)
-            check_hash(k == 4 ? image_resize_bicubic : image_resize_nearest, k == 4 ? "bicubic" : "nearest", v[0], v[1], v[2], v[3],
-                       strtoull(json_string_value(json_array_get(r, k)), NULL, 16));
+            check_hash(k == 4 ? image_resize_bicubic : image_resize_nearest, k == 4 ? "bicubic" : "nearest", v[0],
+                       v[1], v[2], v[3], strtoull(json_string_value(json_array_get(r, k)), NULL, 16));
     }
     json_decref(root);
 }
@@ -90,7 +99,8 @@ static void test_flat_pictures_stay_flat(void **state)
 static uint32_t next_random(uint32_t *s) { return *s = *s * 1664525u + 1013904223u, *s >> 8; }
 
 #if defined(__x86_64__)
-/* Weights of any sign whose sum stays inside 32 bits, every length around the register sizes, bytes at both ends of the range. */
+/* Weights of any sign whose sum stays inside 32 bits, every length around the register sizes, bytes at both
+ * ends of the range. */
 static void test_avx2_loops_equal_the_plain_ones(void **state)
 {
     (void)state;
@@ -104,11 +114,13 @@ static void test_avx2_loops_equal_the_plain_ones(void **state)
     for (int round = 0; round < 200; round++) {
         memset(k, 0, sizeof k);
         for (int y = 0; y < TAPS; y++)
-            for (size_t x = 0; x < sizeof in[0]; x++) in[y][x] = round % 3 == 0 ? (next_random(&s) & 1 ? 255 : 0) : (uint8_t)next_random(&s);
+            for (size_t x = 0; x < sizeof in[0]; x++)
+                in[y][x] = round % 3 == 0 ? (next_random(&s) & 1 ? 255 : 0) : (uint8_t)next_random(&s);
         for (int i = 0; i < OUT; i++) {
             n[i] = 1 + (int)(next_random(&s) % TAPS);
             lo[i] = (int)(next_random(&s) % (N / 3 - n[i]));
-            for (int j = 0; j < n[i]; j++) k[i * STRIDE + j] = (int32_t)(next_random(&s) % (2u << 18)) - (1 << 18) + (j == 0 ? 3 << 20 : 0);
+            for (int j = 0; j < n[i]; j++)
+                k[i * STRIDE + j] = (int32_t)(next_random(&s) % (2u << 18)) - (1 << 18) + (j == 0 ? 3 << 20 : 0);
         }
         for (int i = 0; i < OUT * STRIDE; i++) {
             low[i] = (int16_t)(k[i] & 0xffff);
@@ -119,7 +131,8 @@ static void test_avx2_loops_equal_the_plain_ones(void **state)
         uint8_t got_rows[RESIZE_ROWS_AT_ONCE * STEP], want_rows[RESIZE_ROWS_AT_ONCE * STEP];
         RESIZE_ROWS_PLAIN.rows(want_rows, STEP, in[0], sizeof in[0], &axis);
         RESIZE_ROWS_AVX2.rows(got_rows, STEP, in[0], sizeof in[0], &axis);
-        for (int y = 0; y < RESIZE_ROWS_AT_ONCE; y++) assert_memory_equal(got_rows + y * STEP, want_rows + y * STEP, OUT * 3);
+        for (int y = 0; y < RESIZE_ROWS_AT_ONCE; y++)
+            assert_memory_equal(got_rows + y * STEP, want_rows + y * STEP, OUT * 3);
         const int bytes = 1 + round % N, i = round % OUT * STRIDE, rows = n[round % OUT];
         RESIZE_ROWS_PLAIN.column(want, in[0], sizeof in[0], bytes, rows, k + i, high + i, low + i);
         memset(got, 0xa5, sizeof got);
@@ -140,9 +153,11 @@ static void test_crop(void **state)
     for (int y = 0; y < 3; y++) assert_memory_equal(out.rgb + y * 4 * 3, in.rgb + ((y + 1) * 9 + 2) * 3, 4 * 3);
     OK(image_crop(&out, &in, 0, 0, 9, 6, a, &e), e);
     assert_memory_equal(out.rgb, in.rgb, 9 * 6 * 3);
-    static const int bad[][4] = {{-1, 0, 2, 2}, {0, -1, 2, 2}, {0, 0, 0, 2}, {0, 0, 2, 0}, {6, 0, 4, 2}, {0, 4, 2, 3}, {0, 0, 10, 1}};
+    static const int bad[][4] = {{-1, 0, 2, 2}, {0, -1, 2, 2}, {0, 0, 0, 2}, {0, 0, 2, 0},
+                                 {6, 0, 4, 2},  {0, 4, 2, 3},  {0, 0, 10, 1}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        FAILS(image_crop(&out, &in, bad[i][0], bad[i][1], bad[i][2], bad[i][3], a, &e), e, ERR_BUG, "does not lie in 9x6");
+        FAILS(image_crop(&out, &in, bad[i][0], bad[i][1], bad[i][2], bad[i][3], a, &e), e, ERR_BUG,
+              "does not lie in 9x6");
     arena_free(a);
 }
 
@@ -181,12 +196,16 @@ static void test_without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hashes_of_the_specification), cmocka_unit_test(test_hashes_at_odd_and_extreme_sizes),
-        cmocka_unit_test(test_same_size_is_a_copy_of_its_own), cmocka_unit_test(test_flat_pictures_stay_flat),
+        cmocka_unit_test(test_hashes_of_the_specification),
+        cmocka_unit_test(test_hashes_at_odd_and_extreme_sizes),
+        cmocka_unit_test(test_same_size_is_a_copy_of_its_own),
+        cmocka_unit_test(test_flat_pictures_stay_flat),
 #if defined(__x86_64__)
         cmocka_unit_test(test_avx2_loops_equal_the_plain_ones),
 #endif
-        cmocka_unit_test(test_crop), cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_crop),
+        cmocka_unit_test(test_sizes_that_cannot_be),
+        cmocka_unit_test(test_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

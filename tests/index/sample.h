@@ -1,5 +1,6 @@
-/* sample.h - what the tests of index/ share: a temporary folder, small pictures, .npz files, and an embedder without a model.
- * The embedder depends on the picture's first pixel and on the caption alone, so equal inputs give equal vectors. */
+/* sample.h - what the tests of index/ share: a temporary folder, small pictures, .npz files, and an embedder
+ * without a model. The embedder depends on the picture's first pixel and on the caption alone, so equal inputs
+ * give equal vectors. */
 #ifndef JOMED_TESTS_INDEX_SAMPLE_H
 #define JOMED_TESTS_INDEX_SAMPLE_H
 
@@ -94,7 +95,8 @@ static inline void put_npz(const char *path, const npy_part *part, int n)
     char *made[8] = {0};
     for (int i = 0; i < n; i++) {
         char   dict[256], name[64];
-        int    len = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", part[i].descr, part[i].shape);
+        int len = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }",
+                           part[i].descr, part[i].shape);
         size_t top = 10 + (size_t)len;
         made[i] = malloc(top + part[i].bytes);
         memcpy(made[i], "\x93NUMPY\x01\x00", 8);
@@ -127,7 +129,10 @@ static inline uint64_t text_seed(const char *s)
     for (; *s; s++) h = (h ^ (unsigned char)*s) * 1099511628211u;
     return h;
 }
-static inline uint64_t pixel_seed(const image *img) { return img->rgb[0] | (unsigned)img->rgb[1] << 8 | (unsigned)img->rgb[2] << 16; }
+static inline uint64_t pixel_seed(const image *img)
+{
+    return img->rgb[0] | (unsigned)img->rgb[1] << 8 | (unsigned)img->rgb[2] << 16;
+}
 
 /* kill_at: SIGKILL in that call; stop_at: raise the stop flag in that call (from 0; -1: never). */
 typedef struct { long calls, kill_at, stop_at; volatile sig_atomic_t stop; } fake;
@@ -154,20 +159,29 @@ static inline bool fake_text(void *ctx, const char *caption, float *z, arena *a,
 static inline build_options fake_options(const char *out, const import_source *src, int n, fake *f)
 {
     *f = (fake){.kill_at = -1, .stop_at = -1};
-    return (build_options){.out = out, .sources = src, .n_sources = n, .tool_version = "test", .quiet = true, .stop = &f->stop,
+    return (build_options){.out = out,
+                           .sources = src,
+                           .n_sources = n,
+                           .tool_version = "test",
+                           .quiet = true,
+                           .stop = &f->stop,
                            .embed = {fake_image, fake_text, f, DIM, FAKE_HASH}};
 }
 
 /* A JSONL of n items with their pictures below DIR/pictures; item i has pixel picture(i) and caption caption(i). */
-static inline const char *put_items(const sample *s, const char *name, int n, unsigned (*picture)(int), const char *(*caption)(int))
+static inline const char *put_items(const sample *s, const char *name, int n, unsigned (*picture)(int),
+                                    const char *(*caption)(int))
 {
     FILE *f = fopen(at(s, "%s", name), "w");
     assert_non_null(f);
     for (int i = 0; i < n; i++) {
         unsigned p = picture(i);
         if (!file_exists(at(s, "pictures/%06u.png", p))) put_png(s, at(s, "pictures/%06u.png", p), 3, 2, p);
-        fprintf(f, "{\"id\": %d, \"img_path\": \"pictures/%06u.png\", \"text\": \"%s\", \"dataset_source\": \"set%d\", \"study\": \"st%d\","
-                   " \"patient\": \"p%d\"}\n", 1000 + i, p, caption(i), i % 2, i / 2, i / 3);
+        fprintf(
+            f,
+            "{\"id\": %d, \"img_path\": \"pictures/%06u.png\", \"text\": \"%s\", \"dataset_source\": \"set%d\", \"study\": \"st%d\","
+            " \"patient\": \"p%d\"}\n",
+            1000 + i, p, caption(i), i % 2, i / 2, i / 3);
     }
     fclose(f);
     return at(s, "%s", name);
@@ -182,13 +196,15 @@ static inline const char *own_caption(int i)
 }
 
 /* An index of n such items at DIR/index, opened. */
-static inline passage_index *build_and_open(const sample *s, int n, unsigned (*picture)(int), const char *(*caption)(int), const char *factory)
+static inline passage_index *build_and_open(const sample *s, int n, unsigned (*picture)(int),
+                                            const char *(*caption)(int), const char *factory)
 {
     err            e = {0};
     fake           f;
     build_counts   c;
     passage_index *ix = NULL;
-    import_source  src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", n, picture, caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", n, picture, caption), .images = s->dir};
     build_options  o = fake_options(at(s, "index"), &src, 1, &f);
     o.factory = factory;
     OK(index_build(&o, &c, &e), e);

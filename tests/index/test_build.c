@@ -73,18 +73,19 @@ static const char *put_troubled(const sample *s)
     put_png(s, at(s, "b.png"), 5, 4, 12);
     put_png(s, at(s, "c.png"), 4, 5, 11); /* a's pixels in another file */
     put_text(at(s, "broken.png"), "\x89PNG\r\n\x1a\n and then nothing");
-    put_text(at(s, "items.jsonl"),
-             "{\"img_path\": \"a.png\", \"text\": \"One.\", \"id\": 7, \"study\": \"s1\"}\n"
-             "{\"img_path\": \"missing.png\", \"text\": \"Two.\"}\n"
-             "\n"
-             "{\"img_path\": \"broken.png\", \"text\": \"Three.\"}\n"
-             "{\"img_path\": \"../outside.png\", \"text\": \"Four.\"}\n"
-             "not JSON\n"
-             "{\"img_path\": \"b.png\", \"text\": \" \"}\n"
-             "{\"img_path\": \"b.png\"}\n"
-             "{\"img_path\": \"b.png\", \"text\": \"unembeddable\"}\n"
-             "{\"img_path\": \"c.png\", \"text\": \"One.\", \"id\": \"seven\", \"study\": \"s2\", \"patient\": \"p2\"}\n"
-             "{\"img_path\": \"b.png\", \"text\": \"Six.\", \"id\": 9, \"license\": \"CC BY\"}");
+    put_text(
+        at(s, "items.jsonl"),
+        "{\"img_path\": \"a.png\", \"text\": \"One.\", \"id\": 7, \"study\": \"s1\"}\n"
+        "{\"img_path\": \"missing.png\", \"text\": \"Two.\"}\n"
+        "\n"
+        "{\"img_path\": \"broken.png\", \"text\": \"Three.\"}\n"
+        "{\"img_path\": \"../outside.png\", \"text\": \"Four.\"}\n"
+        "not JSON\n"
+        "{\"img_path\": \"b.png\", \"text\": \" \"}\n"
+        "{\"img_path\": \"b.png\"}\n"
+        "{\"img_path\": \"b.png\", \"text\": \"unembeddable\"}\n"
+        "{\"img_path\": \"c.png\", \"text\": \"One.\", \"id\": \"seven\", \"study\": \"s2\", \"patient\": \"p2\"}\n"
+        "{\"img_path\": \"b.png\", \"text\": \"Six.\", \"id\": 9, \"license\": \"CC BY\"}");
     return at(s, "items.jsonl");
 }
 
@@ -109,9 +110,10 @@ static void bad_items_are_skipped_counted_and_listed(void **state)
     assert_int_equal(field(s, "index", "bad"), 7);
 
     char *report = read_text(at(s, "index/report.jsonl"));
-    static const char *const lines[] = {"\"item\":\"line 2\"", "missing.png", "\"item\":\"line 4\"", "leaves the images folder",
-                                        "not a JSON object", "the caption is empty", "img_path or text is missing",
-                                        "cannot be embedded", "\"duplicate_of\":0,\"merged\":false"};
+    static const char *const lines[] = {
+        "\"item\":\"line 2\"",         "missing.png",        "\"item\":\"line 4\"",
+        "leaves the images folder",    "not a JSON object",  "the caption is empty",
+        "img_path or text is missing", "cannot be embedded", "\"duplicate_of\":0,\"merged\":false"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         if (!strstr(report, lines[i])) fail_msg("report lacks %s:\n%s", lines[i], report);
     free(report);
@@ -157,12 +159,14 @@ static void several_sources_make_one_index_in_order(void **state)
     passage        p;
     uint8_t        pixels[5 * 6], labels[5] = {1, 0, 1, 1, 0};
     for (int i = 0; i < 30; i++) pixels[i] = (uint8_t)(i * 8);
-    const npy_part parts[] = {{"train_images", "|u1", "(5, 3, 2)", pixels, 30}, {"train_labels", "|u1", "(5, 1)", labels, 5}};
+    const npy_part parts[] = {{"train_images", "|u1", "(5, 3, 2)", pixels, 30},
+                              {"train_labels", "|u1", "(5, 1)", labels, 5}};
     put_npz(at(s, "tiny.npz"), parts, 2);
     put_text(at(s, "captions.json"), "{\"0\": [\"No.\"], \"1\": [\"Yes.\", \"Surely.\"]}");
-    import_source src[] = {{.kind = SOURCE_MEDMNIST, .path = at(s, "tiny.npz"), .captions = at(s, "captions.json")},
-                           {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 4, own_picture, own_caption), .images = s->dir},
-                           {.kind = SOURCE_MEDMNIST, .path = at(s, "tiny.npz"), .captions = at(s, "captions.json"), .name = "again"}};
+    import_source src[] = {
+        {.kind = SOURCE_MEDMNIST, .path = at(s, "tiny.npz"), .captions = at(s, "captions.json")},
+        {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 4, own_picture, own_caption), .images = s->dir},
+        {.kind = SOURCE_MEDMNIST, .path = at(s, "tiny.npz"), .captions = at(s, "captions.json"), .name = "again"}};
     char          out[128];
     snprintf(out, sizeof out, "%s/index/", s->dir); /* a slash at the end is no other folder */
     build_options o = fake_options(out, src, 3, &f);
@@ -196,7 +200,8 @@ static void embedded_images_need_no_files(void **state)
     const uint8_t *bytes;
     size_t         n, n_file;
     media_type     type;
-    import_source  src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 6, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 6, own_picture, own_caption), .images = s->dir};
     build_options  o = fake_options(at(s, "index"), &src, 1, &f);
     o.embed_images = true;
     OK(build(&o, &c, &e), e);
@@ -217,7 +222,8 @@ static void same_input_gives_the_same_bytes(void **state)
 {
     static const char *const factory[] = {"Flat", "IVF4,Flat", "HNSW8"};
     sample       *s = *state;
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 180, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 180, own_picture, own_caption), .images = s->dir};
     for (int i = 0; i < 3; i++) {
         fake         f;
         build_counts c;
@@ -266,7 +272,9 @@ static void a_killed_build_continues_to_the_same_index(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", N_ITEMS, few_pictures_of, own_caption), .images = s->dir};
+    import_source src = {.kind = SOURCE_JSONL,
+                         .path = put_items(s, "items.jsonl", N_ITEMS, few_pictures_of, own_caption),
+                         .images = s->dir};
     build_options o = fake_options(at(s, "whole"), &src, 1, &f);
     OK(build(&o, &c, &e), e);
 
@@ -299,7 +307,8 @@ static void a_build_killed_before_its_rename_only_renames(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 12, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 12, own_picture, own_caption), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     OK(build(&o, &c, &e), e);
     rename(at(s, "index"), at(s, "index.partial"));
@@ -317,7 +326,8 @@ static void stop_keeps_a_checkpoint(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 30, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 30, own_picture, own_caption), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     f.stop_at = 16;
     OK(build(&o, &c, &e), e);
@@ -338,8 +348,9 @@ static void other_arguments_do_not_resume(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src[2] = {{.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 30, own_picture, own_caption), .images = s->dir},
-                            {.kind = SOURCE_JSONL, .path = at(s, "items.jsonl"), .images = s->dir, .name = "second"}};
+    import_source src[2] = {
+        {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 30, own_picture, own_caption), .images = s->dir},
+        {.kind = SOURCE_JSONL, .path = at(s, "items.jsonl"), .images = s->dir, .name = "second"}};
     build_options o = fake_options(at(s, "index"), src, 2, &f), other;
     f.stop_at = 5;
     OK(build(&o, &c, &e), e);
@@ -367,7 +378,8 @@ static void lost_rows_are_noticed(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 30, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 30, own_picture, own_caption), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     f.stop_at = 20;
     OK(build(&o, &c, &e), e);
@@ -382,7 +394,8 @@ static void two_builds_do_not_share_a_folder(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 3, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 3, own_picture, own_caption), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     int           fd = open(at(s, "index.partial/"), O_RDONLY | O_DIRECTORY);
     assert_true(fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0);
@@ -415,7 +428,9 @@ static void a_repeated_caption_is_embedded_once_and_right(void **state)
     passage_index *ix;
     hits           got;
     float          z[DIM];
-    import_source  src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 90, own_picture, three_captions), .images = s->dir};
+    import_source src = {.kind = SOURCE_JSONL,
+                         .path = put_items(s, "items.jsonl", 90, own_picture, three_captions),
+                         .images = s->dir};
     build_options  o = fake_options(at(s, "index"), &src, 1, &f);
     o.embed.text = counted_text;
     texts = 0;
@@ -436,7 +451,8 @@ static void a_repeated_caption_is_embedded_once_and_right(void **state)
 static void captions_share_places_without_mixing(void **state)
 {
     sample *s = *state;
-    index_close(build_and_open(s, 700, few_pictures_of, own_caption, NULL)); /* more captions than the cache has places */
+    /* more captions than the cache has places */
+    index_close(build_and_open(s, 700, few_pictures_of, own_caption, NULL));
     is_whole(at(s, "index"));
     passage_index *ix;
     err            e = {0};
@@ -459,7 +475,8 @@ static void nothing_is_overwritten(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 3, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 3, own_picture, own_caption), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     OK(build(&o, &c, &e), e);
     FAILS(build(&o, &c, &e), e, ERR_FILE, "exists; --force replaces an index");
@@ -518,7 +535,8 @@ static void a_broken_embedder_ends_the_build(void **state)
     fake          f;
     build_counts  c;
     err           e = {0};
-    import_source src = {.kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 3, own_picture, own_caption), .images = s->dir};
+    import_source src = {
+        .kind = SOURCE_JSONL, .path = put_items(s, "items.jsonl", 3, own_picture, own_caption), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     o.embed.image = long_image;
     FAILS(build(&o, &c, &e), e, ERR_BUG, "has not length 1");
@@ -536,7 +554,8 @@ static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state)
     build_counts  c = {0};
     import_source src = {.kind = SOURCE_JSONL, .path = put_troubled(s), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
-    /* Our own allocations: jansson 2.14 itself frees what it never allocated when it runs out while parsing a string. */
+    /* Our own allocations: jansson 2.14 itself frees what it never allocated when it runs out while parsing a
+     * string. */
     bool done = false;
     long n = 0;
     for (; !done; n++) {
@@ -547,7 +566,9 @@ static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state)
         bool ok = index_build(&o, &c, &e);
         done = mem_fail_after(-1) <= n; /* none was refused; a refused one may also have been made good */
         if (!ok && e.code != ERR_MEMORY) fail_msg("allocation %ld: %s '%s'", n, err_code_name(e.code), e.text);
-        if (ok && (c.bad != 7 || c.passages != 3)) fail_msg("allocation %ld: %lld bad items:\n%s", n, (long long)c.bad, read_text(at(s, "index/report.jsonl")));
+        if (ok && (c.bad != 7 || c.passages != 3))
+            fail_msg("allocation %ld: %lld bad items:\n%s", n, (long long)c.bad,
+                     read_text(at(s, "index/report.jsonl")));
         assert_true(n < 20000);
     }
     assert_true(n > 40);

@@ -68,9 +68,15 @@ static void lines_are_cut_cleanly(void **state)
 static void csv_fields_are_split(void **state)
 {
     (void)state;
-    static const struct { const char *line; int n; const char *f[4]; } t[] = {
-        {"a,b,c", 3, {"a", "b", "c"}}, {"", 1, {""}}, {",", 2, {"", ""}}, {"\"a,b\",c", 2, {"a,b", "c"}},
-        {"\"say \"\"x\"\"\",", 2, {"say \"x\"", ""}}, {"\"open", -1, {0}}, {"\"a\"b,c", -1, {0}}, {"1,2,3,4,5", -1, {0}}};
+    static const struct { const char *line; int n; const char *f[4];
+    } t[] = {{"a,b,c", 3, {"a", "b", "c"}},
+             {"", 1, {""}},
+             {",", 2, {"", ""}},
+             {"\"a,b\",c", 2, {"a,b", "c"}},
+             {"\"say \"\"x\"\"\",", 2, {"say \"x\"", ""}},
+             {"\"open", -1, {0}},
+             {"\"a\"b,c", -1, {0}},
+             {"1,2,3,4,5", -1, {0}}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         char  line[64], *field[4];
         strcpy(line, t[i].line);
@@ -86,21 +92,23 @@ static void jsonl_items_carry_what_their_lines_say(void **state)
 {
     sample *s = *state;
     FILE   *f = fopen(at(s, "i.jsonl"), "w");
-    fprintf(f,
-            "{\"img_path\": \"a/b.png\", \"text\": \"T\\u00e9xt\", \"id\": 12, \"dataset_source\": \"roco\", \"study\": \"s\", \"patient\": 77,"
-            " \"license\": \"CC0\", \"label\": [1], \"title\": null}\n"
-            "{\"img_path\": \"%s/x.png\", \"text\": \"t\", \"id\": null}\n"
-            "{\"img_path\": \"/etc/passwd\", \"text\": \"t\"}\n"
-            "{\"img_path\": \"a/../../b\", \"text\": \"t\"}\n"
-            "{\"img_path\": \"a\", \"text\": [\"t\"]}\n"
-            "{\"img_path\": \"a\", \"img_path\": \"b\", \"text\": \"t\"}\n"
-            "[1]\n",
-            s->dir);
+    fprintf(
+        f,
+        "{\"img_path\": \"a/b.png\", \"text\": \"T\\u00e9xt\", \"id\": 12, \"dataset_source\": \"roco\", \"study\": \"s\", \"patient\": 77,"
+        " \"license\": \"CC0\", \"label\": [1], \"title\": null}\n"
+        "{\"img_path\": \"%s/x.png\", \"text\": \"t\", \"id\": null}\n"
+        "{\"img_path\": \"/etc/passwd\", \"text\": \"t\"}\n"
+        "{\"img_path\": \"a/../../b\", \"text\": \"t\"}\n"
+        "{\"img_path\": \"a\", \"text\": [\"t\"]}\n"
+        "{\"img_path\": \"a\", \"img_path\": \"b\", \"text\": \"t\"}\n"
+        "[1]\n",
+        s->dir);
     fclose(f);
     importer *im = open_source(&(import_source){.kind = SOURCE_JSONL, .path = at(s, "i.jsonl")});
     assert_string_equal(im->root, s->dir);
     import_item it = take(im, s);
-    is(it.label, "line 1"), is(it.source, "roco"), is(it.source_id, "12"), is(it.caption, "T\xc3\xa9xt"), is(it.study, "s");
+    is(it.label, "line 1"), is(it.source, "roco"), is(it.source_id, "12"), is(it.caption, "T\xc3\xa9xt"),
+        is(it.study, "s");
     is(it.patient, "77"), is(it.license, "CC0"), is(it.image, "a/b.png"), is(it.reason, NULL);
     it = take(im, s); /* an absolute path that lies below the root is taken */
     is(it.image, "x.png"), is(it.source, "jsonl"), is(it.source_id, NULL), is(it.study, NULL);
@@ -113,24 +121,31 @@ static void jsonl_items_carry_what_their_lines_say(void **state)
     assert_true(im->done(im) >= 1);
     importer_close(im);
     err e = {0};
-    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_JSONL, .path = at(s, "i.jsonl"), .images = at(s, "nowhere")}, &e), e,
-          ERR_FILE, "nowhere: No such file");
-    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_JSONL, .path = at(s, "i.jsonl"), .images = at(s, "i.jsonl")}, &e), e,
-          ERR_FILE, "not a folder");
+    FAILS(
+        importer_open(
+            &im, &(import_source){.kind = SOURCE_JSONL, .path = at(s, "i.jsonl"), .images = at(s, "nowhere")}, &e),
+        e, ERR_FILE, "nowhere: No such file");
+    FAILS(
+        importer_open(
+            &im, &(import_source){.kind = SOURCE_JSONL, .path = at(s, "i.jsonl"), .images = at(s, "i.jsonl")}, &e),
+        e, ERR_FILE, "not a folder");
 }
 
 static void pmc_oa_figures_belong_to_their_article(void **state)
 {
     sample *s = *state;
-    put_text(at(s, "pmc_oa.jsonl"),
-             "{\"image\": \"PMC212319_Fig3_4.jpg\", \"caption\": \"A. Real.\", \"alignment_type\": \"t\", \"alignment_score\": 0.5}\n"
-             "{\"image\": \"Fig1.jpg\", \"caption\": \"B.\", \"pmcid\": \"PMC5\"}\n"
-             "{\"image\": \"Fig2_1.jpg\", \"caption\": \"C.\"}\n"
-             "{\"caption\": \"D.\"}\n");
+    put_text(
+        at(s, "pmc_oa.jsonl"),
+        "{\"image\": \"PMC212319_Fig3_4.jpg\", \"caption\": \"A. Real.\", \"alignment_type\": \"t\", \"alignment_score\": 0.5}\n"
+        "{\"image\": \"Fig1.jpg\", \"caption\": \"B.\", \"pmcid\": \"PMC5\"}\n"
+        "{\"image\": \"Fig2_1.jpg\", \"caption\": \"C.\"}\n"
+        "{\"caption\": \"D.\"}\n");
     mkdir(at(s, "images"), 0777);
-    importer *im = open_source(&(import_source){.kind = SOURCE_PMC_OA, .path = at(s, "pmc_oa.jsonl"), .images = at(s, "images")});
+    importer *im = open_source(
+        &(import_source){.kind = SOURCE_PMC_OA, .path = at(s, "pmc_oa.jsonl"), .images = at(s, "images")});
     import_item it = take(im, s);
-    is(it.source, "pmc-oa"), is(it.study, "PMC212319"), is(it.source_id, "PMC212319_Fig3_4.jpg"), is(it.caption, "A. Real.");
+    is(it.source, "pmc-oa"), is(it.study, "PMC212319"), is(it.source_id, "PMC212319_Fig3_4.jpg"),
+        is(it.caption, "A. Real.");
     is(it.image, "PMC212319_Fig3_4.jpg");
     is(take(im, s).study, "PMC5");
     is(take(im, s).study, NULL);
@@ -146,15 +161,18 @@ static void medmnist_captions_turn_by_item(void **state)
     sample *s = *state;
     uint8_t pixels[5 * 4] = {0};
     int64_t labels[5] = {0, 1, 0, 0, 9};
-    const npy_part parts[] = {{"val_images", "|u1", "(5, 2, 2)", pixels, 20}, {"val_labels", "<i8", "(5,)", labels, 40},
-                              {"odd_images", "|u1", "(4, 2, 2)", pixels, 16}, {"odd_labels", "<i8", "(5,)", labels, 40},
-                              {"many_images", "|u1", "(2, 2, 2)", pixels, 8}, {"many_labels", "|u1", "(2, 2)", pixels, 4}};
+    const npy_part parts[] = {
+        {"val_images", "|u1", "(5, 2, 2)", pixels, 20}, {"val_labels", "<i8", "(5,)", labels, 40},
+        {"odd_images", "|u1", "(4, 2, 2)", pixels, 16}, {"odd_labels", "<i8", "(5,)", labels, 40},
+        {"many_images", "|u1", "(2, 2, 2)", pixels, 8}, {"many_labels", "|u1", "(2, 2)", pixels, 4}};
     put_npz(at(s, "x_y.npz"), parts, 6);
     put_text(at(s, "c.json"), "{\"0\": [\"zero a\", \"zero b\", \"zero c\"], \"1\": [\"one\"]}");
-    import_source src = {.kind = SOURCE_MEDMNIST, .path = at(s, "x_y.npz"), .split = "val", .captions = at(s, "c.json")};
+    import_source src = {
+        .kind = SOURCE_MEDMNIST, .path = at(s, "x_y.npz"), .split = "val", .captions = at(s, "c.json")};
     importer     *im = open_source(&src);
     import_item   it = take(im, s);
-    is(it.caption, "zero a"), is(it.image, "x_y.npz#val/0"), is(it.source_id, "val/0"), is(it.source, "x_y"), is(it.label, "val/0");
+    is(it.caption, "zero a"), is(it.image, "x_y.npz#val/0"), is(it.source_id, "val/0"), is(it.source, "x_y"),
+        is(it.label, "val/0");
     is(take(im, s).caption, "one");
     is(take(im, s).caption, "zero c"); /* item 2 of label 0: caption 2 mod 3, counted over all items */
     is(take(im, s).caption, "zero a");
@@ -184,14 +202,17 @@ static void medmnist_captions_turn_by_item(void **state)
 static void roco_figures_are_found_by_either_name(void **state)
 {
     sample *s = *state;
-    put_text(at(s, "r/captions.txt"), "ROCO_00020\t Axial CT of the pelvis. \nROCO_00027\t  Radiograph.\nROCO_00059\tOther.\n"
-                                      "no tab here\n\nROCO_1/2\tBad ID.\nROCO_9\t \n");
-    put_text(at(s, "r/licences.txt"), "ROCO_ID,PMC_ID,CC\nROCO_00027,PMC27_b.jpg,CC BY-NC\nROCO_00020,PMC3970251_CRIONM-1.003.jpg,CC BY\n"
-                                      "malformed\n");
+    put_text(at(s, "r/captions.txt"),
+             "ROCO_00020\t Axial CT of the pelvis. \nROCO_00027\t  Radiograph.\nROCO_00059\tOther.\n"
+             "no tab here\n\nROCO_1/2\tBad ID.\nROCO_9\t \n");
+    put_text(at(s, "r/licences.txt"),
+             "ROCO_ID,PMC_ID,CC\nROCO_00027,PMC27_b.jpg,CC BY-NC\nROCO_00020,PMC3970251_CRIONM-1.003.jpg,CC BY\n"
+             "malformed\n");
     put_text(at(s, "r/images/PMC3970251_CRIONM-1.003.jpg"), "x");
     importer   *im = open_source(&(import_source){.kind = SOURCE_ROCO, .path = at(s, "r")});
     import_item it = take(im, s);
-    is(it.source_id, "ROCO_00020"), is(it.caption, "Axial CT of the pelvis."), is(it.study, "PMC3970251"), is(it.license, "CC BY");
+    is(it.source_id, "ROCO_00020"), is(it.caption, "Axial CT of the pelvis."), is(it.study, "PMC3970251"),
+        is(it.license, "CC BY");
     is(it.image, "images/PMC3970251_CRIONM-1.003.jpg"), is(it.source, "roco");
     it = take(im, s);
     is(it.image, "images/ROCO_00027.jpg"), is(it.license, "CC BY-NC"), is(it.caption, "Radiograph.");
@@ -204,7 +225,8 @@ static void roco_figures_are_found_by_either_name(void **state)
     END(im, s);
     importer_close(im);
     err e = {0};
-    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_ROCO, .path = at(s, "r/images")}, &e), e, ERR_FILE, "captions.txt");
+    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_ROCO, .path = at(s, "r/images")}, &e), e, ERR_FILE,
+          "captions.txt");
 }
 
 /* ---- MIMIC ---- */
@@ -214,8 +236,10 @@ static void findings_are_cut_at_the_right_places(void **state)
     sample *s = *state;
     static const struct { const char *report, *want, *why; } t[] = {
         {" FINAL REPORT\n FINDINGS:  The lungs\n are clear.\n\n IMPRESSION:  Normal.", "The lungs are clear.", NULL},
-        {"FINDINGS:\n \n Heart size\r\n normal. ", "Heart size normal.", NULL},                          /* no IMPRESSION header */
-        {"IMPRESSION: Early. FINDINGS: Late. CONCLUSION: x IMPRESSION: y", "Late.", NULL},               /* order turned round */
+        /* no IMPRESSION header */
+        {"FINDINGS:\n \n Heart size\r\n normal. ", "Heart size normal.", NULL},
+        /* order turned round */
+        {"IMPRESSION: Early. FINDINGS: Late. CONCLUSION: x IMPRESSION: y", "Late.", NULL},
         {"EXAM: x FINDINGS: a. NOTIFICATION: told. IMPRESSION: b", "a.", NULL},
         {"FINDINGS: one. FINDINGS: two.", "one. FINDINGS: two.", NULL},
         {"NON-FINDINGS: x\nIMPRESSION: Normal.", NULL, "no FINDINGS section"},
@@ -244,12 +268,14 @@ static void mimic_gives_frontal_views_with_findings(void **state)
              "dd-01,10000935,50578979,CHEST,,2544\n"
              "../x,10000935,50578979,CHEST,AP,2544\n"
              "ee-01,10000935,\"50578979,CHEST,AP,2544\n");
-    put_text(at(s, "m/files/p10/p10000032/s50414267.txt"), "FINDINGS: No pneumothorax,\n no effusion.\nIMPRESSION: None.");
+    put_text(at(s, "m/files/p10/p10000032/s50414267.txt"),
+             "FINDINGS: No pneumothorax,\n no effusion.\nIMPRESSION: None.");
     put_text(at(s, "m/files/p10/p10000764/s57375967.txt"), "IMPRESSION: Nothing else.");
     importer   *im = open_source(&(import_source){.kind = SOURCE_MIMIC, .path = at(s, "m")});
     import_item it = take(im, s);
     is(it.source, "mimic-cxr"), is(it.source_id, "aa-01"), is(it.patient, "10000032"), is(it.study, "50414267");
-    is(it.caption, "No pneumothorax, no effusion."), is(it.image, "files/p10/p10000032/s50414267/aa-01.jpg"), is(it.reason, NULL);
+    is(it.caption, "No pneumothorax, no effusion."), is(it.image, "files/p10/p10000032/s50414267/aa-01.jpg"),
+        is(it.reason, NULL);
     it = take(im, s);
     is(it.label, "line 4"), is(it.reason, "the report has no FINDINGS section");
     is(take(im, s).reason, "its report cannot be read");
@@ -260,9 +286,11 @@ static void mimic_gives_frontal_views_with_findings(void **state)
 
     err e = {0};
     mkdir(at(s, "empty"), 0777);
-    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_MIMIC, .path = at(s, "empty")}, &e), e, ERR_FILE, "unpack the .csv.gz first");
+    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_MIMIC, .path = at(s, "empty")}, &e), e, ERR_FILE,
+          "unpack the .csv.gz first");
     put_text(at(s, "empty/mimic-cxr-2.1.0-metadata.csv"), "dicom_id,subject_id,study_id\n");
-    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_MIMIC, .path = at(s, "empty")}, &e), e, ERR_FILE, "no column ViewPosition");
+    FAILS(importer_open(&im, &(import_source){.kind = SOURCE_MIMIC, .path = at(s, "empty")}, &e), e, ERR_FILE,
+          "no column ViewPosition");
 }
 
 /* ---- Memory ---- */
@@ -281,13 +309,15 @@ static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state)
 {
     sample        *s = *state;
     uint8_t        pixels[8] = {0};
-    const npy_part parts[] = {{"train_images", "|u1", "(2, 2, 2)", pixels, 8}, {"train_labels", "|u1", "(2,)", pixels, 2}};
+    const npy_part parts[] = {{"train_images", "|u1", "(2, 2, 2)", pixels, 8},
+                              {"train_labels", "|u1", "(2,)", pixels, 2}};
     put_npz(at(s, "x.npz"), parts, 2);
     put_text(at(s, "c.json"), "{\"0\": [\"a\"]}");
     put_text(at(s, "r/captions.txt"), "ROCO_2\tA.\nROCO_1\tB.\n");
     put_text(at(s, "r/licences.txt"), "ROCO_1,PMC1_a.jpg,CC0\nROCO_2,PMC2_b.jpg,CC0\n");
     put_text(at(s, "p.jsonl"), "{\"image\": \"PMC1_a.jpg\", \"caption\": \"A.\"}\n");
-    put_text(at(s, "m/mimic-cxr-2.0.0-metadata.csv"), "dicom_id,subject_id,study_id,ViewPosition\naa,10000032,50414267,PA\n");
+    put_text(at(s, "m/mimic-cxr-2.0.0-metadata.csv"),
+             "dicom_id,subject_id,study_id,ViewPosition\naa,10000032,50414267,PA\n");
     put_text(at(s, "m/files/p10/p10000032/s50414267.txt"), "FINDINGS: Clear.");
     const import_source src[] = {{.kind = SOURCE_MEDMNIST, .path = at(s, "x.npz"), .captions = at(s, "c.json")},
                                  {.kind = SOURCE_ROCO, .path = at(s, "r")},
@@ -316,8 +346,10 @@ static void images_are_loaded_by_reference(void **state)
     sample *s = *state;
     uint8_t pixels[4 * 2 * 3 * 3];
     for (int i = 0; i < 72; i++) pixels[i] = (uint8_t)(i * 3);
-    const npy_part parts[] = {{"train_images", "|u1", "(4, 2, 3, 3)", pixels, 72}, {"test_images", "|u1", "(12, 2, 3)", pixels, 72},
-                              {"deep_images", "<i2", "(6, 2, 3)", pixels, 72}, {"flat_images", "|u1", "(8, 9)", pixels, 72}};
+    const npy_part parts[] = {{"train_images", "|u1", "(4, 2, 3, 3)", pixels, 72},
+                              {"test_images", "|u1", "(12, 2, 3)", pixels, 72},
+                              {"deep_images", "<i2", "(6, 2, 3)", pixels, 72},
+                              {"flat_images", "|u1", "(8, 9)", pixels, 72}};
     put_npz(at(s, "d/x.npz"), parts, 4);
     put_png(s, at(s, "d/p.png"), 5, 3, 0x0a0b0c);
     put_text(at(s, "d/bad.png"), "nothing");
@@ -341,7 +373,8 @@ static void images_are_loaded_by_reference(void **state)
     FAILS(image_store_load(st, s->dir, "d/x.npz#train/", &im, s->a, &e), e, ERR_INPUT, "FILE.npz#SPLIT/ROW");
     FAILS(image_store_load(st, s->dir, "d/x.npz#train/1x", &im, s->a, &e), e, ERR_INPUT, "FILE.npz#SPLIT/ROW");
     FAILS(image_store_load(st, s->dir, "d/x.npz#/1", &im, s->a, &e), e, ERR_INPUT, "FILE.npz#SPLIT/ROW");
-    FAILS(image_store_load(st, s->dir, "d/x.npz#train/99999999999999999999", &im, s->a, &e), e, ERR_INPUT, "FILE.npz#SPLIT/ROW");
+    FAILS(image_store_load(st, s->dir, "d/x.npz#train/99999999999999999999", &im, s->a, &e), e, ERR_INPUT,
+          "FILE.npz#SPLIT/ROW");
     FAILS(image_store_load(st, s->dir, "d/x.npz#val/0", &im, s->a, &e), e, ERR_FILE, "no such array");
     FAILS(image_store_load(st, s->dir, "d/x.npz#deep/0", &im, s->a, &e), e, ERR_FILE, "not an array of images");
     FAILS(image_store_load(st, s->dir, "d/x.npz#flat/0", &im, s->a, &e), e, ERR_FILE, "not an array of images");

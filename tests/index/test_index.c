@@ -73,7 +73,8 @@ static void one_passage_is_enough(void **state)
     index_close(ix);
 }
 
-/* 300 items of only 4 pictures and 2 captions: any k cuts through a run of equal scores far longer than the margin. */
+/* 300 items of only 4 pictures and 2 captions: any k cuts through a run of equal scores far longer than the
+ * margin. */
 static unsigned    few_pictures(int i) { return (unsigned)(i * 7 % 4 + 1); }
 static const char *two_captions(int i) { return i % 3 ? "Normal chest." : "Pneumonia."; }
 
@@ -121,7 +122,8 @@ static void other_factories_find_the_same_best(void **state)
         int64_t        seen[200] = {0};
         unit_of(z, own_picture(123));
         OK(index_search(ix, NULL, HEAD_IMAGE, z, 200, NULL, &got, s->a, &e), e);
-        assert_in_range(got.n, 10, 200); /* IVF visits one list of four: short results end in -1, which must not come through */
+        assert_in_range(got.n, 10, 200); /* IVF visits one list of four: short results end in -1, which must not
+                                            come through */
         assert_int_equal(got.id[0], 123);
         assert_true(fabs(got.score[0] - 1) < 2e-3); /* SQfp16 keeps 11 bits of each component */
         for (int j = 0; j < got.n; j++) {
@@ -240,8 +242,9 @@ static void *search_much(void *arg)
         err   e = {0};
         passage p;
         unit_of(z, 1000 + (uint64_t)i);
-        w->ok = index_search(w->ix, NULL, (head)(i & 1), z, 7, i % 3 ? NULL : &(exclusion){.patient = "p3"}, &got, a, &e) && got.n == 7 &&
-                index_passage(w->ix, got.id[0], &p, a, &e);
+        w->ok = index_search(w->ix, NULL, (head)(i & 1), z, 7, i % 3 ? NULL : &(exclusion){.patient = "p3"}, &got,
+                             a, &e)
+                && got.n == 7 && index_passage(w->ix, got.id[0], &p, a, &e);
         for (int j = 0; w->ok && j < got.n; j++) {
             uint32_t bits;
             memcpy(&bits, &got.score[j], 4);
@@ -449,8 +452,9 @@ static bool open_and_search(const char *dir, arena *a, err *e)
     size_t         n;
     media_type     type;
     unit_of(z, 4);
-    bool ok = index_open(&ix, dir, FAKE_HASH, e) && index_search(ix, NULL, HEAD_TEXT, z, 20, &(exclusion){.study = "st1"}, &got, a, e) &&
-              index_passage(ix, got.id[0], &p, a, e) && index_passage_image(ix, 0, &bytes, &n, &type, a, e);
+    bool ok = index_open(&ix, dir, FAKE_HASH, e)
+              && index_search(ix, NULL, HEAD_TEXT, z, 20, &(exclusion){.study = "st1"}, &got, a, e)
+              && index_passage(ix, got.id[0], &p, a, e) && index_passage_image(ix, 0, &bytes, &n, &type, a, e);
     index_close(ix);
     return ok;
 }

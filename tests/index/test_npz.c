@@ -43,7 +43,8 @@ static void headers_are_read_or_refused(void **state)
     assert_int_equal(sh.row_bytes, 28 * 28 * 3 * 2);
     assert_int_equal(sh.item_bytes, 2);
     assert_false(sh.is_signed);
-    for (size_t n = 0; n < strlen(good) - 5; n++) assert_false(npy_parse_header(&sh, good, n, &why)); /* cut anywhere */
+    /* cut anywhere */
+    for (size_t n = 0; n < strlen(good) - 5; n++) assert_false(npy_parse_header(&sh, good, n, &why));
 }
 
 static void integers_of_all_widths_are_read(void **state)
@@ -141,7 +142,8 @@ static void files_that_lie_are_refused(void **state)
     refuse(s, "not a .npy array", "future");
     refuse(s, "malformed header", "huge");
 
-    /* Every cut of the file, and every damaged byte of its first kilobyte: an error or the right rows, never a crash. */
+    /* Every cut of the file, and every damaged byte of its first kilobyte: an error or the right rows, never a
+     * crash. */
     char  *bytes;
     size_t n;
     err    e = {0};

@@ -39,7 +39,8 @@ static void patch(const sample *s, const char *file, long offset, const void *by
     OK(sha256_file(hex, at(s, "index/%s", file), &e), e);
     assert_int_equal(stat(at(s, "index/%s", file), &st), 0);
     json_t *m = json_load_file(at(s, "index/manifest.json"), 0, NULL);
-    json_object_set_new(json_object_get(m, "files"), file, json_pack("{s:I, s:s}", "bytes", (json_int_t)st.st_size, "sha256", hex));
+    json_object_set_new(json_object_get(m, "files"), file,
+                        json_pack("{s:I, s:s}", "bytes", (json_int_t)st.st_size, "sha256", hex));
     assert_int_equal(json_dump_file(m, at(s, "index/manifest.json"), 0), 0);
     json_decref(m);
 }

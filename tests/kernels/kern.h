@@ -10,7 +10,9 @@ static inline kernels *kern_open(const isa *on, precision p, int threads)
 {
     kernels *k = NULL;
     err      e = {0};
-    OK(cpu_open(&k, &(kernels_options){.products = p, .threads = threads, .scratch_bytes = (size_t)1 << 30}, on, &e), e);
+    OK(cpu_open(&k, &(kernels_options){.products = p, .threads = threads, .scratch_bytes = (size_t)1 << 30}, on,
+                &e),
+       e);
     return k;
 }
 
@@ -29,7 +31,8 @@ static inline uint32_t random_next(uint32_t *s)
 }
 static inline float random_unit(uint32_t *s) { return (float)(random_next(s) >> 8) / 8388608.0f - 1; } /* [-1, 1) */
 
-/* n floats on the heap (never NULL, also for n == 0): about normal, with every 97th 40 times as large when outliers. */
+/* n floats on the heap (never NULL, also for n == 0): about normal, with every 97th 40 times as large when
+ * outliers. */
 static inline float *random_floats(size_t n, uint32_t seed, bool outliers)
 {
     float   *p = malloc((n + 1) * sizeof *p);
@@ -76,7 +79,8 @@ static inline void within(const float *got, const double *want, const double *bo
 {
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)got[i] - want[i]) <= bound[i]))
-            fail_msg("%s: element %zu is %.9g, should be %.9g within %.3g", what, i, (double)got[i], want[i], bound[i]);
+            fail_msg("%s: element %zu is %.9g, should be %.9g within %.3g", what, i, (double)got[i], want[i],
+                     bound[i]);
 }
 
 #endif

@@ -27,8 +27,10 @@ static float *rows_of(int n, int width, int stride, uint32_t seed, bool outliers
 static made make_case(const attend_case *c, bool outliers)
 {
     int    qs = c->n_heads * c->dim + c->pad, ks = c->n_kv_heads * c->dim + c->pad, all = c->prefix + c->n;
-    made   m = {.q = rows_of(c->n_q, c->n_heads * c->dim, qs, 11, outliers), .k = rows_of(all, c->n_kv_heads * c->dim, ks, 12, outliers),
-                .v = rows_of(all, c->n_kv_heads * c->dim, ks, 13, outliers), .out = calloc((size_t)c->n_q * qs + 1, sizeof(float))};
+    made m = {.q = rows_of(c->n_q, c->n_heads * c->dim, qs, 11, outliers),
+              .k = rows_of(all, c->n_kv_heads * c->dim, ks, 12, outliers),
+              .v = rows_of(all, c->n_kv_heads * c->dim, ks, 13, outliers),
+              .out = calloc((size_t)c->n_q * qs + 1, sizeof(float))};
     size_t nodes = (size_t)c->n_tree * c->n_tree;
     m.visible = calloc(nodes + 1, 1);
     for (int i = 0; i < c->n_tree; i++) /* node i's parent is (i - 1) / 2; it sees its ancestors and itself */
@@ -65,8 +67,9 @@ static double bound_of(const attend_args *a, const made *m)
             for (int j = 0; j < n; j++) {
                 double s = 0;
                 for (int d = 0; d < a->head_dim; d++)
-                    s += fabs((double)m->q[(size_t)i * a->q_stride + h * a->head_dim + d] *
-                              m->k[(size_t)j * a->span[1].row_stride + h / (a->n_heads / a->n_kv_heads) * a->head_dim + d]);
+                    s += fabs((double)m->q[(size_t)i * a->q_stride + h * a->head_dim + d]
+                              * m->k[(size_t)j * a->span[1].row_stride
+                                     + h / (a->n_heads / a->n_kv_heads) * a->head_dim + d]);
                 if (s * a->scale > qk) qk = s * a->scale;
             }
     if (a->alibi) qk += n;
@@ -130,8 +133,8 @@ static void attention_survives_outliers(void **state)
     compare_all(true);
 }
 
-/* The same query against the same keys gives the same bits: with fewer queries beside it, with later keys there or not,
- * with the keys split between a cached prefix and the rest at any place, by any number of threads. */
+/* The same query against the same keys gives the same bits: with fewer queries beside it, with later keys there
+ * or not, with the keys split between a cached prefix and the rest at any place, by any number of threads. */
 static void attention_row_bits(void **state)
 {
     (void)state;
@@ -153,13 +156,15 @@ static void attention_row_bits(void **state)
                     attend_args a = m.a;
                     a.span[0].n = prefix;
                     a.span[1] = (kv_span){(const float *)m.k + (size_t)prefix * a.span[0].row_stride,
-                                          (const float *)m.v + (size_t)prefix * a.span[0].row_stride, n_q, a.span[0].row_stride};
+                                          (const float *)m.v + (size_t)prefix * a.span[0].row_stride, n_q,
+                                          a.span[0].row_stride};
                     a.q = m.q + (size_t)prefix * row;
                     a.n_q = n_q;
                     a.out = out;
                     k->attend(k, &a, 1);
                     if (memcmp(out, want + (size_t)prefix * row, (size_t)n_q * row * sizeof *out) != 0)
-                        fail_msg("%s: %d queries behind a prefix of %d differ from the same in one span", k->name, n_q, prefix);
+                        fail_msg("%s: %d queries behind a prefix of %d differ from the same in one span", k->name,
+                                 n_q, prefix);
                 }
             kern_ok(k);
             k->close(k);
@@ -170,7 +175,8 @@ static void attention_row_bits(void **state)
     }
 }
 
-/* The sequences of a packed pass, more of them than are shared out at a time, some without a query: each as if alone. */
+/* The sequences of a packed pass, more of them than are shared out at a time, some without a query: each as if
+ * alone. */
 static void sequences_together_have_their_bits(void **state)
 {
     (void)state;
@@ -212,7 +218,8 @@ static void sequences_together_have_their_bits(void **state)
 static void chain_tree_equals_causal(void **state)
 {
     (void)state;
-    attend_case c = {.n_heads = 4, .n_kv_heads = 2, .dim = 32, .n_q = 9, .prefix = 121, .n = 12, .mask = ATTEND_CAUSAL};
+    attend_case c = {
+        .n_heads = 4, .n_kv_heads = 2, .dim = 32, .n_q = 9, .prefix = 121, .n = 12, .mask = ATTEND_CAUSAL};
     made        m = make_case(&c, true);
     size_t      n = (size_t)c.n_q * (size_t)m.a.out_stride;
     kernels    *k = kern_open(NULL, PRECISION_F32, 2);
@@ -246,9 +253,10 @@ static void flops_count_visible_pairs(void **state)
         int      all = c->prefix + c->n, first = all - c->n_q, tree = all - c->n_tree;
         for (int q = 0; q < c->n_q; q++)
             for (int j = 0; j < all; j++)
-                pairs += c->mask == ATTEND_ALL || (c->mask == ATTEND_TREE && first + q >= tree
-                                                       ? j < tree || m.visible[(first + q - tree) * c->n_tree + j - tree]
-                                                       : j <= first + q);
+                pairs += c->mask == ATTEND_ALL
+                         || (c->mask == ATTEND_TREE && first + q >= tree
+                                 ? j < tree || m.visible[(first + q - tree) * c->n_tree + j - tree]
+                                 : j <= first + q);
         k->flops = 0;
         k->attend(k, &m.a, 1);
         kern_ok(k);
@@ -264,8 +272,17 @@ static void too_wide_a_head_is_refused(void **state)
     kernels *k = kern_open(NULL, PRECISION_F32, 1);
     float    x[257] = {0};
     err      e;
-    k->attend(k, &(attend_args){.n_heads = 1, .n_kv_heads = 1, .head_dim = 257, .q = x, .q_stride = 257, .n_q = 1, .out = x,
-                                .out_stride = 257, .span = {{0}, {x, x, 1, 257}}}, 1);
+    k->attend(k,
+              &(attend_args){.n_heads = 1,
+                             .n_kv_heads = 1,
+                             .head_dim = 257,
+                             .q = x,
+                             .q_stride = 257,
+                             .n_q = 1,
+                             .out = x,
+                             .out_stride = 257,
+                             .span = {{0}, {x, x, 1, 257}}},
+              1);
     FAILS(k->sync(k, &e), e, ERR_BUG, "256 dimensions");
     k->close(k);
 }

@@ -12,8 +12,9 @@ typedef struct { float *q, *k, *v, *out; uint8_t *visible; } made;
 static made make(const tree_case *c)
 {
     int  all = c->prefix + c->before + c->n_tree;
-    made m = {random_floats(MOST * WIDTH, 1, true), random_floats(MOST * KV_WIDTH, 2, true), random_floats(MOST * KV_WIDTH, 3, true),
-              calloc(MOST * WIDTH, sizeof(float)), calloc((size_t)c->n_tree * (size_t)c->n_tree, 1)};
+    made m = {random_floats(MOST * WIDTH, 1, true), random_floats(MOST * KV_WIDTH, 2, true),
+              random_floats(MOST * KV_WIDTH, 3, true), calloc(MOST * WIDTH, sizeof(float)),
+              calloc((size_t)c->n_tree * (size_t)c->n_tree, 1)};
     assert_true(all <= MOST && m.out && m.visible);
     for (int i = 0; i < c->n_tree; i++)
         for (int j = i; j >= 0; j = c->parent[j]) m.visible[i * c->n_tree + j] = 1;
@@ -24,11 +25,21 @@ static void made_free(made *m) { free(m->q), free(m->k), free(m->v), free(m->out
 
 static attend_args args_of(const tree_case *c, const made *m)
 {
-    attend_args a = {.n_heads = HEADS, .n_kv_heads = KV, .head_dim = DIM, .scale = 0.25f, .q = m->q, .q_stride = WIDTH,
-                     .n_q = c->before + c->n_tree, .out = m->out, .out_stride = WIDTH, .mask = ATTEND_TREE, .n_tree = c->n_tree,
+    attend_args a = {.n_heads = HEADS,
+                     .n_kv_heads = KV,
+                     .head_dim = DIM,
+                     .scale = 0.25f,
+                     .q = m->q,
+                     .q_stride = WIDTH,
+                     .n_q = c->before + c->n_tree,
+                     .out = m->out,
+                     .out_stride = WIDTH,
+                     .mask = ATTEND_TREE,
+                     .n_tree = c->n_tree,
                      .visible = m->visible};
     a.span[0] = (kv_span){m->k, m->v, c->prefix, KV_WIDTH};
-    a.span[1] = (kv_span){m->k + (size_t)c->prefix * KV_WIDTH, m->v + (size_t)c->prefix * KV_WIDTH, c->before + c->n_tree, KV_WIDTH};
+    a.span[1] = (kv_span){m->k + (size_t)c->prefix * KV_WIDTH, m->v + (size_t)c->prefix * KV_WIDTH,
+                          c->before + c->n_tree, KV_WIDTH};
     return a;
 }
 
@@ -44,9 +55,17 @@ static void alone(const tree_case *c, const made *m, kernels *k, int i, float *o
         memcpy(keys + (size_t)n * KV_WIDTH, m->k + (size_t)(before + j) * KV_WIDTH, KV_WIDTH * sizeof *keys);
         memcpy(values + (size_t)n++ * KV_WIDTH, m->v + (size_t)(before + j) * KV_WIDTH, KV_WIDTH * sizeof *values);
     }
-    attend_args a = {.n_heads = HEADS, .n_kv_heads = KV, .head_dim = DIM, .scale = 0.25f,
-                     .q = m->q + (size_t)(c->before + i) * WIDTH, .q_stride = WIDTH, .n_q = 1, .out = out, .out_stride = WIDTH,
-                     .mask = ATTEND_CAUSAL, .span = {{0}, {keys, values, n, KV_WIDTH}}};
+    attend_args a = {.n_heads = HEADS,
+                     .n_kv_heads = KV,
+                     .head_dim = DIM,
+                     .scale = 0.25f,
+                     .q = m->q + (size_t)(c->before + i) * WIDTH,
+                     .q_stride = WIDTH,
+                     .n_q = 1,
+                     .out = out,
+                     .out_stride = WIDTH,
+                     .mask = ATTEND_CAUSAL,
+                     .span = {{0}, {keys, values, n, KV_WIDTH}}};
     k->attend(k, &a, 1);
     free(keys), free(values);
 }
@@ -62,8 +81,8 @@ static void same_as_alone(const tree_case *c, const isa *set)
     for (int i = 0; i < c->n_tree; i++) {
         alone(c, &m, one, i, want);
         if (memcmp(want, m.out + (size_t)(c->before + i) * WIDTH, sizeof want) != 0)
-            fail_msg("%s: %d keys cached, %d before a tree of %d: node %d is not what it is alone", k->name, c->prefix, c->before,
-                     c->n_tree, i);
+            fail_msg("%s: %d keys cached, %d before a tree of %d: node %d is not what it is alone", k->name,
+                     c->prefix, c->before, c->n_tree, i);
     }
     for (int n_q = 1; n_q <= c->n_tree; n_q += c->n_tree / 2) { /* the last nodes alone, as the last layer asks */
         attend_args last = a;
@@ -99,7 +118,8 @@ static void in_every_instruction_set(const tree_case *c)
 static void a_node_has_its_bits_at_every_place_of_the_tree(void **state)
 {
     (void)state;
-    static const int at[][2] = {{0, 1}, {0, 127}, {0, 128}, {0, 129}, {100, 27}, {100, 28}, {128, 3}, {130, 126}, {255, 2}, {5, 9}};
+    static const int at[][2] = {{0, 1},    {0, 127}, {0, 128},   {0, 129}, {100, 27},
+                                {100, 28}, {128, 3}, {130, 126}, {255, 2}, {5, 9}};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
         tree_case c = {at[i][0], at[i][1], 11, {-1, 0, -1, 1, 1, 2, 0, 5, 5, 7, -1}};
         in_every_instruction_set(&c);

@@ -12,13 +12,15 @@ static void unknown_device_is_named(void **state)
     err      e;
     FAILS(kernels_open(&k, &(kernels_options){.device = "gpu"}, &e), e, ERR_USAGE, "auto, cpu and cuda:N");
     assert_string_equal(e.field, "device");
-    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:1023"}, &e), e, ERR_USAGE, "cuda:1023"); /* no CUDA, no GPU, or fewer */
+    /* no CUDA, no GPU, or fewer */
+    FAILS(kernels_open(&k, &(kernels_options){.device = "cuda:1023"}, &e), e, ERR_USAGE, "cuda:1023");
     assert_string_equal(e.field, "device");
     FAILS(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = -1}, &e), e, ERR_USAGE, "threads: -1");
     FAILS(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 257}, &e), e, ERR_USAGE, "0..256");
     assert_null(k);
     e = (err){0};
-    OK(kernels_open(&k, &(kernels_options){.scratch_bytes = 1 << 20}, &e), e); /* NULL is auto, 0 threads is one a core */
+    /* NULL is auto, 0 threads is one a core */
+    OK(kernels_open(&k, &(kernels_options){.scratch_bytes = 1 << 20}, &e), e);
     assert_true(strstr(k->name, "cpu ") || strstr(k->name, "cuda:"));
     k->close(k);
 }
@@ -58,7 +60,9 @@ static void scratch_is_a_stack_with_an_end(void **state)
     assert_null(k->take(k, 1025));
     FAILS(k->sync(k, &e), e, ERR_MEMORY, "scratch");
     k->close(k);
-    OK(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 1, .scratch_bytes = 4096}, ((e = (err){0}), &e)), e);
+    OK(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 1, .scratch_bytes = 4096},
+                    ((e = (err){0}), &e)),
+       e);
     assert_null(k->take(k, SIZE_MAX / 4 + 1)); /* the product would wrap */
     k->close(k);
 }
@@ -91,7 +95,8 @@ static void weights_borrow_what_they_can(void **state)
     for (int i = 0; i < 64; i++) bytes[i] = (uint8_t)(i * 3 + 1);
     err    e = {0};
     weight w;
-    tensor t = {.name = "block.weight", .file = "model.safetensors", .data = bytes + 2, .type = DTYPE_BF16, .count = 6};
+    tensor t = {
+        .name = "block.weight", .file = "model.safetensors", .data = bytes + 2, .type = DTYPE_BF16, .count = 6};
 
     OK(k->weight_open(k, &w, &t, 2, 3, &e), e);
     assert_ptr_equal(w.data, bytes + 2);
@@ -134,7 +139,8 @@ static void weights_borrow_what_they_can(void **state)
     k->weight_close(k, &w);
     assert_null(w.owned);
 
-    FAILS(k->weight_open(k, &w, &t, 2, 4, &e), e, ERR_FILE, "model.safetensors: block.weight has 6 elements, not 2 x 4");
+    FAILS(k->weight_open(k, &w, &t, 2, 4, &e), e, ERR_FILE,
+          "model.safetensors: block.weight has 6 elements, not 2 x 4");
     t.type = DTYPE_I64;
     FAILS(k->weight_open(k, &w, &t, 2, 3, &e), e, ERR_FILE, "block.weight is I64");
     t.type = DTYPE_BF16;
@@ -147,7 +153,8 @@ static void weights_borrow_what_they_can(void **state)
 static atomic_int calls[300];
 static void count_task(void *ctx, int task, int worker)
 {
-    atomic_fetch_add(&calls[task], worker >= 0 && worker < *(int *)ctx ? 1 : 1000); /* no assert off the main thread */
+    /* no assert off the main thread */
+    atomic_fetch_add(&calls[task], worker >= 0 && worker < *(int *)ctx ? 1 : 1000);
 }
 
 static void every_task_runs_once(void **state)
@@ -160,7 +167,8 @@ static void every_task_runs_once(void **state)
         for (int round = 0; round < 200; round++) {
             int n = round % 7 == 0 ? 0 : round + 100;
             for (int i = 0; i < 300; i++) atomic_store(&calls[i], 0);
-            if (round % 50 == 49) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL); /* helpers have gone to sleep */
+            /* helpers have gone to sleep */
+            if (round % 50 == 49) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
             pool_run(p, count_task, &threads, n);
             for (int i = 0; i < 300; i++) assert_int_equal(atomic_load(&calls[i]), i < n);
         }
@@ -168,7 +176,8 @@ static void every_task_runs_once(void **state)
     }
 }
 
-/* Idle helpers must not burn their cores: 100 ms of doing nothing costs the process well under 20 ms of processor time. */
+/* Idle helpers must not burn their cores: 100 ms of doing nothing costs the process well under 20 ms of
+ * processor time. */
 static void idle_helpers_sleep(void **state)
 {
     (void)state;

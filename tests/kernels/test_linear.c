@@ -1,8 +1,9 @@
 /* test_linear.c - products against the double reference on every instruction set, and their promise of same bits. */
 #include "tests/kernels/kern.h"
 
-/* Rounding of a sum of K products in f32 in any order: K + 3 roundings (bias, unit, residual) of 2^-24, relative to the sum of
- * the absolute terms, at most; and the activation functions' own error. bf16 products round denormals away: 1e-37. */
+/* Rounding of a sum of K products in f32 in any order: K + 3 roundings (bias, unit, residual) of 2^-24,
+ * relative to the sum of the absolute terms, at most; and the activation functions' own error. bf16 products
+ * round denormals away: 1e-37. */
 static double bound_of(double size, int K, unit u)
 {
     return size * (K + 3) * 0x1p-24 * 1.2 + (u == UNIT_NONE ? 0 : size * 1e-6) + 1e-37;
@@ -24,7 +25,8 @@ static void compare(const isa *on, precision p, int threads, const linear_case *
     bool        rounds = p == PRECISION_BF16 && c->type == DTYPE_BF16;
 
     if (rounds) ref_round_bf16(xr, x, (size_t)c->T * ldx);
-    ref_linear(want, size, xr, ldx, c->T, w.f32, c->N, c->K, c->bias ? bias : NULL, c->u, c->residual ? res : NULL, ldy);
+    ref_linear(want, size, xr, ldx, c->T, w.f32, c->N, c->K, c->bias ? bias : NULL, c->u, c->residual ? res : NULL,
+               ldy);
     for (size_t i = 0; i < n; i++) size[i] = bound_of(size[i], c->K, c->u);
     if (c->in_place) memcpy(y, res, (size_t)c->T * ldy * sizeof *y);
     float before = c->T > 1 && c->pad ? y[c->N] : 0;
@@ -45,17 +47,26 @@ static void linear_matches_reference(void **state)
 {
     (void)state;
     static const linear_case cases[] = {
-        {0, 7, 9, DTYPE_F32, UNIT_NONE, true, false, false, 0}, {3, 0, 9, DTYPE_F32, UNIT_NONE, true, false, false, 0},
-        {3, 5, 0, DTYPE_F32, UNIT_NONE, true, true, false, 0}, {1, 1, 1, DTYPE_F32, UNIT_NONE, false, false, false, 0},
-        {1, 1, 1, DTYPE_BF16, UNIT_GELU, true, true, false, 0}, {2, 3, 2, DTYPE_BF16, UNIT_SILU, true, false, false, 1},
-        {5, 15, 15, DTYPE_BF16, UNIT_QUICK_GELU, true, true, true, 3}, {6, 16, 16, DTYPE_F32, UNIT_GELU, true, true, true, 0},
-        {7, 17, 17, DTYPE_BF16, UNIT_NONE, true, true, true, 1}, {12, 63, 31, DTYPE_F32, UNIT_NONE, false, true, false, 2},
-        {13, 64, 33, DTYPE_BF16, UNIT_SILU, true, false, false, 0}, {14, 65, 127, DTYPE_BF16, UNIT_NONE, false, false, false, 5},
-        {19, 129, 130, DTYPE_BF16, UNIT_NONE, true, true, true, 0}, {67, 200, 577, DTYPE_BF16, UNIT_GELU, true, true, true, 0},
+        {0, 7, 9, DTYPE_F32, UNIT_NONE, true, false, false, 0},
+        {3, 0, 9, DTYPE_F32, UNIT_NONE, true, false, false, 0},
+        {3, 5, 0, DTYPE_F32, UNIT_NONE, true, true, false, 0},
+        {1, 1, 1, DTYPE_F32, UNIT_NONE, false, false, false, 0},
+        {1, 1, 1, DTYPE_BF16, UNIT_GELU, true, true, false, 0},
+        {2, 3, 2, DTYPE_BF16, UNIT_SILU, true, false, false, 1},
+        {5, 15, 15, DTYPE_BF16, UNIT_QUICK_GELU, true, true, true, 3},
+        {6, 16, 16, DTYPE_F32, UNIT_GELU, true, true, true, 0},
+        {7, 17, 17, DTYPE_BF16, UNIT_NONE, true, true, true, 1},
+        {12, 63, 31, DTYPE_F32, UNIT_NONE, false, true, false, 2},
+        {13, 64, 33, DTYPE_BF16, UNIT_SILU, true, false, false, 0},
+        {14, 65, 127, DTYPE_BF16, UNIT_NONE, false, false, false, 5},
+        {19, 129, 130, DTYPE_BF16, UNIT_NONE, true, true, true, 0},
+        {67, 200, 577, DTYPE_BF16, UNIT_GELU, true, true, true, 0},
         {67, 72, 1001, DTYPE_F32, UNIT_NONE, true, false, false, 0},
         /* more rows than GEMM_ROWS, and K beyond a block of the panel on every instruction set */
-        {391, 66, 70, DTYPE_BF16, UNIT_NONE, true, true, true, 1}, {14, 9, 9001, DTYPE_BF16, UNIT_NONE, true, true, false, 0},
-        {13, 5, 9001, DTYPE_F32, UNIT_NONE, true, true, false, 1}, {1, 130, 300, DTYPE_BF16, UNIT_NONE, true, false, false, 0},
+        {391, 66, 70, DTYPE_BF16, UNIT_NONE, true, true, true, 1},
+        {14, 9, 9001, DTYPE_BF16, UNIT_NONE, true, true, false, 0},
+        {13, 5, 9001, DTYPE_F32, UNIT_NONE, true, true, false, 1},
+        {1, 130, 300, DTYPE_BF16, UNIT_NONE, true, false, false, 0},
     };
     const isa *sets[4];
     int        n = cpu_isas(sets);
@@ -80,7 +91,8 @@ static void row_bits_do_not_depend_on_batch(void **state)
         for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++)
             for (int p = 0; p < 2; p++) {
                 int         N = sizes[z].N, K = sizes[z].K;
-                float      *x = random_floats((size_t)MOST * K, 7, true), *alone = malloc((size_t)MOST * N * sizeof *alone);
+                float *x = random_floats((size_t)MOST * K, 7, true),
+                      *alone = malloc((size_t)MOST * N * sizeof *alone);
                 float      *y = malloc((size_t)MOST * N * sizeof *y);
                 test_weight w = random_weight(N, K, sizes[z].type, 8);
                 kernels    *k1 = kern_open(sets[s], p ? PRECISION_BF16 : PRECISION_F32, 1);
@@ -92,7 +104,8 @@ static void row_bits_do_not_depend_on_batch(void **state)
                         int from = MOST - T; /* so that the position changes too */
                         k->linear(k, y, N, x + (size_t)from * K, K, T, &w.w, NULL, UNIT_NONE, NULL);
                         if (memcmp(y, alone + (size_t)from * N, (size_t)T * N * sizeof *y) != 0)
-                            fail_msg("%s: N %d K %d: rows of a batch of %d differ from the rows alone", k->name, N, K, T);
+                            fail_msg("%s: N %d K %d: rows of a batch of %d differ from the rows alone", k->name, N,
+                                     K, T);
                     }
                     kern_ok(k);
                     k->close(k);
@@ -105,19 +118,21 @@ static void row_bits_do_not_depend_on_batch(void **state)
 
 typedef struct { int T, N, K, R; dtype type; unit u; bool residual; } low_rank_case;
 
-/* The branch's two sums are rounded like the product's own; where products are bf16, x A^T is rounded to bf16 in between. A
- * unit's slope is at most 1.13. Then: a row alone has the bits that it has in the batch. */
+/* The branch's two sums are rounded like the product's own; where products are bf16, x A^T is rounded to bf16
+ * in between. A unit's slope is at most 1.13. Then: a row alone has the bits that it has in the batch. */
 static void compare_low_rank(const isa *on, precision p, int threads, const low_rank_case *c)
 {
     kernels    *k = kern_open(on, p, threads);
     int         T = c->T, N = c->N, K = c->K, R = c->R;
     size_t      n = (size_t)T * (size_t)N, m = (size_t)T * (size_t)R;
     float      *x = random_floats((size_t)T * K, 61, true), *xr = random_floats((size_t)T * K, 61, true);
-    float      *bias = random_floats((size_t)N, 62, false), *res = random_floats(n, 63, true), *y = malloc((n + 1) * sizeof *y);
+    float *bias = random_floats((size_t)N, 62, false), *res = random_floats(n, 63, true),
+          *y = malloc((n + 1) * sizeof *y);
     float      *one = malloc(((size_t)N + 1) * sizeof *one);
     double     *want = malloc((n + 1) * sizeof *want), *bound = malloc((n + 1) * sizeof *bound);
     double     *low = malloc((m + 1) * sizeof *low), *low_size = malloc((m + 1) * sizeof *low_size);
-    test_weight w = random_weight(N, K, c->type, 64), a = random_weight(R, K, c->type, 65), b = random_weight(N, R, c->type, 66);
+    test_weight w = random_weight(N, K, c->type, 64), a = random_weight(R, K, c->type, 65),
+                b = random_weight(N, R, c->type, 66);
     weight      bias_w = vector_weight(bias, N), av = a.w;
     bool        rounds = p == PRECISION_BF16 && c->type == DTYPE_BF16;
     if (R == 1) av = vector_weight(a.f32, K); /* as weight_open() makes it, and then x is not rounded for it */
@@ -141,13 +156,16 @@ static void compare_low_rank(const isa *on, precision p, int threads, const low_
     k->linear_low_rank(k, y, N, x, K, T, &w.w, &bias_w, &av, &b.w, c->u, c->residual ? y : NULL);
     kern_ok(k);
     char what[120];
-    snprintf(what, sizeof what, "%s low rank T %d N %d K %d R %d %s unit %d", k->name, T, N, K, R, dtype_name(c->type), c->u);
+    snprintf(what, sizeof what, "%s low rank T %d N %d K %d R %d %s unit %d", k->name, T, N, K, R,
+             dtype_name(c->type), c->u);
     within(y, want, bound, n, what);
     assert_int_equal(k->flops, 2 * ((uint64_t)T * N * K + (uint64_t)T * R * (N + K)));
     for (int t = 0; t < T; t += 7) {
         memcpy(one, res + (size_t)t * N, (size_t)N * sizeof *one);
-        k->linear_low_rank(k, one, N, x + (size_t)t * K, K, 1, &w.w, &bias_w, &av, &b.w, c->u, c->residual ? one : NULL);
-        if (memcmp(one, y + (size_t)t * N, (size_t)N * sizeof *one) != 0) fail_msg("%s: row %d alone has other bits", what, t);
+        k->linear_low_rank(k, one, N, x + (size_t)t * K, K, 1, &w.w, &bias_w, &av, &b.w, c->u,
+                           c->residual ? one : NULL);
+        if (memcmp(one, y + (size_t)t * N, (size_t)N * sizeof *one) != 0)
+            fail_msg("%s: row %d alone has other bits", what, t);
     }
     free(x), free(xr), free(bias), free(res), free(y), free(one), free(want), free(bound), free(low), free(low_size);
     random_weight_free(&w), random_weight_free(&a), random_weight_free(&b);
@@ -158,11 +176,12 @@ static void low_rank_branch_matches_reference(void **state)
 {
     (void)state;
     static const low_rank_case cases[] = {
-        {0, 7, 9, 2, DTYPE_F32, UNIT_NONE, false}, {1, 1, 1, 1, DTYPE_F32, UNIT_NONE, true}, {3, 5, 9, 1, DTYPE_BF16, UNIT_NONE, true},
-        {8, 17, 33, 7, DTYPE_BF16, UNIT_QUICK_GELU, true}, {9, 64, 96, 8, DTYPE_BF16, UNIT_GELU, false},
-        {13, 65, 130, 16, DTYPE_F32, UNIT_SILU, true}, {391, 66, 70, 4, DTYPE_BF16, UNIT_NONE, true},
-        {14, 130, 300, 65, DTYPE_F32, UNIT_NONE, false}, {15, 33, 9001, 8, DTYPE_BF16, UNIT_NONE, true},
-        {9, 20, 50, 2200, DTYPE_BF16, UNIT_NONE, false}, {9, 20, 50, 4100, DTYPE_F32, UNIT_NONE, true},
+        {0, 7, 9, 2, DTYPE_F32, UNIT_NONE, false},      {1, 1, 1, 1, DTYPE_F32, UNIT_NONE, true},
+        {3, 5, 9, 1, DTYPE_BF16, UNIT_NONE, true},      {8, 17, 33, 7, DTYPE_BF16, UNIT_QUICK_GELU, true},
+        {9, 64, 96, 8, DTYPE_BF16, UNIT_GELU, false},   {13, 65, 130, 16, DTYPE_F32, UNIT_SILU, true},
+        {391, 66, 70, 4, DTYPE_BF16, UNIT_NONE, true},  {14, 130, 300, 65, DTYPE_F32, UNIT_NONE, false},
+        {15, 33, 9001, 8, DTYPE_BF16, UNIT_NONE, true}, {9, 20, 50, 2200, DTYPE_BF16, UNIT_NONE, false},
+        {9, 20, 50, 4100, DTYPE_F32, UNIT_NONE, true},
     };
     const isa *sets[4];
     int        n = cpu_isas(sets);

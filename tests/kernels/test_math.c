@@ -1,4 +1,5 @@
-/* test_math.c - error bounds of exp and of the activation functions, over their whole range, on every instruction set. */
+/* test_math.c - error bounds of exp and of the activation functions, over their whole range, on every
+ * instruction set. */
 #include "tests/kernels/kern.h"
 
 enum { BLOCK = 4096 };
@@ -31,7 +32,9 @@ static void exp_is_within_two_ulp(void **state)
                     bool   good = want > 0x1.fffffep127 + 0x1p103 ? isinf(y[i]) && y[i] > 0
                                   : want < 0x1p-126             ? y[i] >= 0 && y[i] <= 0x1p-126f
                                                                 : fabs(y[i] - want) <= 2 * ulp_of(want);
-                    if (!good) fail_msg("%s: exp(%.9g) is %.9g, should be %.9g", sets[s]->name, (double)x[i], (double)y[i], want);
+                    if (!good)
+                        fail_msg("%s: exp(%.9g) is %.9g, should be %.9g", sets[s]->name, (double)x[i], (double)y[i],
+                                 want);
                 }
             }
 }
@@ -66,7 +69,8 @@ static void units_are_within_1e6_of_x(void **state)
                 for (int i = 0; i < BLOCK; i++) {
                     double want = ref_unit(x[i], (unit)u);
                     if (!(fabs(y[i] - want) <= 1e-6 * fabs((double)x[i])))
-                        fail_msg("%s: unit %d of %.9g is %.9g, should be %.9g", sets[s]->name, u, (double)x[i], (double)y[i], want);
+                        fail_msg("%s: unit %d of %.9g is %.9g, should be %.9g", sets[s]->name, u, (double)x[i],
+                                 (double)y[i], want);
                 }
             }
 }

@@ -86,7 +86,8 @@ static void runs_that_follow_at_once_are_not_mixed_up(void **state)
             last->round = -1; /* whoever still runs for it adds this */
             pool_run(p, check_round, now, n);
             for (int i = 0; i < n; i++)
-                if (atomic_load(&now->times[i]) != round) fail_msg("%d threads, round %d, task %d: %d", threads, round, i, atomic_load(&now->times[i]));
+                if (atomic_load(&now->times[i]) != round)
+                    fail_msg("%d threads, round %d, task %d: %d", threads, round, i, atomic_load(&now->times[i]));
         }
         pool_close(p);
     }

@@ -9,8 +9,9 @@ static all_sets every(void)
     return a;
 }
 
-/* D sums of squares in VL chains, the mean's error, three roundings after: in units of the row's largest output. The mean is
- * taken off values that may be far larger than what is left, so the bound is relative to |x| * rstd too. */
+/* D sums of squares in VL chains, the mean's error, three roundings after: in units of the row's largest
+ * output. The mean is taken off values that may be far larger than what is left, so the bound is relative to
+ * |x| * rstd too. */
 static void check_norms(const isa *on, int threads, int T, int D, int kind)
 {
     kernels *k = kern_open(on, PRECISION_F32, threads);
@@ -32,7 +33,8 @@ static void check_norms(const isa *on, int threads, int T, int D, int kind)
             for (int i = 0; i < D; i++) sq += (x[t * D + i] - (rms ? 0 : mean)) * (x[t * D + i] - (rms ? 0 : mean));
             double rstd = 1 / sqrt(sq / D + eps);
             for (int i = 0; i < D; i++)
-                bound[t * D + i] = 0x1p-24 * ((D / 2.0 + 8) * top * rstd * fabs((double)gain[i]) + 4 * fabs((double)bias[i]));
+                bound[t * D + i] =
+                    0x1p-24 * ((D / 2.0 + 8) * top * rstd * fabs((double)gain[i]) + 4 * fabs((double)bias[i]));
         }
         memcpy(y, x, n * sizeof *y); /* in place */
         if (rms) k->rmsnorm(k, y, y, T, D, &g, (float)eps);
@@ -93,14 +95,18 @@ static void rope_matches_reference(void **state)
 {
     (void)state;
     all_sets s = every();
-    static const struct { int heads, dim, half; } sizes[] = {{1, 2, 1}, {3, 32, 16}, {2, 20, 7}, {12, 128, 64}, {4, 80, 40}};
+    static const struct {
+        int heads, dim, half;
+    } sizes[] = {{1, 2, 1}, {3, 32, 16}, {2, 20, 7}, {12, 128, 64}, {4, 80, 40}};
     for (int i = 0; i < s.n; i++)
         for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++)
             for (int inter = 0; inter < 2; inter++) {
                 int      H = sizes[z].heads, dim = sizes[z].dim, half = sizes[z].half, T = 67, ld = H * dim + 5;
-                float   *x = random_floats((size_t)T * ld, 41, true), *angle = random_floats((size_t)T * half, 42, false);
+                float *x = random_floats((size_t)T * ld, 41, true),
+                      *angle = random_floats((size_t)T * half, 42, false);
                 float   *c = malloc((size_t)T * half * sizeof *c), *sn = malloc((size_t)T * half * sizeof *sn);
-                double  *want = malloc((size_t)T * ld * sizeof *want), *bound = malloc((size_t)T * ld * sizeof *bound);
+                double *want = malloc((size_t)T * ld * sizeof *want),
+                       *bound = malloc((size_t)T * ld * sizeof *bound);
                 kernels *k = kern_open(s.sets[i], PRECISION_F32, 2);
                 for (int j = 0; j < T * half; j++) c[j] = cosf(angle[j]), sn[j] = sinf(angle[j]);
                 for (int j = 0; j < T * ld; j++) want[j] = x[j];

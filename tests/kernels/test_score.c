@@ -1,4 +1,5 @@
-/* test_score.c - the head over the vocabulary: logits, log-sum-exp, and that neither rows nor threads show in the bits. */
+/* test_score.c - the head over the vocabulary: logits, log-sum-exp, and that neither rows nor threads show in
+ * the bits. */
 #include "tests/kernels/kern.h"
 
 typedef struct { int R, V, D; dtype type; } score_case;
@@ -11,7 +12,8 @@ static void check_score(const isa *on, precision p, int threads, const score_cas
     double     *want = malloc((size_t)c->R * c->V * sizeof *want), *size = malloc((size_t)c->R * c->V * sizeof *size);
     enum { N = 150 };
     int32_t row[N], token[N];
-    float   logit[N], lse[N], *all = malloc((size_t)c->R * c->V * sizeof *all), *one = malloc((size_t)c->V * sizeof *one);
+    float logit[N], lse[N], *all = malloc((size_t)c->R * c->V * sizeof *all),
+                            *one = malloc((size_t)c->V * sizeof *one);
 
     if (p == PRECISION_BF16 && c->type == DTYPE_BF16) ref_round_bf16(xr, x, (size_t)c->R * c->D);
     else memcpy(xr, x, (size_t)c->R * c->D * sizeof *xr);
@@ -25,7 +27,8 @@ static void check_score(const isa *on, precision p, int threads, const score_cas
         size_t at = (size_t)row[i] * c->V + token[i];
         double top = 0, lse_want = ref_lse(want + (size_t)row[i] * c->V, c->V);
         for (int v = 0; v < c->V; v++) top = fmax(top, size[(size_t)row[i] * c->V + v]);
-        /* a logit's bound as in test_linear; the sum of V exponentials adds V / 2 roundings in the worst case, in log */
+        /* a logit's bound as in test_linear; the sum of V exponentials adds V / 2 roundings in the worst case,
+         * in log */
         assert_true(fabs(logit[i] - want[at]) <= size[at] * (c->D + 2) * 0x1p-24 * 1.2 + 1e-37);
         double bound = top * (c->D + 2) * 0x1p-24 * 1.2 + (c->V / 2.0 + 8) * 0x1p-24 + fabs(lse_want) * 0x1p-23;
         if (!(fabs(lse[i] - lse_want) <= bound))
@@ -50,8 +53,9 @@ static void check_score(const isa *on, precision p, int threads, const score_cas
 static void score_matches_reference(void **state)
 {
     (void)state;
-    static const score_case cases[] = {{1, 1, 1, DTYPE_F32}, {1, 511, 17, DTYPE_BF16}, {3, 512, 16, DTYPE_F32},
-                                       {2, 513, 33, DTYPE_BF16}, {67, 1469, 30, DTYPE_BF16}, {130, 640, 31, DTYPE_F32}};
+    static const score_case cases[] = {{1, 1, 1, DTYPE_F32},       {1, 511, 17, DTYPE_BF16},
+                                       {3, 512, 16, DTYPE_F32},    {2, 513, 33, DTYPE_BF16},
+                                       {67, 1469, 30, DTYPE_BF16}, {130, 640, 31, DTYPE_F32}};
     const isa *sets[4];
     int        n = cpu_isas(sets);
     for (int s = 0; s < n; s++)

@@ -1,4 +1,5 @@
-/* copy.h - a writable copy of a reader's fixture: change its configuration, names or tensors, and open what comes of it. */
+/* copy.h - a writable copy of a reader's fixture: change its configuration, names or tensors, and open what
+ * comes of it. */
 #ifndef JOMED_TESTS_READER_COPY_H
 #define JOMED_TESTS_READER_COPY_H
 
@@ -10,8 +11,8 @@ typedef struct { model_folder m; checkpoint c; } copy;
 
 static inline copy *copy_of_fixture(const char *name)
 {
-    static const char *const NAME[] = {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
-                                       "tokenizer_config.json", "chat_template.json"};
+    static const char *const NAME[] = {"config.json",    "generation_config.json", "preprocessor_config.json",
+                                       "tokenizer.json", "tokenizer_config.json",  "chat_template.json"};
     err   e = {0};
     char  from[256], *bytes;
     copy *y = must(calloc(1, sizeof *y));

@@ -1,4 +1,5 @@
-/* demo_world.h - the demonstration's reader on a device, beside the demonstration's cases: what tests of its scores open. */
+/* demo_world.h - the demonstration's reader on a device, beside the demonstration's cases: what tests of its
+ * scores open. */
 #ifndef JOMED_TESTS_READER_DEMO_WORLD_H
 #define JOMED_TESTS_READER_DEMO_WORLD_H
 
@@ -13,7 +14,10 @@ static inline world open_world_on(const char *device, precision p, size_t cache,
     return w;
 }
 
-static inline world open_world(size_t cache, int threads) { return open_world_on("cpu", PRECISION_F32, cache, threads); }
+static inline world open_world(size_t cache, int threads)
+{
+    return open_world_on("cpu", PRECISION_F32, cache, threads);
+}
 
 static inline void close_world(world *w)
 {

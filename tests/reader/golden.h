@@ -66,8 +66,8 @@ static inline const int64_t *golden_ints(const safetensors *g, const char *name,
 /* One case: its ids with the pictures' places, and the pictures' patches as the reference preprocessed them. */
 typedef struct { prompt p; picture pic[4]; int n_pics; int vision_rows; const json_t *j; } golden_case;
 
-static inline golden_case golden_open(const safetensors *g, const safetensors *pixels, const json_t *json, const char *name,
-                                      int32_t image_id, arena *a)
+static inline golden_case golden_open(const safetensors *g, const safetensors *pixels, const json_t *json,
+                                      const char *name, int32_t image_id, arena *a)
 {
     err         e = {0};
     golden_case c = {0};

@@ -1,5 +1,6 @@
-/* parity.h - every stage of a reader's vision tower and decoder, its greedy continuation and its answers' log-probabilities
- * against the PyTorch reference. A family's own test says where its goldens are and what is special about them. */
+/* parity.h - every stage of a reader's vision tower and decoder, its greedy continuation and its answers'
+ * log-probabilities against the PyTorch reference. A family's own test says where its goldens are and what is
+ * special about them. */
 #ifndef JOMED_TESTS_READER_PARITY_H
 #define JOMED_TESTS_READER_PARITY_H
 
@@ -11,9 +12,10 @@
 typedef struct {
     const char *pixels, *marker;  /* file of the pictures as preprocessed; the token that a picture's rows replace */
     const char *first, *last;     /* names of the tower's stages around its layers */
-    golden_case (*open)(const safetensors *g, const safetensors *pixels, const json_t *json, const char *name, int32_t image_id,
-                        arena *a);
-    void (*check_positions)(const safetensors *g, const golden_case *c, const char *name, const int32_t *pos, int cursor);
+    golden_case (*open)(const safetensors *g, const safetensors *pixels, const json_t *json, const char *name,
+                        int32_t image_id, arena *a);
+    void (*check_positions)(const safetensors *g, const golden_case *c, const char *name, const int32_t *pos,
+                            int cursor);
 } golden_family;
 
 /* Tolerances: fixtures/README.md. */
@@ -58,7 +60,8 @@ static fixture *start(const golden_run *run)
     snprintf(path, sizeof path, FIXTURE("golden/%s.json"), run->stem);
     OK(json_open(&f->json, path, &e), e);
     OK(safetensors_open(&f->pixels, run->family->pixels, &e), e);
-    f->c = run->family->open(f->g, f->pixels, f->json, run->name, bpe_special(f->r->tokens, run->family->marker), f->a);
+    f->c = run->family->open(f->g, f->pixels, f->json, run->name, bpe_special(f->r->tokens, run->family->marker),
+                             f->a);
     return f;
 }
 
@@ -108,7 +111,7 @@ static void see(void *ctx, const char *stage, int i, kernels *k, const act *x, i
 {
     fixture *f = ctx;
     char     name[64];
-    int      slot = strcmp(stage, f->run->family->first) == 0 ? 0 : strcmp(stage, f->run->family->last) == 0 ? 1 : 2 + i;
+    int slot = strcmp(stage, f->run->family->first) == 0 ? 0 : strcmp(stage, f->run->family->last) == 0 ? 1 : 2 + i;
     bool     vision = strncmp(stage, "vision", 6) == 0;
     snprintf(name, sizeof name, i < 0 ? "%s" : "%s.%d", stage, i);
     compare_act(f, name, k, x, vision ? f->row[slot] : 0, T, D);
@@ -181,8 +184,14 @@ static void greedy_continuation_matches_the_reference(void **state)
     act     *vision = encode_all(f, NULL);
     int32_t *pos = positions(f, &cursor);
     float   *logits = ARENA_NEW(f->a, float, (size_t)STEPS * (size_t)c->V, &e);
-    generate_args g = {.p = &f->c.p, .vision = vision, .pos = pos, .cursor = cursor, .adapter = f->adapter, .max_new = STEPS,
-                       .stop = -1, .logits = logits};
+    generate_args g = {.p = &f->c.p,
+                       .vision = vision,
+                       .pos = pos,
+                       .cursor = cursor,
+                       .adapter = f->adapter,
+                       .max_new = STEPS,
+                       .stop = -1,
+                       .logits = logits};
     OK(generate_greedy(f->r->m->text, f->k, &g, ids, &n, f->a, &e), e);
     assert_int_equal(n, STEPS);
     snprintf(path, sizeof path, "%s/greedy_ids", f->run->name);
@@ -208,7 +217,8 @@ static void answers_in_one_pass_have_the_reference_logps(void **state)
     int      A = (int)json_array_size(answers), S = f->c.p.n_ids, cursor;
     const char *texts[8];
     assert_true(A >= 2 && A <= 8);
-    for (int i = 0; i < A; i++) texts[i] = json_string_value(json_object_get(json_array_get(answers, (size_t)i), "text"));
+    for (int i = 0; i < A; i++)
+        texts[i] = json_string_value(json_object_get(json_array_get(answers, (size_t)i), "text"));
     trie t;
     OK(trie_of_answers(&t, f->r->tokens, texts, A, f->r->m->end_id, f->a, &e), e);
     assert_false(t.end_token);
@@ -229,7 +239,14 @@ static void answers_in_one_pass_have_the_reference_logps(void **state)
     kv   own = {k->take(k, decoder_kv_len(d, T)), T, 0};
     act *x = k->take(k, (size_t)T * D);
     decoder_embed(d, k, &all, vision, x);
-    decoder_pass pass = {.own = &own, .pos = pos, .x = x, .T = T, .adapter = f->adapter, .want = T - rows, .n_tree = t.n_tree, .visible = t.visible};
+    decoder_pass pass = {.own = &own,
+                         .pos = pos,
+                         .x = x,
+                         .T = T,
+                         .adapter = f->adapter,
+                         .want = T - rows,
+                         .n_tree = t.n_tree,
+                         .visible = t.visible};
     OK(decoder_forward(d, k, &pass, f->a, &e), e);
     act *scored = act_at(k, x, (size_t)(T - rows) * D);
     decoder_norm(d, k, scored, rows);

@@ -1,4 +1,5 @@
-/* test_beam.c - fails when the search goes another way than beam.h says: its order, its ties, where it stops, what it keeps. */
+/* test_beam.c - fails when the search goes another way than beam.h says: its order, its ties, where it stops,
+ * what it keeps. */
 #include "tests/check.h"
 
 #include "reader/beam.h"
@@ -45,7 +46,8 @@ static void check(const beam_search *s, const int32_t *want, int n_want, double 
     assert_int_equal(got_end, ended);
     assert_int_equal(b->agrees[0], agrees);
     if (!(fabs(b->logp - log(p)) < 1e-6)) fail_msg("log p is %.7f, wanted %.7f", b->logp, log(p));
-    if (!(fabs(b->each[0] - log(p)) < 1e-5)) fail_msg("the candidate's log p is %.7f, wanted %.7f", b->each[0], log(p));
+    if (!(fabs(b->each[0] - log(p)) < 1e-5))
+        fail_msg("the candidate's log p is %.7f, wanted %.7f", b->each[0], log(p));
     arena_free(a);
 }
 
@@ -63,7 +65,8 @@ static void one_beam_is_greedy(void **state)
     arena      *a = arena_new(0);
     beam_search s;
     search(&s, &GARDEN_PATH, 1, 5, a);
-    check(&s, (const int32_t[]){0, 0, 0, 0, 0}, 5, 0.5 * 0.25 * 0.25 * 0.25 * 0.25, false, true); /* the lowest id of equals */
+    /* the lowest id of equals */
+    check(&s, (const int32_t[]){0, 0, 0, 0, 0}, 5, 0.5 * 0.25 * 0.25 * 0.25 * 0.25, false, true);
     arena_free(a);
 }
 
@@ -82,7 +85,9 @@ static void two_beams_find_the_likelier_answer(void **state)
 static void an_unlikely_end_does_not_count(void **state)
 {
     (void)state;
-    static const table t = {{[V] = {0.4, 0.3, 0.2, 0.1}, [0] = {0.9, 0.05, 0.025, 0.025}, [1] = {0.9, 0.05, 0.025, 0.025},
+    static const table t = {{[V] = {0.4, 0.3, 0.2, 0.1},
+                             [0] = {0.9, 0.05, 0.025, 0.025},
+                             [1] = {0.9, 0.05, 0.025, 0.025},
                              [2] = {0.9, 0.05, 0.025, 0.025}}};
     arena      *a = arena_new(0);
     beam_search s;
@@ -97,7 +102,8 @@ static void an_unlikely_end_does_not_count(void **state)
 static void an_end_at_once_is_an_empty_answer(void **state)
 {
     (void)state;
-    static const table t = {{[V] = {0.25, 0.125, 0.125, 0.5}, [0] = {1, 0, 0, 0}, [1] = {1, 0, 0, 0}, [2] = {1, 0, 0, 0}}};
+    static const table t = {
+        {[V] = {0.25, 0.125, 0.125, 0.5}, [0] = {1, 0, 0, 0}, [1] = {1, 0, 0, 0}, [2] = {1, 0, 0, 0}}};
     arena      *a = arena_new(0);
     beam_search s;
     for (int B = 1; B <= 3; B++) {

@@ -1,5 +1,5 @@
-/* The decoder's promises beyond the goldens: a row's bits do not depend on how its prompt was cut into passes, on what
- * follows it, or on which rows of the last layer were asked for. */
+/* The decoder's promises beyond the goldens: a row's bits do not depend on how its prompt was cut into passes,
+ * on what follows it, or on which rows of the last layer were asked for. */
 #include "tests/reader/golden.h"
 
 enum { D = 128, LONG = 700 }; /* longer than one block of the feed-forward */
@@ -122,12 +122,13 @@ static void a_cached_prefix_is_as_good_as_own_keys(void **state)
     close_world(w);
 }
 
-/* Sequences of a packed pass: tokens [from, from + T) of the long text behind a prefix of `before` others; the last n_tree are
- * a chain or siblings. */
+/* Sequences of a packed pass: tokens [from, from + T) of the long text behind a prefix of `before` others; the
+ * last n_tree are a chain or siblings. */
 typedef struct { int from, T, want, before, n_tree; bool chain; } sequence;
 enum { N_SEQ = 6 };
-static const sequence SEQUENCES[N_SEQ] = {{0, 40, 39, 0, 0, false},    {50, 1, 0, 17, 0, false},  {100, 33, 29, 64, 3, true},
-                                          {150, 513, 513, 0, 0, false}, {5, 16, 0, 3, 5, false}, {300, 70, 69, 130, 0, false}};
+static const sequence SEQUENCES[N_SEQ] = {{0, 40, 39, 0, 0, false},   {50, 1, 0, 17, 0, false},
+                                          {100, 33, 29, 64, 3, true}, {150, 513, 513, 0, 0, false},
+                                          {5, 16, 0, 3, 5, false},    {300, 70, 69, 130, 0, false}};
 
 /* The pass of s on its own keys; x is where its embeddings go. */
 static decoder_pass make_pass(world *w, const sequence *s, const kv *before, kv *own, act *x)
@@ -141,8 +142,14 @@ static decoder_pass make_pass(world *w, const sequence *s, const kv *before, kv 
         for (int j = 0; j < s->n_tree; j++) visible[i * s->n_tree + j] = i == j || (s->chain && j < i);
     prompt p = {.ids = w->ids + s->from, .n_ids = s->T};
     decoder_embed(w->d, w->k, &p, NULL, x);
-    return (decoder_pass){.prefix = s->before ? before : NULL, .own = own, .pos = pos, .x = x, .T = s->T, .want = s->want,
-                          .n_tree = s->n_tree, .visible = visible};
+    return (decoder_pass){.prefix = s->before ? before : NULL,
+                          .own = own,
+                          .pos = pos,
+                          .x = x,
+                          .T = s->T,
+                          .want = s->want,
+                          .n_tree = s->n_tree,
+                          .visible = visible};
 }
 
 /* Keys and values of every layer, rows [0, n). */
@@ -154,7 +161,8 @@ static float *keys_of(world *w, const kv *c, int n)
     float *out = ARENA_NEW(w->a, float, decoder_kv_len(w->d, n), &e);
     assert_non_null(out);
     for (int i = 0; i < planes; i++)
-        w->k->get(w->k, out + (size_t)i * (size_t)n * row, act_at(w->k, c->data, (size_t)i * (size_t)c->capacity * row), (size_t)n * row);
+        w->k->get(w->k, out + (size_t)i * (size_t)n * row,
+                  act_at(w->k, c->data, (size_t)i * (size_t)c->capacity * row), (size_t)n * row);
     return out;
 }
 
@@ -194,11 +202,13 @@ static void a_packed_sequence_has_the_bits_of_a_pass_alone(void **state)
             OK(w->k->sync(w->k, &e), e);
             uint64_t together = w->k->flops - flops;
             for (int i = 0, r = 0; i < N_SEQ; r += SEQUENCES[i].T - SEQUENCES[i].want, i++) {
-                size_t n = (size_t)(SEQUENCES[i].T - SEQUENCES[i].want) * D, len = decoder_kv_len(w->d, SEQUENCES[i].T);
+                size_t n = (size_t)(SEQUENCES[i].T - SEQUENCES[i].want) * D,
+                       len = decoder_kv_len(w->d, SEQUENCES[i].T);
                 float *got = ARENA_NEW(w->a, float, n + 1, &e);
                 w->k->get(w->k, got, act_at(w->k, out, (size_t)r * D), n);
                 assert_memory_equal(got, want[i], n * sizeof(float));
-                assert_memory_equal(keys_of(w, &packed[i], SEQUENCES[i].T), keys_of(w, &alone[i], SEQUENCES[i].T), len * sizeof(float));
+                assert_memory_equal(keys_of(w, &packed[i], SEQUENCES[i].T), keys_of(w, &alone[i], SEQUENCES[i].T),
+                                    len * sizeof(float));
                 assert_int_equal(packed[i].n, SEQUENCES[i].T);
             }
             w->k->flops = 0;
@@ -232,7 +242,8 @@ static void steps_of_branches_can_be_packed(void **state)
         decoder_pass pass[BRANCHES];
         for (int i = 0; i < BRANCHES; i++) {
             const sequence s = {.from = 400 + step, .T = 1, .before = own[i].n};
-            pass[i] = make_pass(w, &s, NULL, &own[i], act_at(w->k, x, (size_t)i * D)); /* no prefix: what is before is own */
+            /* no prefix: what is before is own */
+            pass[i] = make_pass(w, &s, NULL, &own[i], act_at(w->k, x, (size_t)i * D));
         }
         OK(decoder_forward_packed(w->d, w->k, pass, BRANCHES, out, w->a, &e), e);
         w->k->get(w->k, got, out, BRANCHES * D);
@@ -258,7 +269,8 @@ static void sequences_that_cannot_be_packed_are_our_mistake(void **state)
     act           *x = w->k->take(w->k, 8 * D);
     const sequence s = {.T = 4, .want = 4};
     for (int wrong = 0; wrong < 2; wrong++) {
-        decoder_pass pass[2] = {make_pass(w, &s, NULL, &own[0], x), make_pass(w, &s, NULL, &own[1], act_at(w->k, x, 4 * D))};
+        decoder_pass pass[2] = {make_pass(w, &s, NULL, &own[0], x),
+                                make_pass(w, &s, NULL, &own[1], act_at(w->k, x, 4 * D))};
         if (wrong == 0) pass[1].x = act_at(w->k, x, 3 * D);
         else pass[1].adapter = 1;
         FAILS(decoder_forward_packed(w->d, w->k, pass, 2, NULL, w->a, &e), e, ERR_BUG, "cannot be packed");

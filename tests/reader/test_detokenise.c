@@ -1,4 +1,5 @@
-/* test_detokenise.c - fails when streamed text is cut inside a character, or is another text than all ids at once have. */
+/* test_detokenise.c - fails when streamed text is cut inside a character, or is another text than all ids at
+ * once have. */
 #include "tests/check.h"
 
 #include "base/text.h"
@@ -132,8 +133,9 @@ static void special_tokens_and_unused_ids_are_no_text(void **state)
 static void pieces_make_the_whole(void **state)
 {
     (void)state;
-    static const char said[] = "Kein Befund: 12 mm, \xe2\x89\xa5 3 Herde. \xe8\x82\xba\xe7\x82\x8e? \xd0\x9d\xd0\xb5\xd1\x82.\n\n"
-                               "The lung fields are clear; no effusion, no pneumothorax, the heart is not enlarged.";
+    static const char said[] =
+        "Kein Befund: 12 mm, \xe2\x89\xa5 3 Herde. \xe8\x82\xba\xe7\x82\x8e? \xd0\x9d\xd0\xb5\xd1\x82.\n\n"
+        "The lung fields are clear; no effusion, no pneumothorax, the heart is not enlarged.";
     err      e = {0};
     stream   s;
     int32_t *ids;

@@ -81,8 +81,16 @@ static world *open_world(const char *checkpoint, precision p, size_t cache, int 
     const char   *folder = text_of(w->j, "folder");
     const json_t *z = json_object_get(w->j, "candidates"), *labels = json_object_get(w->j, "labels");
     w->img = picture_of(w, folder, text_of(w->j, "query"));
-    w->q = (reader_query){.img = &w->img, .question = text_of(w->j, "question"), .answers = YES_NO, .A = 2, .labels = w->label,
-                          .L = (int)json_array_size(labels), .z = w->z, .K = (int)json_array_size(z), .load = load, .load_ctx = w};
+    w->q = (reader_query){.img = &w->img,
+                          .question = text_of(w->j, "question"),
+                          .answers = YES_NO,
+                          .A = 2,
+                          .labels = w->label,
+                          .L = (int)json_array_size(labels),
+                          .z = w->z,
+                          .K = (int)json_array_size(z),
+                          .load = load,
+                          .load_ctx = w};
     assert_true(w->q.K <= K && w->q.L <= MOST_LABELS);
     for (int l = 0; l < w->q.L; l++) w->label[l] = json_string_value(json_array_get(labels, (size_t)l));
     for (int k = 0; k < w->q.K; k++) {
@@ -121,7 +129,8 @@ static void is_that_of_pytorch(const world *w, const char *what, const float *go
                 double        want = json_number_value(json_array_get(one, (size_t)i));
                 double x = (double)got[(k * w->q.L + l) * 2 + i];
                 if (!(fabs(x - want) <= tol))
-                    fail_msg("%s, candidate %d, label %d, %s: %.7f, PyTorch has %.7f", what, k, l, YES_NO[i], x, want);
+                    fail_msg("%s, candidate %d, label %d, %s: %.7f, PyTorch has %.7f", what, k, l, YES_NO[i], x,
+                             want);
             }
 }
 
@@ -189,7 +198,8 @@ static void a_label_has_the_same_bits_in_any_company(void **state)
         q.labels = &w->label[l];
         q.L = 1;
         reader_scores y = score(w, &q);
-        for (int k = 0; k < q.K; k++) assert_memory_equal(y.logp + 2 * k, cold.logp + (k * L + l) * 2, 2 * sizeof(float));
+        for (int k = 0; k < q.K; k++)
+            assert_memory_equal(y.logp + 2 * k, cold.logp + (k * L + l) * 2, 2 * sizeof(float));
     }
     static const int     label_from[] = {2, 0, 3, 1}, from[K] = {3, 1, 0, 2};
     const char          *turned_label[4];
@@ -202,7 +212,8 @@ static void a_label_has_the_same_bits_in_any_company(void **state)
     reader_scores y = score(w, &q);
     for (int k = 0; k < K; k++)
         for (int l = 0; l < L; l++)
-            assert_memory_equal(y.logp + (k * L + l) * 2, cold.logp + (from[k] * L + label_from[l]) * 2, 2 * sizeof(float));
+            assert_memory_equal(y.logp + (k * L + l) * 2, cold.logp + (from[k] * L + label_from[l]) * 2,
+                                2 * sizeof(float));
     close_world(w);
     close_world(two);
 }
@@ -234,8 +245,8 @@ static void labels_and_other_questions_do_not_show_in_each_other(void **state)
 static void awkward_labels_are_still_their_own_question(void **state)
 {
     (void)state;
-    static const char *const label[] = {"\n", " ", "?", "a", "a?", "a? a", "\xcc\x81", "\xe2\x80\x8b", "e\xcc\x81", "\xc3\xa9", "1",
-                                        "12", "'s", "<|im_end|>"};
+    static const char *const label[] = {"\n",           " ",         "?",        "a", "a?", "a? a", "\xcc\x81",
+                                        "\xe2\x80\x8b", "e\xcc\x81", "\xc3\xa9", "1", "12", "'s",   "<|im_end|>"};
     static const char *const question[] = {"Which?", "Which? ", "Which\n", "Which:\n\n"};
     static const char *const checkpoint[] = {"qwen2vl-tiny", "pixtral-tiny"};
     for (int c = 0; c < 2; c++) {
@@ -318,8 +329,10 @@ static void the_work_is_the_minimum(void **state)
     OK(w->r->f->prepare(w->r->m, &query, &w->img, IMAGE_NATIVE, w->a, &e), e);
     OK(w->r->f->prefix(w->r->m, w->z[0].caption, &pic, &pair, w->a, &e), e);
     OK(labels_prepare(w->r, &w->q, &query, &ask, &t, w->a, &e), e);
-    assert_int_equal(t.n_rows, w->q.L * 3); /* "Yes" and "No" are two tokens each: the row before them, and one within each */
-    assert_int_equal(reader_minimum_flops(w->r, &one, w->a, &e), by_hand(pair.n_ids, ask.n_ids, t.depth, t.n_tree, t.n_rows));
+    assert_int_equal(t.n_rows, w->q.L * 3); /* "Yes" and "No" are two tokens each: the row before them, and one
+                                               within each */
+    assert_int_equal(reader_minimum_flops(w->r, &one, w->a, &e),
+                     by_hand(pair.n_ids, ask.n_ids, t.depth, t.n_tree, t.n_rows));
 
     uint64_t apart = 0; /* asked one by one */
     for (int l = 0; l < w->q.L; l++) {

@@ -1,5 +1,5 @@
-/* Adapters: what they change and what they must not, the least arithmetic, and that none is loaded in part. Parity with
- * PyTorch, stage by stage, is in test_qwen2vl.c. */
+/* Adapters: what they change and what they must not, the least arithmetic, and that none is loaded in part.
+ * Parity with PyTorch, stage by stage, is in test_qwen2vl.c. */
 #include "tests/reader/demo.h"
 #include "tests/retriever/checkpoint.h"
 
@@ -39,7 +39,10 @@ static const char *save_padded(copy *y, int pad)
     return y->m.dir;
 }
 static const char *save(copy *y) { return save_padded(y, 0); }
-static void set(copy *y, const char *member, const char *value) { folder_set(&y->m, "adapter_config.json", member, value); }
+static void set(copy *y, const char *member, const char *value)
+{
+    folder_set(&y->m, "adapter_config.json", member, value);
+}
 
 static void copy_free(copy *y)
 {
@@ -111,7 +114,8 @@ static void close_to(const scores *x, const scores *y, double tol)
 }
 static double apart(const scores *x, const scores *y) { return rel_max(x->logit, y->logit, SCORES); }
 
-static const reader_adapter TWO[] = {{"text", FIXTURE("qwen2vl-tiny-lora")}, {"both", FIXTURE("qwen2vl-tiny-lora-vision")}};
+static const reader_adapter TWO[] = {{"text", FIXTURE("qwen2vl-tiny-lora")},
+                                     {"both", FIXTURE("qwen2vl-tiny-lora-vision")}};
 
 /* Also with prefixes in the cache, where each adapter has its own. */
 static void an_adapter_changes_only_what_names_it(void **state)
@@ -201,7 +205,8 @@ static void types_and_alignment_do_not_matter(void **state)
 static void multiply(copy *y, const char *half, float by)
 {
     for (int i = 0; i < y->c.n; i++)
-        for (size_t j = 0; strstr(y->c.t[i].name, half) && j < y->c.t[i].bytes / 4; j++) ((float *)y->c.t[i].data)[j] *= by;
+        for (size_t j = 0; strstr(y->c.t[i].name, half) && j < y->c.t[i].bytes / 4; j++)
+            ((float *)y->c.t[i].data)[j] *= by;
 }
 
 /* r is 8, alpha 16: s = 2, or rank-stabilised 16 / sqrt(8). Powers of two in B are exact. */
@@ -244,7 +249,8 @@ static void rank_one(void **state)
     scores beside = alone(save(y), false), merged = alone(y->m.dir, true), base = alone(NULL, false);
     close_to(&merged, &beside, 1e-4);
     assert_true(apart(&beside, &base) > 1e-2);
-    scores wide = alone_on(WIDE, y->m.dir, false, PRECISION_BF16), wide_merged = alone_on(WIDE, y->m.dir, true, PRECISION_BF16);
+    scores wide = alone_on(WIDE, y->m.dir, false, PRECISION_BF16),
+           wide_merged = alone_on(WIDE, y->m.dir, true, PRECISION_BF16);
     close_to(&wide, &wide_merged, 3e-2);
     copy_free(y);
 }
@@ -348,7 +354,8 @@ static void tells_what_it_holds(void **state)
 
 /* ---- refusals ---- */
 
-static void opening_fails(const char *base, const reader_adapter *a, int n, bool merge, err_code code, const char *part)
+static void opening_fails(const char *base, const reader_adapter *a, int n, bool merge, err_code code,
+                          const char *part)
 {
     err            e;
     reader        *r = NULL;
@@ -369,18 +376,31 @@ static void refused(copy *y, const char *part)
 static void features_that_are_not_built_are_refused_by_name(void **state)
 {
     (void)state;
-    static const struct { const char *member, *value, *part; } bad[] = {
-        {"use_dora", "true", "use_dora is set"}, {"modules_to_save", "[\"lm_head\"]", "modules_to_save is set"},
-        {"bias", "\"all\"", "bias is 'all'"}, {"bias", "\"lora_only\"", "bias is 'lora_only'"},
-        {"fan_in_fan_out", "true", "fan_in_fan_out is set"}, {"trainable_token_indices", "[3]", "trainable_token_indices is set"},
-        {"layer_replication", "[[0, 2]]", "layer_replication is set"}, {"lora_bias", "true", "lora_bias is set"},
-        {"rank_pattern", "{\"q_proj\": 4}", "rank_pattern is set"}, {"alpha_pattern", "{\"q_proj\": 4}", "alpha_pattern is set"},
-        {"target_parameters", "[\"experts\"]", "target_parameters is set"}, {"use_qalora", "true", "use_qalora is set"},
-        {"a_later_invention", "1", "a_later_invention is set"}, {"peft_type", "\"IA3\"", "peft_type is 'IA3'"},
-        {"peft_type", NULL, "peft_type is ''"}, {"init_lora_weights", "\"pissa_niter_16\"", "init_lora_weights is 'pissa_niter_16'"},
-        {"r", "0", "r must be 1 to"}, {"r", "1000000", "r must be 1 to"}, {"r", NULL, "r "}, {"r", "\"8\"", "r "},
-        {"r", "4", "has rank 8, adapter_config.json says 4"}, {"lora_alpha", "\"16\"", "lora_alpha"},
-        {"lora_alpha", "1e300", "lora_alpha is out of range"}, {"use_rslora", "\"yes\"", "use_rslora"}};
+    static const struct { const char *member, *value, *part;
+    } bad[] = {{"use_dora", "true", "use_dora is set"},
+               {"modules_to_save", "[\"lm_head\"]", "modules_to_save is set"},
+               {"bias", "\"all\"", "bias is 'all'"},
+               {"bias", "\"lora_only\"", "bias is 'lora_only'"},
+               {"fan_in_fan_out", "true", "fan_in_fan_out is set"},
+               {"trainable_token_indices", "[3]", "trainable_token_indices is set"},
+               {"layer_replication", "[[0, 2]]", "layer_replication is set"},
+               {"lora_bias", "true", "lora_bias is set"},
+               {"rank_pattern", "{\"q_proj\": 4}", "rank_pattern is set"},
+               {"alpha_pattern", "{\"q_proj\": 4}", "alpha_pattern is set"},
+               {"target_parameters", "[\"experts\"]", "target_parameters is set"},
+               {"use_qalora", "true", "use_qalora is set"},
+               {"a_later_invention", "1", "a_later_invention is set"},
+               {"peft_type", "\"IA3\"", "peft_type is 'IA3'"},
+               {"peft_type", NULL, "peft_type is ''"},
+               {"init_lora_weights", "\"pissa_niter_16\"", "init_lora_weights is 'pissa_niter_16'"},
+               {"r", "0", "r must be 1 to"},
+               {"r", "1000000", "r must be 1 to"},
+               {"r", NULL, "r "},
+               {"r", "\"8\"", "r "},
+               {"r", "4", "has rank 8, adapter_config.json says 4"},
+               {"lora_alpha", "\"16\"", "lora_alpha"},
+               {"lora_alpha", "1e300", "lora_alpha is out of range"},
+               {"use_rslora", "\"yes\"", "use_rslora"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         copy *y = text_adapter();
         set(y, bad[i].member, bad[i].value);
@@ -388,9 +408,14 @@ static void features_that_are_not_built_are_refused_by_name(void **state)
         copy_free(y);
     }
     /* off, or without a say in the result */
-    static const struct { const char *member, *value; } fine[] = {
-        {"use_dora", NULL}, {"modules_to_save", "[]"}, {"a_later_invention", "false"}, {"qalora_group_size", "16"},
-        {"target_modules", "\"^(?!.*patch_embed).*(?:q_proj).*\""}, {"init_lora_weights", "\"gaussian\""}, {"peft_version", "\"0.17\""}};
+    static const struct { const char *member, *value;
+    } fine[] = {{"use_dora", NULL},
+                {"modules_to_save", "[]"},
+                {"a_later_invention", "false"},
+                {"qalora_group_size", "16"},
+                {"target_modules", "\"^(?!.*patch_embed).*(?:q_proj).*\""},
+                {"init_lora_weights", "\"gaussian\""},
+                {"peft_version", "\"0.17\""}};
     copy  *y = text_adapter();
     scores want = alone(save(y), false);
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) set(y, fine[i].member, fine[i].value);
@@ -428,15 +453,16 @@ static void every_tensor_must_find_its_layer(void **state)
             char  old[128], *at;
             snprintf(old, sizeof old, "%s", z->c.t[j].name);
             if (!(at = strstr(old, names[i].from))) continue;
-            snprintf(z->c.t[j].name, sizeof z->c.t[j].name, "%.*s%s%.60s", (int)(at - old), old, names[i].to, at + strlen(names[i].from));
+            snprintf(z->c.t[j].name, sizeof z->c.t[j].name, "%.*s%s%.60s", (int)(at - old), old, names[i].to,
+                     at + strlen(names[i].from));
         }
         refused(z, names[i].part);
         copy_free(z);
     }
 
     copy *more = text_adapter(); /* what belongs to DoRA, whatever the configuration says */
-    checkpoint_add(&more->c, "base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector", DTYPE_F32, 1, (int64_t[]){8},
-                   more->c.t[0].data);
+    checkpoint_add(&more->c, "base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector", DTYPE_F32, 1,
+                   (int64_t[]){8}, more->c.t[0].data);
     refused(more, "lora_magnitude_vector is not base_model.model.*");
     copy_free(more);
 
@@ -446,7 +472,8 @@ static void every_tensor_must_find_its_layer(void **state)
         saved_tensor *t;
         snprintf(name, sizeof name, "base_model.model.model.layers.0.mlp.up_proj.lora_%c.weight", "AB"[half]);
         t = checkpoint_find(&twice->c, name);
-        snprintf(name, sizeof name, "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_%c.weight", "AB"[half]);
+        snprintf(name, sizeof name, "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_%c.weight",
+                 "AB"[half]);
         checkpoint_add(&twice->c, name, t->type, 2, t->dim, t->data);
     }
     refused(twice, "language_model.layers.0.mlp.up_proj.lora_A.weight: the reader has no such layer");
@@ -456,11 +483,13 @@ static void every_tensor_must_find_its_layer(void **state)
 static void shapes_must_be_those_of_the_base(void **state)
 {
     (void)state;
-    static const struct { const char *name; int dim, size; const char *part; } bad[] = {
-        {"q_proj.lora_A.weight", 1, 127, "q_proj.lora_A.weight: the adapter takes 127 and gives 128, the reader's layer 128 and 128"},
-        {"k_proj.lora_B.weight", 0, 63, "k_proj.lora_B.weight: the adapter takes 128 and gives 63, the reader's layer 128 and 64"},
-        {"q_proj.lora_A.weight", 0, 7, "q_proj.lora_A.weight has rank 7, adapter_config.json says 8"},
-        {"q_proj.lora_B.weight", 1, 7, "q_proj.lora_B.weight has rank 7, adapter_config.json says 8"}};
+    static const struct { const char *name; int dim, size; const char *part;
+    } bad[] = {{"q_proj.lora_A.weight", 1, 127,
+                "q_proj.lora_A.weight: the adapter takes 127 and gives 128, the reader's layer 128 and 128"},
+               {"k_proj.lora_B.weight", 0, 63,
+                "k_proj.lora_B.weight: the adapter takes 128 and gives 63, the reader's layer 128 and 64"},
+               {"q_proj.lora_A.weight", 0, 7, "q_proj.lora_A.weight has rank 7, adapter_config.json says 8"},
+               {"q_proj.lora_B.weight", 1, 7, "q_proj.lora_B.weight has rank 7, adapter_config.json says 8"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char  name[128];
         copy *y = text_adapter();
@@ -553,7 +582,15 @@ static void no_memory_while_opening_leaks_nothing(void **state)
 
 /* ---- several workers, each with an adapter of its own, on one reader ---- */
 
-typedef struct { reader *r; kernels *k; demo *d; demo_case *c; const scores *want; int first; const char *wrong; } job;
+typedef struct {
+    reader *r;
+    kernels *k;
+    demo *d;
+    demo_case *c;
+    const scores *want;
+    int first;
+    const char *wrong;
+} job;
 
 static void *work(void *arg)
 {

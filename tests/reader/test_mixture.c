@@ -1,5 +1,5 @@
-/* test_mixture.c - fails when the mixture of next-token distributions, the pool of logits or the repetition penalty is another
- * function than the one written down. */
+/* test_mixture.c - fails when the mixture of next-token distributions, the pool of logits or the repetition
+ * penalty is another function than the one written down. */
 #include "tests/check.h"
 
 #include "reader/mixture.h"

@@ -1,9 +1,10 @@
-/* Opening a reader: the spellings of names and configurations that are in the wild give the same model, and whatever is
- * missing, misshapen or not built is refused with the file and the member or tensor at fault. */
+/* Opening a reader: the spellings of names and configurations that are in the wild give the same model, and
+ * whatever is missing, misshapen or not built is refused with the file and the member or tensor at fault. */
 #include "tests/reader/copy.h"
 #include "base/memory.h"
 
-/* Numbers that depend on every tensor: one picture through the vision tower, placed in a short prompt, last logits. */
+/* Numbers that depend on every tensor: one picture through the vision tower, placed in a short prompt, last
+ * logits. */
 enum { PRINT = 640 };
 static void fingerprint(reader *r, kernels *k, float out[PRINT])
 {
@@ -64,7 +65,8 @@ static void tells_what_it_opened(void **state)
     assert_string_equal(reader_family(r), "qwen2_vl");
     assert_int_equal(strlen(reader_hash(r)), 64);
     assert_int_equal(reader_max_tokens(r), 32768);
-    int64_t vision = 64 * 1176 + 2 * (4 * 64 + 192 * 65 + 64 * 65 + 256 * 65 + 64 * 257) + 2 * 64 + 256 * 257 + 128 * 257;
+    int64_t vision =
+        64 * 1176 + 2 * (4 * 64 + 192 * 65 + 64 * 65 + 256 * 65 + 64 * 257) + 2 * 64 + 256 * 257 + 128 * 257;
     int64_t layer = 2 * 128 + 128 * 129 + 2 * 64 * 129 + 128 * 128 + 3 * 128 * 192;
     assert_int_equal(reader_parameters(r), vision + 3 * layer + 128 + 2 * 640 * 128);
     reader_close(r);
@@ -118,7 +120,8 @@ static void configurations_saved_again_are_read(void **state)
     folder_set(&y->m, "preprocessor_config.json", "size", "{\"shortest_edge\": 3136, \"longest_edge\": 12845056}");
     folder_set(&y->m, "preprocessor_config.json", "min_pixels", NULL);
     folder_set(&y->m, "preprocessor_config.json", "max_pixels", NULL);
-    folder_set(&y->m, "config.json", "vision_config.hidden_size", NULL); /* left out where it is the class's default */
+    /* left out where it is the class's default */
+    folder_set(&y->m, "config.json", "vision_config.hidden_size", NULL);
     folder_set(&y->m, "config.json", "vision_config.mlp_ratio", NULL);
     folder_set(&y->m, "config.json", "vision_config.patch_size", NULL);
     folder_set(&y->m, "config.json", "vision_config.spatial_merge_size", NULL);
@@ -137,7 +140,8 @@ static void tied_and_own_heads_are_told_apart(void **state)
     is_still(y, "qwen2vl-tiny-bf16-sharded");
     folder_set(&y->m, "config.json", "text_config", "{\"tie_word_embeddings\": false}");
     is_still(y, "qwen2vl-tiny-bf16-sharded");
-    folder_set(&y->m, "config.json", "tie_word_embeddings", "true"); /* the library then ignores the head in the file */
+    /* the library then ignores the head in the file */
+    folder_set(&y->m, "config.json", "tie_word_embeddings", "true");
     save(y);
     fingerprint_of(y->m.dir, tied);
     fingerprint_of(FIXTURE("qwen2vl-tiny-bf16-sharded"), own);
@@ -188,7 +192,8 @@ static void every_tensor_is_needed(void **state)
         if (!strstr(e.text, y->m.dir)) fail_msg("'%s' names no file", e.text);
         y->c.t[i].name[0] = name[0];
 
-        y->c.t[i].dim[0]--; /* one row short; the bytes that are left over end the file's check, so shorten them too */
+        y->c.t[i].dim[0]--; /* one row short; the bytes that are left over end the file's check, so shorten them
+                               too */
         size_t was = y->c.t[i].bytes;
         y->c.t[i].bytes -= was / (size_t)(y->c.t[i].dim[0] + 1);
         save(y);
@@ -214,7 +219,8 @@ static void whole_number_tensors_are_refused(void **state)
 static void configurations_that_are_not_built_are_refused_by_member(void **state)
 {
     (void)state;
-    static const struct { const char *member, *value, *part; } wrong[] = {
+    static const struct { const char *member, *value, *part;
+    } wrong[] = {
         {"model_type", "\"qwen3_vl\"", "'qwen3_vl' is not a reader that is supported (qwen2_vl, llava)"},
         {"model_type", "7", "model_type"},
         {"hidden_size", NULL, "hidden_size is missing"},
@@ -227,7 +233,8 @@ static void configurations_that_are_not_built_are_refused_by_member(void **state
         {"use_sliding_window", "true", "use_sliding_window"},
         {"rope_theta", "0.5", "rope_theta"},
         {"rope_scaling", "{\"type\": \"yarn\", \"mrope_section\": [4, 6, 6]}", "rope_scaling.type is 'yarn'"},
-        {"rope_scaling", "{\"type\": \"mrope\", \"mrope_section\": [4, 6, 7]}", "mrope_section must add up to half the head's 32"},
+        {"rope_scaling", "{\"type\": \"mrope\", \"mrope_section\": [4, 6, 7]}",
+         "mrope_section must add up to half the head's 32"},
         {"rope_scaling", "{\"type\": \"mrope\", \"mrope_section\": [4, 12]}", "mrope_section must be three sizes"},
         {"rope_scaling", NULL, "mrope_section"},
         {"vision_config.hidden_act", "\"gelu\"", "vision_config.hidden_act is 'gelu'"},
@@ -260,7 +267,8 @@ static void an_embedding_shorter_than_the_vocabulary_is_refused(void **state)
 static void files_that_are_missing_are_named(void **state)
 {
     (void)state;
-    static const char *const NAME[] = {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"};
+    static const char *const NAME[] = {"config.json", "tokenizer.json", "preprocessor_config.json",
+                                       "model.safetensors"};
     for (int i = 0; i < 4; i++) {
         err            e;
         reader        *r = NULL;

@@ -1,5 +1,5 @@
-/* Open answers: PyTorch's tokens and likelihoods, the same bits whatever surrounds a case, text that streams in whole characters,
- * the least arithmetic, and an error instead of an answer when something fails. */
+/* Open answers: PyTorch's tokens and likelihoods, the same bits whatever surrounds a case, text that streams in
+ * whole characters, the least arithmetic, and an error instead of an answer when something fails. */
 #include "tests/reader/copy.h"
 
 #include "base/file.h"
@@ -81,7 +81,8 @@ static world *open_world(size_t i, size_t cache, int threads)
         w->heads[k] = (unsigned)json_integer_value(json_object_get(one, "heads"));
         open_picture(w, &w->of[k], text_of(one, "image"));
     }
-    w->q = (reader_query){.img = &w->img, .question = text_of(w->j, "question"), .z = w->z, .K = (int)k, .load = load, .load_ctx = w};
+    w->q = (reader_query){
+        .img = &w->img, .question = text_of(w->j, "question"), .z = w->z, .K = (int)k, .load = load, .load_ctx = w};
     return w;
 }
 
@@ -117,11 +118,14 @@ static reader_decoding decoding_of(world *w, const json_t *run)
     w->said[0] = 0;
     w->calls = 0;
     w->calls_left = -1;
-    return (reader_decoding){.weight = w->w, .heads = w->heads, .reference = strcmp(text_of(run, "mode"), "reference") == 0,
+    return (reader_decoding){.weight = w->w,
+                             .heads = w->heads,
+                             .reference = strcmp(text_of(run, "mode"), "reference") == 0,
                              .beams = (int)json_integer_value(json_object_get(run, "beams")),
                              .max_new_tokens = (int)json_integer_value(json_object_get(run, "max_new_tokens")),
                              .repetition_penalty = json_number_value(json_object_get(run, "repetition_penalty")),
-                             .on_text = say, .on_text_ctx = w};
+                             .on_text = say,
+                             .on_text_ctx = w};
 }
 
 static reader_text generate(world *w, const reader_query *q, const reader_decoding *d)
@@ -161,7 +165,8 @@ static void each_step_is_right(world *w, const json_t *run)
 
 static void check_run(world *w, const json_t *run)
 {
-    const json_t   *tokens = json_object_get(run, "tokens"), *each = json_object_get(run, "each"), *agrees = json_object_get(run, "agrees");
+    const json_t *tokens = json_object_get(run, "tokens"), *each = json_object_get(run, "each"),
+                 *agrees = json_object_get(run, "agrees");
     reader_decoding d = decoding_of(w, run);
     reader_text     y = generate(w, &w->q, &d);
     int             n = (int)json_array_size(tokens);
@@ -267,7 +272,8 @@ static void whole_prompt(world *w, prompt *p, int32_t **pos, int *cursor, act **
     OK(query_prepare(r, &w->q, &pic[1], &ask, w->a, &e), e);
     OK(prefix_render(r, &w->q, &w->z[0], &pic[0], &z, w->a, &e), e);
     int n = z.n_ids + ask.n_ids;
-    *p = (prompt){ARENA_NEW(w->a, int32_t, n, &e), n, ARENA_NEW(w->a, image_span, z.n_spans + ask.n_spans, &e), z.n_spans + ask.n_spans};
+    *p = (prompt){ARENA_NEW(w->a, int32_t, n, &e), n, ARENA_NEW(w->a, image_span, z.n_spans + ask.n_spans, &e),
+                  z.n_spans + ask.n_spans};
     memcpy(p->ids, z.ids, (size_t)z.n_ids * sizeof *p->ids);
     memcpy(p->ids + z.n_ids, ask.ids, (size_t)ask.n_ids * sizeof *p->ids);
     memcpy(p->span, z.span, (size_t)z.n_spans * sizeof *p->span);
@@ -302,7 +308,8 @@ static void one_candidate_alone_is_plain_greedy_decoding(void **state)
                            .max_new = STEPS, .stop = -1};
         OK(generate_greedy(w->r->m->text, w->k, &g, ids, &n, w->a, &e), e);
         w->q.K = 1;
-        reader_decoding d = {.weight = (const float[]){1}, .max_new_tokens = STEPS, .beams = 1, .repetition_penalty = 1};
+        reader_decoding d = {
+            .weight = (const float[]){1}, .max_new_tokens = STEPS, .beams = 1, .repetition_penalty = 1};
         reader_text     y = generate(w, &w->q, &d);
         int             same = 0;
         while (same < STEPS && !generation_ends(&w->r->generation, ids[same])) same++;
@@ -320,7 +327,8 @@ static void one_candidate_alone_is_plain_greedy_decoding(void **state)
     }
 }
 
-/* Cut short, an answer is scored as reader_score scores it: the beams' tree of keys against a pass over the whole answer. */
+/* Cut short, an answer is scored as reader_score scores it: the beams' tree of keys against a pass over the
+ * whole answer. */
 static void likelihoods_are_those_of_scoring(void **state)
 {
     (void)state;
@@ -337,7 +345,8 @@ static void likelihoods_are_those_of_scoring(void **state)
         OK(bpe_encode(w->r->tokens, y.text, strlen(y.text), false, false, &ids, &n, w->a, &e), e);
         assert_int_equal(n, y.n_tokens); /* the text's own tokens are those that were emitted */
         assert_memory_equal(ids, y.token, (size_t)n * sizeof *ids);
-        q.answers = (const char *const[]){y.text, arena_printf(w->a, &e, "%s or not", y.text)}; /* so that the end is scored */
+        /* so that the end is scored */
+        q.answers = (const char *const[]){y.text, arena_printf(w->a, &e, "%s or not", y.text)};
         q.A = 2;
         OK(reader_score(w->r, w->k, &q, w->a, &s, &e), e);
         assert_true(s.end_token);
@@ -441,7 +450,8 @@ static void weights_that_are_no_numbers_give_no_answer(void **state)
     reader_close(w->r);
     w->r = open_reader(broken->m.dir, CACHE, w->k);
     for (int reference = 0; reference < 2; reference++) {
-        reader_decoding d = {.weight = w->w, .max_new_tokens = 1, .beams = 1, .repetition_penalty = 1, .reference = reference};
+        reader_decoding d = {
+            .weight = w->w, .max_new_tokens = 1, .beams = 1, .repetition_penalty = 1, .reference = reference};
         FAILS(reader_generate(w->r, w->k, &w->q, &d, w->a, &y, &e), e, ERR_BUG, "are the weights sound?");
     }
     close_world(w);
@@ -461,7 +471,8 @@ static void what_makes_no_sense_is_our_own_mistake(void **state)
     d[2].repetition_penalty = 0;
     d[3].repetition_penalty = NAN;
     d[4].reference = true, d[4].beams = 2;
-    for (int i = 0; i < 5; i++) FAILS(reader_generate(w->r, w->k, &w->q, &d[i], w->a, &y, &e), e, ERR_BUG, "open answer");
+    for (int i = 0; i < 5; i++)
+        FAILS(reader_generate(w->r, w->k, &w->q, &d[i], w->a, &y, &e), e, ERR_BUG, "open answer");
     w->q.adapter = 1;
     FAILS(reader_generate(w->r, w->k, &w->q, &good, w->a, &y, &e), e, ERR_BUG, "adapter 1 of 0");
     close_world(w);
@@ -482,8 +493,8 @@ static bool attempt(world *w, const reader_decoding *d, size_t limit, const read
     return ok;
 }
 
-/* The request's memory ends at any place: an error each time. The n-th allocation fails: an error, or nothing but the cache went
- * without. */
+/* The request's memory ends at any place: an error each time. The n-th allocation fails: an error, or nothing
+ * but the cache went without. */
 static void memory_may_end_anywhere(world *w, const json_t *run)
 {
     err             e;
@@ -549,7 +560,8 @@ static void scratch_that_ran_out_serves_the_next_request(void **state)
 
 /* ---- the work ---- */
 
-/* The same prompts scored with one answer of one token cost all but the steps: these are one row a branch and token. */
+/* The same prompts scored with one answer of one token cost all but the steps: these are one row a branch and
+ * token. */
 static void the_work_is_the_minimum(void **state)
 {
     (void)state;

@@ -1,5 +1,6 @@
 /* Golden parity of Pixtral: every stage of the vision tower and of the decoder against the PyTorch reference, for two
- * checkpoints (one F32 file, BF16 shards), in f32 and in bf16 products; reader_score on such a checkpoint; and adapters of it. */
+ * checkpoints (one F32 file, BF16 shards), in f32 and in bf16 products; reader_score on such a checkpoint; and
+ * adapters of it. */
 #include "tests/reader/copy.h"
 #include "tests/reader/parity.h"
 
@@ -27,8 +28,8 @@ static picture patches_of(const tensor *t, arena *a)
 }
 
 /* One span a row: the marker's runs, between break tokens. */
-static golden_case open_case(const safetensors *g, const safetensors *pixels, const json_t *json, const char *name, int32_t image_id,
-                             arena *a)
+static golden_case open_case(const safetensors *g, const safetensors *pixels, const json_t *json, const char *name,
+                             int32_t image_id, arena *a)
 {
     err         e = {0};
     golden_case c = {0};
@@ -73,18 +74,23 @@ static golden_case open_case(const safetensors *g, const safetensors *pixels, co
 }
 
 /* Plain: a picture's tokens and breaks count like text, on all axes. */
-static void check_positions(const safetensors *g, const golden_case *c, const char *name, const int32_t *pos, int cursor)
+static void check_positions(const safetensors *g, const golden_case *c, const char *name, const int32_t *pos,
+                            int cursor)
 {
     (void)g, (void)name;
     for (int i = 0; i < 3 * c->p.n_ids; i++) assert_int_equal(pos[i], i % c->p.n_ids);
     assert_int_equal(cursor, c->p.n_ids);
 }
 
-static const golden_family PIXTRAL = {FIXTURE("golden/pixtral-preprocess.safetensors"), "[IMG]", "vision.ln_pre", "vision.projector",
-                                      open_case, check_positions};
+static const golden_family PIXTRAL = {FIXTURE("golden/pixtral-preprocess.safetensors"),
+                                      "[IMG]",
+                                      "vision.ln_pre",
+                                      "vision.projector",
+                                      open_case,
+                                      check_positions};
 
-/* What the eight greedy tokens spell, added tokens written out. Where a character is cut, the library puts U+FFFD and we the
- * bytes, so only the whole texts are compared. */
+/* What the eight greedy tokens spell, added tokens written out. Where a character is cut, the library puts
+ * U+FFFD and we the bytes, so only the whole texts are compared. */
 static int texts_compared(const char *golden, const bpe *b)
 {
     err     e = {0};
@@ -115,7 +121,8 @@ static int texts_compared(const char *golden, const bpe *b)
 static void greedy_text_is_the_librarys(void **state)
 {
     (void)state;
-    static const char *const golden[] = {FIXTURE("golden/pixtral-tiny.f32.json"), FIXTURE("golden/pixtral-tiny-bf16.f32.json"),
+    static const char *const golden[] = {FIXTURE("golden/pixtral-tiny.f32.json"),
+                                         FIXTURE("golden/pixtral-tiny-bf16.f32.json"),
                                          FIXTURE("golden/pixtral-tiny-bf16.bf16.json")};
     err  e = {0};
     bpe *b;
@@ -180,8 +187,14 @@ static world *open_world(const char *dir, size_t cache, int threads)
     OK(safetensors_open(&w->decoded, FIXTURE("images/decoded.safetensors"), &e), e);
     w->img = picture_of(w, PICTURE[0]);
     for (int i = 0; i < K; i++) w->z[i] = (reader_passage){i + 1, CAPTION[i + 1]};
-    w->q = (reader_query){.img = &w->img, .question = "Is there a house?", .answers = ANSWERS, .A = A, .z = w->z, .K = K,
-                          .load = load, .load_ctx = w};
+    w->q = (reader_query){.img = &w->img,
+                          .question = "Is there a house?",
+                          .answers = ANSWERS,
+                          .A = A,
+                          .z = w->z,
+                          .K = K,
+                          .load = load,
+                          .load_ctx = w};
     return w;
 }
 
@@ -227,14 +240,16 @@ static float logp_by_hand(world *w, int z, const char *answer)
     for (int i = 0, at = 0; i < 2; at += part[i++].n_ids) {
         memcpy(all.ids + at, part[i].ids, (size_t)part[i].n_ids * sizeof *all.ids);
         for (int s = 0; s < part[i].n_spans; s++)
-            all.span[all.n_spans++] = (image_span){part[i].span[s].start + at, part[i].span[s].rows, part[i].span[s].cols};
+            all.span[all.n_spans++] =
+                (image_span){part[i].span[s].start + at, part[i].span[s].rows, part[i].span[s].cols};
     }
     int S = all.n_ids - n_own;
     memcpy(all.ids + S, own, (size_t)n_own * sizeof *own);
     int32_t *pos = ARENA_NEW(w->a, int32_t, 3 * all.n_ids, &e);
     w->r->f->positions(pos, &all, 0);
 
-    size_t mark = k->mark(k), n0 = (size_t)pic[0].rows * (size_t)pic[0].cols, n1 = (size_t)pic[1].rows * (size_t)pic[1].cols;
+    size_t mark = k->mark(k), n0 = (size_t)pic[0].rows * (size_t)pic[0].cols,
+           n1 = (size_t)pic[1].rows * (size_t)pic[1].cols;
     act   *vision = k->take(k, (n0 + n1) * D), *x = k->take(k, (size_t)all.n_ids * D);
     OK(w->r->f->encode(m, k, 0, &pic[0], 1, vision, NULL, w->a, &e), e);
     OK(w->r->f->encode(m, k, 0, &pic[1], 1, act_at(k, vision, n0 * D), NULL, w->a, &e), e);
@@ -268,7 +283,8 @@ static void scores_are_those_of_the_whole_prompt(void **state)
         for (int i = 0; i < A; i++) {
             float want = logp_by_hand(w, z, ANSWERS[i]);
             if (!(fabsf(y.logp[z * A + i] - want) <= 1e-4f * (float)y.answer_tokens[i]))
-                fail_msg("candidate %d, answer %d: %.6f, as one prompt %.6f", z, i, (double)y.logp[z * A + i], (double)want);
+                fail_msg("candidate %d, answer %d: %.6f, as one prompt %.6f", z, i, (double)y.logp[z * A + i],
+                         (double)want);
         }
     close_world(w);
 }
@@ -324,7 +340,8 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
 
     reader_query jomed = w->q, alone = fresh->q;
     jomed.policy = alone.policy = IMAGE_JOMED_256;
-    reader_scores native = score(w, &w->q), other = score(w, &jomed), again = score(w, &w->q), apart = score(fresh, &alone);
+    reader_scores native = score(w, &w->q), other = score(w, &jomed), again = score(w, &w->q),
+                  apart = score(fresh, &alone);
     assert_int_equal(other.n_cached, 0);
     assert_int_equal(again.n_cached, K);
     assert_memory_equal(again.logp, native.logp, K * A * sizeof(float));
@@ -338,7 +355,8 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
 /* By hand, from the fixture's sizes: fixtures/README.md. */
 static uint64_t vision_by_hand(uint64_t P)
 {
-    return 2 * P * 768 * 64 + 2 * (2 * P * (4 * 64 * 64 + 3 * 64 * 128) + 4 * P * P * 64) + 2 * P * (64 * 96 + 96 * 96);
+    return 2 * P * 768 * 64 + 2 * (2 * P * (4 * 64 * 64 + 3 * 64 * 128) + 4 * P * P * 64)
+           + 2 * P * (64 * 96 + 96 * 96);
 }
 
 static void the_work_is_the_formulas(void **state)
@@ -363,7 +381,8 @@ static void the_work_is_the_formulas(void **state)
 
 /* ---- adapters ------------------------------------------------------------------------------------------------- */
 
-/* Every linear of a vision layer, the projector's and one of the text's; in an adapter by old names and by new ones. */
+/* Every linear of a vision layer, the projector's and one of the text's; in an adapter by old names and by new
+ * ones. */
 #define VISION "vision_tower.transformer.layers."
 static const char *const ADAPTED[][2] = {
     {VISION "0.attention.q_proj", VISION "0.attention.q_proj"},
@@ -380,7 +399,8 @@ static const char *const ADAPTED[][2] = {
 };
 enum { N_ADAPTED = sizeof ADAPTED / sizeof *ADAPTED, RANK = 4 };
 
-/* Add A [RANK, in] and B [out, RANK] for one layer to an adapter; and 2 B A, as its alpha of 2 RANK says, to the layer's W. */
+/* Add A [RANK, in] and B [out, RANK] for one layer to an adapter; and 2 B A, as its alpha of 2 RANK says, to
+ * the layer's W. */
 static void adapt(checkpoint *c, copy *base, const char *const name[2], float b_size)
 {
     char          s[128];
@@ -390,8 +410,10 @@ static void adapt(checkpoint *c, copy *base, const char *const name[2], float b_
     int64_t       out = t->dim[0], in = t->dim[1];
     float        *w = t->data, *a = must(malloc((size_t)in * RANK * 4)), *b = must(malloc((size_t)out * RANK * 4));
     assert_int_equal(t->type, DTYPE_F32);
-    for (int64_t i = 0; i < in * RANK; i++) a[i] = (float)((seed = seed * 1664525 + 1013904223) >> 8) / (1 << 24) - 0.5f;
-    for (int64_t i = 0; i < out * RANK; i++) b[i] = b_size * ((float)((seed = seed * 1664525 + 1013904223) >> 8) / (1 << 24) - 0.5f);
+    for (int64_t i = 0; i < in * RANK; i++)
+        a[i] = (float)((seed = seed * 1664525 + 1013904223) >> 8) / (1 << 24) - 0.5f;
+    for (int64_t i = 0; i < out * RANK; i++)
+        b[i] = b_size * ((float)((seed = seed * 1664525 + 1013904223) >> 8) / (1 << 24) - 0.5f);
     for (int64_t o = 0; o < out; o++)
         for (int64_t i = 0; i < in; i++)
             for (int r = 0; r < RANK; r++) w[o * in + i] += 2 * b[o * RANK + r] * a[r * in + i];

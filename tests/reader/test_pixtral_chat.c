@@ -44,7 +44,8 @@ static int32_t *whole(const pixtral_chat *c, const char *s, const int (*grid)[2]
     int32_t *ids, *out;
     int      n, seen = 0, room = 0;
     OK(bpe_encode(c->b, s, strlen(s), true, false, &ids, &n, a, &e), e);
-    for (int i = 0; i < n; i++) room += ids[i] == c->image ? grid[seen][0] * (grid[seen][1] + 1) : 1, seen += ids[i] == c->image;
+    for (int i = 0; i < n; i++)
+        room += ids[i] == c->image ? grid[seen][0] * (grid[seen][1] + 1) : 1, seen += ids[i] == c->image;
     out = ARENA_NEW(a, int32_t, room, &e);
     assert_non_null(out);
     *len = seen = 0;
@@ -101,8 +102,28 @@ static void check_split(const pixtral_chat *c, const char *caption, const char *
     arena_free(a);
 }
 
-static const char *const ENDS[] = {"", " ", "  ", "\n", "\n\n", "\r\n", "\t", "a", ".", "'s", "9", "/", "\xc3\xa9", "e\xcc\x81",
-                                   "\xc2\xa0", "\xe4\xb8\xad", "\xf0\x9f\x98\x80", "[", "[IM", "G]", "[/INST", "background: "};
+static const char *const ENDS[] = {"",
+                                   " ",
+                                   "  ",
+                                   "\n",
+                                   "\n\n",
+                                   "\r\n",
+                                   "\t",
+                                   "a",
+                                   ".",
+                                   "'s",
+                                   "9",
+                                   "/",
+                                   "\xc3\xa9",
+                                   "e\xcc\x81",
+                                   "\xc2\xa0",
+                                   "\xe4\xb8\xad",
+                                   "\xf0\x9f\x98\x80",
+                                   "[",
+                                   "[IM",
+                                   "G]",
+                                   "[/INST",
+                                   "background: "};
 
 static void check_all(const pixtral_chat *c)
 {
@@ -147,7 +168,8 @@ static void the_published_vocabulary_renders_both_ways(void **s)
     pixtral_chat c;
     OK(pixtral_chat_open(&c, b, folder, &e), e);
     assert_false(c.spaced);
-    assert_true(c.begin == 1 && c.end == 2 && c.inst == 3 && c.end_inst == 4 && c.image == 10 && c.row_break == 12 && c.image_end == 13);
+    assert_true(c.begin == 1 && c.end == 2 && c.inst == 3 && c.end_inst == 4 && c.image == 10 && c.row_break == 12
+                && c.image_end == 13);
     check_split(&c, "Chest X-ray: no consolidation.", "Does this image show pneumonia? Answer Yes or No.", 4, 5);
     c.spaced = true;
     check_split(&c, "Chest X-ray: no consolidation.", "Does this image show pneumonia? Answer Yes or No.", 4, 5);
@@ -158,7 +180,8 @@ static void the_published_vocabulary_renders_both_ways(void **s)
 static void golden_prompts_have_the_librarys_ids(void **s)
 {
     (void)s;
-    static const char *const STEM[][2] = {{"pixtral-tiny", "pixtral-tiny.f32"}, {"pixtral-tiny-bf16-sharded", "pixtral-tiny-bf16.f32"}};
+    static const char *const STEM[][2] = {{"pixtral-tiny", "pixtral-tiny.f32"},
+                                          {"pixtral-tiny-bf16-sharded", "pixtral-tiny-bf16.f32"}};
     for (int k = 0; k < 2; k++) {
         err          e = {0};
         arena       *a = arena_new(0);
@@ -182,10 +205,12 @@ static void golden_prompts_have_the_librarys_ids(void **s)
             int           grid[4][2] = {{0}}, len;
             snprintf(path, sizeof path, "%s/image_sizes", name);
             if ((size = safetensors_find(st, path)))
-                for (int64_t n = 0; n < size->count; n++) grid[n / 2][n % 2] = (int)((const int64_t *)size->data)[n] / 16;
+                for (int64_t n = 0; n < size->count; n++)
+                    grid[n / 2][n % 2] = (int)((const int64_t *)size->data)[n] / 16;
             snprintf(path, sizeof path, "%s/input_ids", name);
             assert_non_null(ids = safetensors_find(st, path));
-            int32_t *got = whole(&c, json_string_value(json_object_get(row, "prompt")), (const int(*)[2])grid, &len, a);
+            int32_t *got =
+                whole(&c, json_string_value(json_object_get(row, "prompt")), (const int(*)[2])grid, &len, a);
             assert_int_equal(len, ids->count);
             assert_int_equal(len, json_integer_value(json_object_get(row, "n_tokens")));
             for (int t = 0; t < len; t++) assert_int_equal(got[t], ((const int64_t *)ids->data)[t]);
@@ -195,7 +220,8 @@ static void golden_prompts_have_the_librarys_ids(void **s)
                 const json_t *want = json_object_get(ans, "ids");
                 OK(bpe_encode(b, said, strlen(said), false, false, &got, &len, a, &e), e);
                 assert_int_equal(len, json_array_size(want));
-                for (int t = 0; t < len; t++) assert_int_equal(got[t], json_integer_value(json_array_get(want, (size_t)t)));
+                for (int t = 0; t < len; t++)
+                    assert_int_equal(got[t], json_integer_value(json_array_get(want, (size_t)t)));
             }
         }
         json_decref(root);
@@ -217,7 +243,8 @@ static void a_golden_prompt_is_what_is_rendered(void **s)
     bpe          *b = tokenizer(FIXTURE("pixtral-tiny"));
     OK(pixtral_chat_open(&c, b, FIXTURE("pixtral-tiny"), &e), e);
     OK(safetensors_open(&st, FIXTURE("golden/pixtral-tiny.f32.safetensors"), &e), e);
-    const tensor  *ids = safetensors_find(st, "one_image/input_ids"), *size = safetensors_find(st, "one_image/image_sizes");
+    const tensor *ids = safetensors_find(st, "one_image/input_ids"),
+                 *size = safetensors_find(st, "one_image/image_sizes");
     const int64_t *want = ids->data, *hw = size->data;
     OK(pixtral_chat_query(&c, "What is in this picture?", (int)hw[0] / 16, (int)hw[1] / 16, &q, a, &e), e);
     assert_int_equal(q.n_ids + 2, ids->count);
@@ -244,7 +271,9 @@ static void text_cannot_smuggle_a_marker_in(void **s)
             int    added = 0;
             char  *text_of;
             size_t len;
-            OK(half ? pixtral_chat_query(&c, EVIL[i], 1, 1, &p, a, &e) : pixtral_chat_prefix(&c, EVIL[i], 1, 1, &p, a, &e), e);
+            OK(half ? pixtral_chat_query(&c, EVIL[i], 1, 1, &p, a, &e)
+                    : pixtral_chat_prefix(&c, EVIL[i], 1, 1, &p, a, &e),
+               e);
             for (int t = 0; t < p.n_ids; t++) added += p.ids[t] < N_ADDED;
             assert_int_equal(added, half ? 3 : 4); /* the picture's two, and [/INST] or <s>[INST] */
             OK(bpe_decode(b, p.ids, p.n_ids, &text_of, &len, a, &e), e);
@@ -291,12 +320,14 @@ static void the_checkpoints_template_chooses_the_rendering(void **s)
     }
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         const char *path = write_file("chat_template.jinja", unknown[i]);
-        FAILS(pixtral_chat_open(&c, b, folder, &e), e, ERR_FILE, "chat_template.jinja: this chat template does not write [INST]");
+        FAILS(pixtral_chat_open(&c, b, folder, &e), e, ERR_FILE,
+              "chat_template.jinja: this chat template does not write [INST]");
         unlink(path);
     }
     char two[2][128];
     snprintf(two[0], sizeof two[0], "%s", write_file("chat_template.jinja", SPACED_TEMPLATE));
-    snprintf(two[1], sizeof two[1], "%s", write_file("tokenizer_config.json", "{\"chat_template\": \"[INST]{{ x }}[/INST]\"}"));
+    snprintf(two[1], sizeof two[1], "%s",
+             write_file("tokenizer_config.json", "{\"chat_template\": \"[INST]{{ x }}[/INST]\"}"));
     FAILS(pixtral_chat_open(&c, b, folder, &e), e, ERR_FILE, "tokenizer_config.json: this chat template and another");
     unlink(two[0]);
     unlink(two[1]);

@@ -1,4 +1,5 @@
-/* Opening a Pixtral: spellings of names and configurations, what the class's defaults fill in, and what is refused. */
+/* Opening a Pixtral: spellings of names and configurations, what the class's defaults fill in, and what is
+ * refused. */
 #include "tests/reader/copy.h"
 
 #include "base/memory.h"
@@ -25,7 +26,14 @@ static bool print_with(reader *r, kernels *k, float out[PRINT], long fail, bool 
     const tensor  *t = safetensors_find(decoded, "rgb_224x224.png");
     image          img = {(int)t->dim[1], (int)t->dim[0], (uint8_t *)(uintptr_t)t->data};
     reader_passage z = {1, "A drawing."};
-    reader_query   q = {.img = &img, .question = "Is it a house?", .answers = ANSWERS, .A = A, .z = &z, .K = 1, .load = load, .load_ctx = &img};
+    reader_query q = {.img = &img,
+                      .question = "Is it a house?",
+                      .answers = ANSWERS,
+                      .A = A,
+                      .z = &z,
+                      .K = 1,
+                      .load = load,
+                      .load_ctx = &img};
     reader_scores  y;
     mem_fail_after(fail);
     bool ok = reader_score(r, k, &q, a, &y, e);
@@ -119,7 +127,8 @@ static void the_published_configuration_is_completed_by_defaults(void **state)
     assert_true(t->L == 40 && t->D == 5120 && t->N == 32 && t->kv_heads == 8 && t->head_dim == 128 && t->F == 14336);
     assert_true(t->eps == 1e-5f && t->theta == 1e9 && !t->qkv_bias && !t->tied);
     assert_true(t->section[0] == 64 && t->section[1] == 0 && t->section[2] == 0);
-    assert_true(c.depth == 24 && c.E == 1024 && c.heads == 16 && c.F == 4096 && c.patch == 16 && c.side == 64 && c.theta == 10000);
+    assert_true(c.depth == 24 && c.E == 1024 && c.heads == 16 && c.F == 4096 && c.patch == 16 && c.side == 64
+                && c.theta == 10000);
     assert_true(c.act == UNIT_SILU && c.projector_act == UNIT_GELU && c.image_id == 10 && c.max_tokens == 1024000);
 
     json_t *text = json_object_get(root, "text_config"), *vision = json_object_get(root, "vision_config");
@@ -129,7 +138,8 @@ static void the_published_configuration_is_completed_by_defaults(void **state)
     json_object_del(text, "head_dim");
     json_object_set_new(root, "image_token_id", json_integer(11));
     OK(pixtral_config_open(&c, &f, &e), e);
-    assert_true(c.act == UNIT_GELU && c.max_tokens == 300 && t->eps == 1e-6f && t->head_dim == 160 && c.image_id == 11);
+    assert_true(c.act == UNIT_GELU && c.max_tokens == 300 && t->eps == 1e-6f && t->head_dim == 160
+                && c.image_id == 11);
     json_object_del(text, "sliding_window"); /* and the class has a window */
     json_object_set_new(root, "tie_word_embeddings", json_true());
     OK(pixtral_config_open(&c, &f, &e), e);
@@ -142,9 +152,11 @@ static void configurations_saved_again_are_read(void **state)
 {
     (void)state;
     copy *y = copy_of_fixture("pixtral-tiny");
-    folder_set(&y->m, "config.json", "text_config.rope_parameters", "{\"rope_theta\": 1000000000.0, \"rope_type\": \"default\"}");
+    folder_set(&y->m, "config.json", "text_config.rope_parameters",
+               "{\"rope_theta\": 1000000000.0, \"rope_type\": \"default\"}");
     folder_set(&y->m, "config.json", "text_config.rope_theta", NULL);
-    folder_set(&y->m, "config.json", "vision_config.rope_parameters", "{\"rope_theta\": 10000.0, \"rope_type\": \"default\"}");
+    folder_set(&y->m, "config.json", "vision_config.rope_parameters",
+               "{\"rope_theta\": 10000.0, \"rope_type\": \"default\"}");
     folder_set(&y->m, "config.json", "vision_config.rope_theta", NULL);
     folder_set(&y->m, "config.json", "image_token_id", "10");
     folder_set(&y->m, "config.json", "image_token_index", NULL);
@@ -163,7 +175,9 @@ static void configurations_saved_again_are_read(void **state)
 static void activations_are_those_of_the_file(void **state)
 {
     (void)state;
-    static const char *const member[] = {"vision_config.hidden_act", "projector_hidden_act"}, *const other[] = {"\"gelu\"", "\"silu\""};
+    static const char *const member[] = {"vision_config.hidden_act", "projector_hidden_act"}, *const other[] = {
+                                                                                                  "\"gelu\"",
+                                                                                                  "\"silu\""};
     for (int i = 0; i < 2; i++) {
         copy *y = copy_of_fixture("pixtral-tiny");
         folder_set(&y->m, "config.json", member[i], other[i]);
@@ -183,8 +197,8 @@ static void a_tied_head_is_the_embedding(void **state)
     copy_free(y);
 }
 
-/* Patches so faint that the epsilon weighs as much as they do: x / sqrt(mean(x^2) + 1e-5) * gain, here in double. The goldens'
- * values are too large to feel it. */
+/* Patches so faint that the epsilon weighs as much as they do: x / sqrt(mean(x^2) + 1e-5) * gain, here in
+ * double. The goldens' values are too large to feel it. */
 static void see_ln_pre(void *ctx, const char *stage, int i, kernels *k, const act *x, int T, int D)
 {
     (void)i;
@@ -269,38 +283,49 @@ static void every_tensor_is_needed(void **state)
 static void configurations_that_are_not_built_are_refused_by_member(void **state)
 {
     (void)state;
-    static const struct { const char *file, *member, *value, *part; } wrong[] = {
+    static const struct { const char *file, *member, *value, *part;
+    } wrong[] = {
         {"config", "text_config.model_type", "\"llama\"", "text_config.model_type is 'llama', only 'mistral'"},
-        {"config", "vision_config.model_type", "\"clip_vision_model\"", "vision_config.model_type is 'clip_vision_model', only 'pixtral'"},
+        {"config", "vision_config.model_type", "\"clip_vision_model\"",
+         "vision_config.model_type is 'clip_vision_model', only 'pixtral'"},
         {"config", "text_config.hidden_size", "\"96\"", "text_config.hidden_size is not a whole number"},
         {"config", "text_config.hidden_size", "0", "text_config.hidden_size must be 1 to"},
         {"config", "text_config.num_hidden_layers", "513", "text_config.num_hidden_layers must be 1 to 512"},
         {"config", "text_config.num_key_value_heads", "3", "num_key_value_heads"},
-        {"config", "text_config.num_attention_heads", NULL, "language_model.model.layers.0.self_attn.q_proj.weight"},
+        {"config", "text_config.num_attention_heads", NULL,
+         "language_model.model.layers.0.self_attn.q_proj.weight"},
         {"config", "text_config.head_dim", "33", "4 heads of size 33"},
         {"config", "text_config.rms_norm_eps", "0", "text_config.rms_norm_eps must be above 0"},
         {"config", "text_config.hidden_act", "\"gelu\"", "text_config.hidden_act is 'gelu'"},
         {"config", "text_config.rope_theta", "1", "text_config.rope_theta must be above 1"},
-        {"config", "text_config.rope_scaling", "{\"rope_type\": \"yarn\"}", "text_config.rope_scaling.rope_type is 'yarn'"},
-        {"config", "text_config.rope_scaling", "{\"type\": \"linear\"}", "text_config.rope_scaling.type is 'linear'"},
-        {"config", "text_config.rope_parameters", "{\"rope_type\": \"llama3\"}", "text_config.rope_parameters.rope_type is 'llama3'"},
+        {"config", "text_config.rope_scaling", "{\"rope_type\": \"yarn\"}",
+         "text_config.rope_scaling.rope_type is 'yarn'"},
+        {"config", "text_config.rope_scaling", "{\"type\": \"linear\"}",
+         "text_config.rope_scaling.type is 'linear'"},
+        {"config", "text_config.rope_parameters", "{\"rope_type\": \"llama3\"}",
+         "text_config.rope_parameters.rope_type is 'llama3'"},
         {"config", "text_config.sliding_window", "0", "text_config.sliding_window must be 1"},
         {"config", "text_config.sliding_window", "true", "text_config.sliding_window is not a whole number"},
-        {"config", "vision_config.hidden_act", "\"quick_gelu\"", "vision_config.hidden_act is 'quick_gelu', only 'gelu' and 'silu'"},
+        {"config", "vision_config.hidden_act", "\"quick_gelu\"",
+         "vision_config.hidden_act is 'quick_gelu', only 'gelu' and 'silu'"},
         {"config", "projector_hidden_act", "\"relu\"", "projector_hidden_act is 'relu'"},
         {"config", "vision_config.num_channels", "1", "vision_config.num_channels must be 3"},
         {"config", "vision_config.num_attention_heads", "5", "hidden_size 64 does not split into 5 heads"},
         {"config", "vision_config.num_attention_heads", "32", "hidden_size 64 does not split into 32 heads"},
         {"config", "vision_config.head_dim", "64", "vision_config.head_dim is 64"},
-        {"config", "vision_config.patch_size", "14", "patch_size is 16 in preprocessor_config.json, 14 in config.json"},
-        {"config", "vision_config.image_size", "144", "size.longest_edge 160 of preprocessor_config.json is above vision_config.image_size"},
-        {"config", "vision_config.intermediate_size", "127", "vision_tower.transformer.layers.0.feed_forward.gate_proj.weight"},
+        {"config", "vision_config.patch_size", "14",
+         "patch_size is 16 in preprocessor_config.json, 14 in config.json"},
+        {"config", "vision_config.image_size", "144",
+         "size.longest_edge 160 of preprocessor_config.json is above vision_config.image_size"},
+        {"config", "vision_config.intermediate_size", "127",
+         "vision_tower.transformer.layers.0.feed_forward.gate_proj.weight"},
         {"config", "vision_feature_layer", "-2", "vision_feature_layer is -2"},
         {"config", "vision_feature_layer", NULL, "vision_feature_layer is -2"},
         {"config", "vision_feature_select_strategy", NULL, "vision_feature_select_strategy is 'default'"},
         {"config", "multimodal_projector_bias", "false", "multimodal_projector_bias"},
         {"config", "image_token_index", "11", "image_token_index is 11, tokenizer.json has [IMG] at 10"},
-        {"preprocessor_config", "patch_size", "{\"height\": 16, \"width\": 14}", "patch_size.height and patch_size.width differ"},
+        {"preprocessor_config", "patch_size", "{\"height\": 16, \"width\": 14}",
+         "patch_size.height and patch_size.width differ"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         copy *y = copy_of_fixture("pixtral-tiny");
@@ -335,7 +360,8 @@ static void mistrals_own_layout_is_refused_by_name(void **state)
     OK(file_write(folder_file(&y->m, "consolidated.safetensors"), "x", 1, &e), e);
     assert_true(same_model(y, "pixtral-tiny"));
     unlink(folder_file(&y->m, "model.safetensors"));
-    FAILS(reader_open(&r, y->m.dir, &o, k, &e), e, ERR_FILE, "consolidated.safetensors: this is Mistral's own layout");
+    FAILS(reader_open(&r, y->m.dir, &o, k, &e), e, ERR_FILE,
+          "consolidated.safetensors: this is Mistral's own layout");
     unlink(folder_file(&y->m, "config.json"));
     FAILS(reader_open(&r, y->m.dir, &o, k, &e), e, ERR_FILE, "Hugging Face layout");
     k->close(k);

@@ -1,4 +1,5 @@
-/* The prefix cache: who goes first, what may not go, that bytes add up, and that threads and failures leave it whole. */
+/* The prefix cache: who goes first, what may not go, that bytes add up, and that threads and failures leave it
+ * whole. */
 #include "tests/check.h"
 
 #include <pthread.h>

@@ -1,10 +1,12 @@
-/* Golden parity of Qwen2-VL: every stage of the vision tower and of the decoder against the PyTorch reference, for two
- * checkpoints (one F32 file with a tied head, BF16 shards with a head of their own), in f32 and in bf16 products; and for two
- * adapters (F32 on the text in old names; BF16 on both towers, rank-stabilised, in new names), beside and inside the weights. */
+/* Golden parity of Qwen2-VL: every stage of the vision tower and of the decoder against the PyTorch reference,
+ * for two checkpoints (one F32 file with a tied head, BF16 shards with a head of their own), in f32 and in bf16
+ * products; and for two adapters (F32 on the text in old names; BF16 on both towers, rank-stabilised, in new
+ * names), beside and inside the weights. */
 #include "tests/reader/parity.h"
 
 /* M-RoPE's three axes, and how far the next token stands behind its index. */
-static void check_positions(const safetensors *g, const golden_case *c, const char *name, const int32_t *pos, int cursor)
+static void check_positions(const safetensors *g, const golden_case *c, const char *name, const int32_t *pos,
+                            int cursor)
 {
     char path[128];
     snprintf(path, sizeof path, "%s/position_ids", name);
@@ -13,8 +15,12 @@ static void check_positions(const safetensors *g, const golden_case *c, const ch
     assert_int_equal(cursor - c->p.n_ids, json_integer_value(json_object_get(c->j, "rope_delta")));
 }
 
-static const golden_family QWEN2VL = {FIXTURE("golden/qwen2vl-preprocess.safetensors"), "<|image_pad|>", "vision.patch_embed",
-                                      "vision.merger", golden_open, check_positions};
+static const golden_family QWEN2VL = {FIXTURE("golden/qwen2vl-preprocess.safetensors"),
+                                      "<|image_pad|>",
+                                      "vision.patch_embed",
+                                      "vision.merger",
+                                      golden_open,
+                                      check_positions};
 
 #define F32_RUN  "qwen2vl-tiny.f32", FIXTURE("qwen2vl-tiny"), PRECISION_F32, 1e-4, NULL, false
 #define WIDE_RUN "qwen2vl-tiny-bf16.f32", FIXTURE("qwen2vl-tiny-bf16-sharded"), PRECISION_F32, 1e-4, NULL, false

@@ -1,5 +1,5 @@
-/* Answers' likelihoods on the demonstration model: PyTorch's values, the same bits whatever surrounds a case, the least
- * arithmetic, and an error instead of a wrong number when something fails. */
+/* Answers' likelihoods on the demonstration model: PyTorch's values, the same bits whatever surrounds a case,
+ * the least arithmetic, and an error instead of a wrong number when something fails. */
 #include "tests/reader/demo_world.h"
 
 #include <pthread.h>
@@ -35,13 +35,15 @@ static void likelihoods_are_those_of_pytorch(void **state)
             differs_at_most("logp", y.logp, c->logp, DEMO_K * c->q.A, 2e-3);
             differs_at_most("logit", y.logit, c->logit, DEMO_K * c->q.A, 2e-3);
             assert_false(y.end_token);
-            for (int j = 0; j < c->q.A; j++) assert_int_equal(y.answer_tokens[j], strcmp(set[s].task, "retina") == 0 ? 1 : 2);
+            for (int j = 0; j < c->q.A; j++)
+                assert_int_equal(y.answer_tokens[j], strcmp(set[s].task, "retina") == 0 ? 1 : 2);
             demo_case_close(c);
         }
     close_world(&w);
 }
 
-/* Alone, repeated, with every mixture of cached and computed prefixes, in another order, with another number of threads. */
+/* Alone, repeated, with every mixture of cached and computed prefixes, in another order, with another number of
+ * threads. */
 static void a_case_has_the_same_bits_in_any_company(void **state)
 {
     (void)state;
@@ -227,7 +229,8 @@ static void a_long_answer_is_the_product_of_its_tokens(void **state)
     close_world(&w);
 }
 
-/* qwen-vl-utils, JOMED's step and the processor, in that order; prefixes of the two policies do not mix in the cache. */
+/* qwen-vl-utils, JOMED's step and the processor, in that order; prefixes of the two policies do not mix in the
+ * cache. */
 static void a_policy_has_its_own_pixels_and_prefixes(void **state)
 {
     (void)state;
@@ -252,7 +255,8 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
     reader_query jomed = c->q, alone = c->q;
     jomed.policy = alone.policy = IMAGE_JOMED_256;
     alone.load_ctx = fresh.d;
-    reader_scores native = score(&w, &c->q), other = score(&w, &jomed), again = score(&w, &c->q), apart = score(&fresh, &alone);
+    reader_scores native = score(&w, &c->q), other = score(&w, &jomed), again = score(&w, &c->q),
+                  apart = score(&fresh, &alone);
     assert_int_equal(other.n_cached, 0);
     assert_int_equal(again.n_cached, DEMO_K);
     same_bits(&again, &native, DEMO_K * c->q.A);
@@ -312,7 +316,8 @@ static void what_cannot_be_scored_is_an_error_that_names_the_field(void **state)
     close_world(&w);
 }
 
-/* Asked before every picture and every pass; wherever it says no, what was finished is kept and the next request is served. */
+/* Asked before every picture and every pass; wherever it says no, what was finished is kept and the next
+ * request is served. */
 static void a_deadline_is_asked_for_before_each_step(void **state)
 {
     (void)state;
@@ -379,7 +384,8 @@ static void packed_passes_change_no_bit(void **state)
             }
             if (q.K < 3) continue;
             reader_cache_clear(w.r);
-            reader_query some = q; /* of every mixture of cached and computed: what is between these two is not cached */
+            reader_query some = q; /* of every mixture of cached and computed: what is between these two is not
+                                      cached */
             some.K = 1;
             score(&w, &some);
             some.z = &z[q.K - 1];
@@ -393,8 +399,8 @@ static void packed_passes_change_no_bit(void **state)
     close_world(&one);
 }
 
-/* Three requests and a repeated one, read together: each has the bits it has alone, a prefix that two need is computed once, and
- * the parts add up to what the device counted. */
+/* Three requests and a repeated one, read together: each has the bits it has alone, a prefix that two need is
+ * computed once, and the parts add up to what the device counted. */
 static void requests_read_together_have_their_bits(void **state)
 {
     (void)state;
@@ -447,7 +453,8 @@ static void a_request_that_fails_does_not_fail_its_neighbours(void **state)
         q[i] = c->q;
         job[i] = (reader_job){&q[i], w.a, &y[i], &why[i]};
     }
-    reader_passage gone[DEMO_K] = {c->z[0], {c->z[1].id, "another caption, so that its picture is asked for"}, c->z[2], c->z[3]};
+    reader_passage gone[DEMO_K] = {
+        c->z[0], {c->z[1].id, "another caption, so that its picture is asked for"}, c->z[2], c->z[3]};
     q[1].answers = (const char *const[]){"Yes", ""};
     q[2].z = gone;
     q[3].go_on = stop_at;
@@ -531,7 +538,14 @@ static void scratch_that_ran_out_serves_the_next_request(void **state)
     close_world(&w);
 }
 
-typedef struct { reader *r; kernels *k; const demo_case *c; demo *d; const reader_scores *want; const char *wrong; } job;
+typedef struct {
+    reader *r;
+    kernels *k;
+    const demo_case *c;
+    demo *d;
+    const reader_scores *want;
+    const char *wrong;
+} job;
 
 static void *work(void *arg)
 {

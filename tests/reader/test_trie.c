@@ -42,7 +42,8 @@ static void one_token_answers_need_no_row(void **state)
 static void shared_tokens_are_one_row(void **state)
 {
     (void)state;
-    const int32_t *ids[] = {(int32_t[]){1, 2, 3}, (int32_t[]){1, 2, 4}, (int32_t[]){1, 5}, (int32_t[]){2, 2}, (int32_t[]){6}};
+    const int32_t *ids[] = {(int32_t[]){1, 2, 3}, (int32_t[]){1, 2, 4}, (int32_t[]){1, 5}, (int32_t[]){2, 2},
+                            (int32_t[]){6}};
     built b = build(ids, (int[]){3, 3, 2, 2, 1}, 5);
     trie *t = &b.t;
     assert_int_equal(t->n_edges, 8); /* 1, 12, 123, 124, 15, 2, 22, 6 */
@@ -76,7 +77,8 @@ static void end_token_is_added_to_all_when_one_answer_begins_another(void **stat
     arena_free(b.a);
 }
 
-/* Two spellings of one text (composed, decomposed) have equal tokens: neither begins the other, both score the same. */
+/* Two spellings of one text (composed, decomposed) have equal tokens: neither begins the other, both score the
+ * same. */
 static void equal_token_rows_need_no_end(void **state)
 {
     (void)state;
@@ -109,7 +111,8 @@ static void trees_past_the_limit_are_refused_by_name(void **state)
     err    e = {0};
     trie   t;
     arena *a = arena_new(0);
-    OK(trie_build(&t, ids, (int[]){LONG + 1, LONG + 1}, NULL, 2, END, a, &e), e); /* the last token of each needs no row */
+    /* the last token of each needs no row */
+    OK(trie_build(&t, ids, (int[]){LONG + 1, LONG + 1}, NULL, 2, END, a, &e), e);
     assert_int_equal(t.n_tree, TRIE_MAX_TREE);
     FAILS(trie_build(&t, ids, (int[]){LONG + 2, LONG + 1}, NULL, 2, END, a, &e), e, ERR_UNUSABLE, "4097 tokens");
     assert_string_equal(e.field, "answers");
@@ -119,7 +122,8 @@ static void trees_past_the_limit_are_refused_by_name(void **state)
     arena_free(a);
 }
 
-/* Two labels that begin alike, 1 2 and 1 3, then a closing 8 9, then the answers 4 5 and 6: what is only read comes first. */
+/* Two labels that begin alike, 1 2 and 1 3, then a closing 8 9, then the answers 4 5 and 6: what is only read
+ * comes first. */
 static void text_to_read_is_not_scored_and_comes_before_what_is(void **state)
 {
     (void)state;
@@ -152,7 +156,8 @@ static void text_to_read_is_not_scored_and_comes_before_what_is(void **state)
 static void end_token_follows_answers_behind_text_too(void **state)
 {
     (void)state;
-    const int32_t *ids[] = {(int32_t[]){1, 8, 7}, (int32_t[]){1, 8, 7, 7}, (int32_t[]){2, 8, 7}, (int32_t[]){2, 8, 7, 7}};
+    const int32_t *ids[] = {(int32_t[]){1, 8, 7}, (int32_t[]){1, 8, 7, 7}, (int32_t[]){2, 8, 7},
+                            (int32_t[]){2, 8, 7, 7}};
     err    e = {0};
     trie   t;
     arena *a = arena_new(0);

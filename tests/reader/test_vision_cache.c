@@ -138,7 +138,8 @@ static void tokens_that_were_not_made_are_kept(void **state)
     act          *out;
     err           e;
     int           left = 0;
-    FAILS(vision_cache_take(v, k, &img, IMAGE_NATIVE, 0, 8, half_fill, &left, &out, &e), e, ERR_GPU, "the device is lost");
+    FAILS(vision_cache_take(v, k, &img, IMAGE_NATIVE, 0, 8, half_fill, &left, &out, &e), e, ERR_GPU,
+          "the device is lost");
     e = (err){0};
     left = 1;
     OK(vision_cache_take(v, k, &img, IMAGE_NATIVE, 0, 8, half_fill, &left, &out, &e), e);
@@ -189,8 +190,10 @@ static void lost_memory_changes_an_answer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(questions_about_one_picture_run_its_tower_again), cmocka_unit_test(another_picture_is_taken_for_it),
-        cmocka_unit_test(adapters_share_tokens),                            cmocka_unit_test(tokens_that_were_not_made_are_kept),
+        cmocka_unit_test(questions_about_one_picture_run_its_tower_again),
+        cmocka_unit_test(another_picture_is_taken_for_it),
+        cmocka_unit_test(adapters_share_tokens),
+        cmocka_unit_test(tokens_that_were_not_made_are_kept),
         cmocka_unit_test(lost_memory_changes_an_answer),
     };
     return cmocka_run_group_tests_name("vision_cache", tests, NULL, NULL);

@@ -20,7 +20,14 @@ enum { LIST_STEP = 1 };
 #endif
 
 enum { MAX_SAVED = 160 };
-typedef struct { char name[128]; dtype type; int n_dims; int64_t dim[TENSOR_DIMS]; size_t bytes; void *data; } saved_tensor;
+typedef struct {
+    char name[128];
+    dtype type;
+    int n_dims;
+    int64_t dim[TENSOR_DIMS];
+    size_t bytes;
+    void *data;
+} saved_tensor;
 typedef struct { saved_tensor t[MAX_SAVED]; int n; } checkpoint;
 
 static inline void *must(void *p)
@@ -32,7 +39,8 @@ static inline void *must(void *p)
 /* A copy of memory; of nothing where n is 0. */
 static inline void *copy_of(const void *p, size_t n) { return memcpy(must(malloc(n ? n : 1)), p, n); }
 
-static inline saved_tensor *checkpoint_add(checkpoint *c, const char *name, dtype type, int n_dims, const int64_t *dim, const void *data)
+static inline saved_tensor *checkpoint_add(checkpoint *c, const char *name, dtype type, int n_dims,
+                                           const int64_t *dim, const void *data)
 {
     assert_true(c->n < MAX_SAVED && n_dims <= TENSOR_DIMS);
     saved_tensor *t = &c->t[c->n++];
@@ -134,8 +142,9 @@ static inline void checkpoint_write(const checkpoint *c, const char *path, int p
     for (int i = 0; i < c->n; i++) {
         json_t *shape = json_array();
         for (int d = 0; d < c->t[i].n_dims; d++) json_array_append_new(shape, json_integer(c->t[i].dim[d]));
-        json_object_set_new(header, c->t[i].name, json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name(c->t[i].type), "shape", shape,
-                                                            "data_offsets", (json_int_t)at, (json_int_t)(at + c->t[i].bytes)));
+        json_object_set_new(header, c->t[i].name,
+                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name(c->t[i].type), "shape", shape,
+                                      "data_offsets", (json_int_t)at, (json_int_t)(at + c->t[i].bytes)));
         at += c->t[i].bytes;
     }
     char    *text = must(json_dumps(header, JSON_COMPACT));

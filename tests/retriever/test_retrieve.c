@@ -1,5 +1,5 @@
-/* test_retrieve.c - retrieve() over real indexes: the demonstration index as the builder makes it, and a small one with
- * studies to exclude. */
+/* test_retrieve.c - retrieve() over real indexes: the demonstration index as the builder makes it, and a small
+ * one with studies to exclude. */
 #include "tests/retriever/checkpoint.h"
 
 #include "base/memory.h"
@@ -17,13 +17,15 @@ static kernels *open_kernels(int threads)
 {
     kernels        *k = NULL;
     err             e = {0};
-    kernels_options o = {.device = "cpu", .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)64 << 20};
+    kernels_options o = {
+        .device = "cpu", .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)64 << 20};
     OK(kernels_open(&k, &o, &e), e);
     return k;
 }
 
-/* The demonstration index is built with PyTorch's own embeddings: test_retriever.c compares ours with them. Pictures come
- * in the order of the rows; a caption may come once for all its rows, which have equal embeddings. */
+/* The demonstration index is built with PyTorch's own embeddings: test_retriever.c compares ours with them.
+ * Pictures come in the order of the rows; a caption may come once for all its rows, which have equal
+ * embeddings. */
 typedef struct { const float *image, *text; json_t *captions; int n_images; } given;
 static bool next_image(void *ctx, const image *img, float *z, arena *a, err *e)
 {
@@ -57,8 +59,14 @@ static json_t *read_captions(void)
     return map;
 }
 
-static bool embed_image(void *ctx, const image *img, float *z, arena *a, err *e) { return (void)ctx, retriever_embed_image(demo, kern, img, z, a, e); }
-static bool embed_text(void *ctx, const char *s, float *z, arena *a, err *e) { return (void)ctx, retriever_embed_text(demo, kern, s, 0, z, a, e); }
+static bool embed_image(void *ctx, const image *img, float *z, arena *a, err *e)
+{
+    return (void)ctx, retriever_embed_image(demo, kern, img, z, a, e);
+}
+static bool embed_text(void *ctx, const char *s, float *z, arena *a, err *e)
+{
+    return (void)ctx, retriever_embed_text(demo, kern, s, 0, z, a, e);
+}
 
 static const char *below_root(const char *name)
 {
@@ -75,7 +83,8 @@ static passage_index *build(const char *name, const char *jsonl, embedder by)
     build_counts   n;
     err            e = {0};
     import_source  s = {.kind = SOURCE_JSONL, .path = jsonl, .images = DEMO("synthetic")};
-    build_options  o = {.out = below_root(name), .sources = &s, .n_sources = 1, .embed = by, .tool_version = "test", .quiet = true};
+    build_options o = {
+        .out = below_root(name), .sources = &s, .n_sources = 1, .embed = by, .tool_version = "test", .quiet = true};
     o.embed.dim = retriever_dim(demo);
     o.embed.hash = retriever_hash(demo);
     OK(index_build(&o, &n, &e), e);
@@ -98,8 +107,11 @@ static int setup(void **state)
     OK(retriever_open(&demo, DEMO("retriever"), kern, &e), e);
     safetensors *s = NULL;
     OK(safetensors_open(&s, DEMO("synthetic/embeddings.safetensors"), &e), e);
-    given g = {.image = safetensors_find(s, "image")->data, .text = safetensors_find(s, "text")->data, .captions = read_captions()};
-    demo_index = build("demo", DEMO("synthetic/index.jsonl"), (embedder){.image = next_image, .text = find_text, .ctx = &g});
+    given g = {.image = safetensors_find(s, "image")->data,
+               .text = safetensors_find(s, "text")->data,
+               .captions = read_captions()};
+    demo_index =
+        build("demo", DEMO("synthetic/index.jsonl"), (embedder){.image = next_image, .text = find_text, .ctx = &g});
     safetensors_close(s);
     assert_int_equal(index_describe(demo_index)->n_passages, N_DEMO);
     assert_int_equal(g.n_images, N_DEMO);
@@ -182,7 +194,8 @@ static void check_set(const char *task, const char *kind, const char *split, int
                         if (c[j].heads >> h & 1 && fabsf(c[j].score[h] - score[2 * h + r]) < 1e-5f) best = &c[j];
                 }
                 if (!best) fail_msg("%s case %d: candidate %lld is not found", set, i, (long long)id[2 * h + r]);
-                if (!(fabsf(best->score[h] - score[2 * h + r]) < 1e-4f)) fail_msg("%s case %d: score %.6f", set, i, best->score[h]);
+                if (!(fabsf(best->score[h] - score[2 * h + r]) < 1e-4f))
+                    fail_msg("%s case %d: score %.6f", set, i, best->score[h]);
             }
             for (int j = 0; j < K; j++) rank[h] += c[j].heads >> h & 1;
             assert_int_equal(rank[h], 2);
@@ -201,7 +214,8 @@ static void check_set(const char *task, const char *kind, const char *split, int
 static void every_case_retrieves_what_pytorch_retrieves(void **state)
 {
     (void)state;
-    static const char *const TASK[][2] = {{"breastmnist", "breast"}, {"pneumoniamnist", "pneumonia"}, {"retinamnist", "retina"}};
+    static const char *const TASK[][2] = {
+        {"breastmnist", "breast"}, {"pneumoniamnist", "pneumonia"}, {"retinamnist", "retina"}};
     for (int t = 0; t < 3; t++) {
         check_set(TASK[t][0], TASK[t][1], "val", 30);
         check_set(TASK[t][0], TASK[t][1], "test", 60);
@@ -230,7 +244,8 @@ static void candidates_come_in_the_order_of_the_heads_for_every_k(void **state)
         candidate *c;
         hits       found[N_HEADS];
         OK(retrieve(demo, kern, demo_index, &img, k, NULL, 1, &c, &K, mem, &e), e);
-        for (int h = 0; h < N_HEADS; h++) OK(index_search(demo_index, NULL, (head)h, z, k, NULL, &found[h], mem, &e), e);
+        for (int h = 0; h < N_HEADS; h++)
+            OK(index_search(demo_index, NULL, (head)h, z, k, NULL, &found[h], mem, &e), e);
         for (int i = 0; i < k; i++, at++) {
             assert_int_equal(c[at].id, found[HEAD_IMAGE].id[i]);
             assert_true(c[at].score[HEAD_IMAGE] == found[HEAD_IMAGE].score[i]);
@@ -275,7 +290,8 @@ static void exclusions_that_leave_nothing_are_an_error_with_a_name(void **state)
     assert_int_equal(c[0].id, 0);
     assert_int_equal(c[0].heads, 3);
     assert_true(c[0].weight == 1);
-    FAILS(retrieve(demo, kern, small_index, &img, 2, &(exclusion){.patient = "p"}, 1, &c, &K, mem, &e), e, ERR_UNUSABLE, "leave no passage");
+    FAILS(retrieve(demo, kern, small_index, &img, 2, &(exclusion){.patient = "p"}, 1, &c, &K, mem, &e), e,
+          ERR_UNUSABLE, "leave no passage");
     assert_string_equal(e.problem, "no-candidates");
     assert_string_equal(e.field, "exclude");
     arena_reset(mem);
@@ -308,7 +324,8 @@ static void mistakes_of_the_caller_are_bugs_not_answers(void **state)
     FAILS(retrieve(demo, kern, small_index, &img, 1, NULL, NAN, &c, &K, mem, &e), e, ERR_BUG, "tau nan");
     e = (err){0};
     OK(retriever_open(&tiny, FIXTURE("jina-clip-tiny"), kern, &e), e);
-    FAILS(retrieve(tiny, kern, small_index, &img, 1, NULL, 1, &c, &K, mem, &e), e, ERR_BUG, "the index has dim 128, the retriever gives 96");
+    FAILS(retrieve(tiny, kern, small_index, &img, 1, NULL, 1, &c, &K, mem, &e), e, ERR_BUG,
+          "the index has dim 128, the retriever gives 96");
     retriever_close(tiny);
     arena_reset(mem);
 }
@@ -342,7 +359,8 @@ static void a_tuned_tower_moves_only_its_own_head(void **state)
 {
     (void)state;
     model_folder m = {.dir = "/tmp/jomed-retriever-XXXXXX"};
-    static const char *const NAME[] = {"config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"};
+    static const char *const NAME[] = {"config.json", "preprocessor_config.json", "tokenizer.json",
+                                       "model.safetensors"};
     checkpoint   c;
     retriever   *r = NULL;
     err          e = {0};

@@ -23,7 +23,8 @@ static kernels *open_kernels(int threads)
 {
     kernels        *k = NULL;
     err             e = {0};
-    kernels_options o = {.device = "cpu", .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)256 << 20};
+    kernels_options o = {
+        .device = "cpu", .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)256 << 20};
     OK(kernels_open(&k, &o, &e), e);
     return k;
 }
@@ -101,14 +102,17 @@ static void texts_become_their_golden_embeddings(void **state)
 {
     (void)state;
     retriever *r = open_folder(TINY);
-    json_t    *j = must(json_load_file(FIXTURE("golden/jina-clip-tiny.json"), 0, NULL)), *texts = json_object_get(j, "texts");
+    json_t *j = must(json_load_file(FIXTURE("golden/jina-clip-tiny.json"), 0, NULL)),
+           *texts = json_object_get(j, "texts");
     float      z[E];
     err        e = {0};
     assert_int_equal(json_array_size(texts), 9);
     for (size_t i = 0; i < json_array_size(texts); i++, arena_reset(mem)) {
         char owner[32];
         snprintf(owner, sizeof owner, "text.%zu", i);
-        OK(retriever_embed_text(r, kern, json_string_value(json_object_get(json_array_get(texts, i), "text")), 512, z, mem, &e), e);
+        OK(retriever_embed_text(r, kern, json_string_value(json_object_get(json_array_get(texts, i), "text")), 512,
+                                z, mem, &e),
+           e);
         CLOSE(z, gold(owner, "embedding"), E, EMBEDDING, owner);
     }
     json_decref(j);
@@ -272,7 +276,8 @@ static void wrong_folders_are_refused_with_the_file_and_the_reason(void **state)
     err          e = {0};
     FAILS(retriever_open(&r, "/nonexistent", kern, &e), e, ERR_FILE, "/nonexistent/config.json");
 
-    static const char *const NEEDED[] = {"config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"};
+    static const char *const NEEDED[] = {"config.json", "preprocessor_config.json", "tokenizer.json",
+                                         "model.safetensors"};
     for (int i = 0; i < 4; i++) {
         fixture_folder(&m);
         unlink(folder_file(&m, NEEDED[i]));
@@ -312,7 +317,8 @@ static void a_tokenizer_larger_than_the_vocabulary_is_refused(void **state)
     words->bytes = 440 * E * 4;
     folder_set(&m, "config.json", "text_config.hf_model_config_kwargs.vocab_size", NULL);
     checkpoint_write(&c, folder_file(&m, "model.safetensors"), 0);
-    FAILS(retriever_open(&r, m.dir, kern, &e), e, ERR_FILE, "tokenizer.json: 441 tokens, but the word embeddings have 440 rows");
+    FAILS(retriever_open(&r, m.dir, kern, &e), e, ERR_FILE,
+          "tokenizer.json: 441 tokens, but the word embeddings have 440 rows");
     checkpoint_free(&c);
     folder_remove(&m);
 }
@@ -331,7 +337,8 @@ static void a_wrong_query_tower_names_its_own_file(void **state)
     checkpoint_filter(&c, "vision_model.", true);
     checkpoint_drop(&c, "vision_model.blocks.1.mlp.w2.weight");
     checkpoint_write(&c, folder_file(&m, "query_text.safetensors"), 0);
-    FAILS(retriever_open(&r, m.dir, kern, &e), e, ERR_FILE, "query_text.safetensors: tensor vision_model.blocks.1.mlp.w2.weight is missing");
+    FAILS(retriever_open(&r, m.dir, kern, &e), e, ERR_FILE,
+          "query_text.safetensors: tensor vision_model.blocks.1.mlp.w2.weight is missing");
     checkpoint_free(&c);
     folder_remove(&m);
 }
@@ -398,7 +405,8 @@ static int read_rows(item **out, const char *path, const char *root)
         json_t *j = must(json_loads(line, 0, NULL));
         assert_true(n < MAX_ROWS);
         const char *caption = json_string_value(json_object_get(j, "text"));
-        snprintf((*out)[n].file, sizeof (*out)[n].file, "%s%s", root, json_string_value(json_object_get(j, "img_path")));
+        snprintf((*out)[n].file, sizeof(*out)[n].file, "%s%s", root,
+                 json_string_value(json_object_get(j, "img_path")));
         snprintf((*out)[n++].caption, sizeof (*out)[0].caption, "%s", caption ? caption : "");
         json_decref(j);
     }
@@ -468,7 +476,8 @@ static void real_items_have_pytorchs_embeddings(void **state)
     char         open[160] = "";
     float        v[DEMO_E];
     err          e = {0};
-    if (!file_exists(shared_path("data/medmnist/retinamnist.npz"))) SKIP("%s is not there", shared_path("data/medmnist"));
+    if (!file_exists(shared_path("data/medmnist/retinamnist.npz")))
+        SKIP("%s is not there", shared_path("data/medmnist"));
     r = open_folder(DEMO("retriever"));
     OK(safetensors_open(&s, DEMO("real/embeddings.safetensors"), &e), e);
     const float *zi = safetensors_find(s, "image")->data, *zt = safetensors_find(s, "text")->data;

@@ -1,5 +1,6 @@
-/* test_towers.c - both towers against the original's tensors at every stage, and what a checkpoint may and may not hold.
- * Goldens: ../fixtures/golden/jina-clip-tiny (six ALiBi heads; a rotary grid of 7 stretched over 5 patches). */
+/* test_towers.c - both towers against the original's tensors at every stage, and what a checkpoint may and may
+ * not hold. Goldens: ../fixtures/golden/jina-clip-tiny (six ALiBi heads; a rotary grid of 7 stretched over 5
+ * patches). */
 #include "tests/retriever/checkpoint.h"
 
 #include "base/memory.h"
@@ -10,13 +11,13 @@
 #define WORDS  "text_model.transformer.embeddings.word_embeddings.weight"
 
 enum { E = 96, S = 80 };
-/* fixtures/README.md, "Tolerances", would allow 1e-4 at stages; tanh GELU in the text tower moves a layer by 1.35e-4 and
- * correct sums by 2e-6, so 2e-5 throughout. */
+/* fixtures/README.md, "Tolerances", would allow 1e-4 at stages; tanh GELU in the text tower moves a layer by
+ * 1.35e-4 and correct sums by 2e-6, so 2e-5 throughout. */
 static const double STAGE = 2e-5, EMBEDDING = 2e-5;
 
-static const char *const PICTURE[] = {"gray_64x48.png", "gray_81x120.jpg", "palette_60x44.png", "rgb_17x300.png",
-                                      "rgb_224x224.png", "rgb_300x180.jpg", "rgb_53x40_progressive.jpg", "rgb_97x131.jpg",
-                                      "rgba_71x59.png"};
+static const char *const PICTURE[] = {
+    "gray_64x48.png",  "gray_81x120.jpg",           "palette_60x44.png", "rgb_17x300.png", "rgb_224x224.png",
+    "rgb_300x180.jpg", "rgb_53x40_progressive.jpg", "rgb_97x131.jpg",    "rgba_71x59.png"};
 enum { N_PICTURES = sizeof PICTURE / sizeof *PICTURE, N_TEXTS = 9 };
 
 static kernels     *kern;
@@ -41,7 +42,8 @@ static kernels *open_kernels(int threads)
 {
     kernels        *k = NULL;
     err             e = {0};
-    kernels_options o = {.device = TEST_DEVICE, .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)64 << 20};
+    kernels_options o = {
+        .device = TEST_DEVICE, .products = PRECISION_F32, .threads = threads, .scratch_bytes = (size_t)64 << 20};
     OK(kernels_open(&k, &o, &e), e);
     return k;
 }
@@ -165,7 +167,8 @@ static void scores_between_the_towers_agree(void **state)
     text_tower   *t = text_of(tiny);
     float         zi[N_PICTURES][E], zt[N_TEXTS][E], logits[N_PICTURES][N_TEXTS];
     /* The golden's rows follow images.json, whose order is that of the golden's JSON. */
-    json_t *j = must(json_load_file(FIXTURE("golden/jina-clip-tiny.json"), 0, NULL)), *list = json_object_get(j, "images");
+    json_t *j = must(json_load_file(FIXTURE("golden/jina-clip-tiny.json"), 0, NULL)),
+           *list = json_object_get(j, "images");
     assert_int_equal(json_array_size(list), N_PICTURES);
     float scale = expf(*(const float *)safetensors_find(tiny, "logit_scale")->data);
     for (int i = 0; i < N_TEXTS; i++) embed_words(zt[i], t, kern, i, NULL), to_unit(zt[i]);
@@ -182,7 +185,8 @@ static void scores_between_the_towers_agree(void **state)
             logits[i][n] = (float)(scale * dot);
         }
     }
-    CLOSE(&logits[0][0], (const float *)gold("", "logits_per_image")->data, N_PICTURES * N_TEXTS, STAGE, "logits_per_image");
+    CLOSE(&logits[0][0], (const float *)gold("", "logits_per_image")->data, N_PICTURES * N_TEXTS, STAGE,
+          "logits_per_image");
     json_decref(j);
     vision_tower_close(v);
     text_tower_close(t);
@@ -216,7 +220,8 @@ static void alibi_slopes_of_head_counts_that_are_no_power_of_two(void **state)
     float s[16];
     for (int n = 6; n <= 12; n += 6) {
         alibi_slopes(s, n);
-        CLOSE(s, (const float *)gold("", n == 6 ? "alibi.slopes.6" : "alibi.slopes.12")->data, (size_t)n, 1e-7, "slopes");
+        CLOSE(s, (const float *)gold("", n == 6 ? "alibi.slopes.6" : "alibi.slopes.12")->data, (size_t)n, 1e-7,
+              "slopes");
     }
     alibi_slopes(s, 1);
     assert_true(s[0] == 1.0f / 256);
@@ -394,8 +399,9 @@ static bool open_both(const checkpoint *c, model_folder *m, err *e)
     vision_tower *v = NULL;
     text_tower   *t = NULL;
     checkpoint_write(c, folder_file(m, "model.safetensors"), 0);
-    bool ok = safetensors_open(&s, folder_file(m, "model.safetensors"), e) && vision_tower_open(&v, &config.vision, s, false, kern, e)
-           && text_tower_open(&t, &config.text, s, kern, e);
+    bool ok = safetensors_open(&s, folder_file(m, "model.safetensors"), e)
+              && vision_tower_open(&v, &config.vision, s, false, kern, e)
+              && text_tower_open(&t, &config.text, s, kern, e);
     vision_tower_close(v);
     text_tower_close(t);
     safetensors_close(s);
@@ -462,7 +468,8 @@ static void a_tensor_that_nobody_reads_is_refused(void **state)
 {
     (void)state;
     static const char *const NAME[] = {"vision_model.blocks.0.gamma_1", "vision_model.blocks.2.norm1.weight",
-                                       "text_model.transformer.encoder.layers.0.mixer.norm_q.weight", "text_model.proj.weight"};
+                                       "text_model.transformer.encoder.layers.0.mixer.norm_q.weight",
+                                       "text_model.proj.weight"};
     checkpoint   c;
     model_folder m;
     err          e = {0};
@@ -581,7 +588,8 @@ static void vision_layernorm_epsilon_is_1e_6(void **state)
     for (int i = 0; i < E; i++) mean += x[i] / (double)E;
     for (int i = 0; i < E; i++) var += (x[i] - mean) * (x[i] - mean) / E;
     assert_true(var > 1e-8 && var < 1e-5); /* the epsilon shows */
-    const float *g = checkpoint_find(&c, "vision_model.norm.weight")->data, *b = checkpoint_find(&c, "vision_model.norm.bias")->data;
+    const float *g = checkpoint_find(&c, "vision_model.norm.weight")->data,
+                *b = checkpoint_find(&c, "vision_model.norm.bias")->data;
     for (int i = 0; i < E; i++) want[i] = (float)((x[i] - mean) / sqrt(var + 1e-6) * g[i] + b[i]);
     CLOSE(z, want, E, EMBEDDING, "last norm");
     vision_tower_close(v);
@@ -602,8 +610,9 @@ static void every_failing_allocation_of_opening_is_an_error_without_a_leak(void 
         text_tower   *t = NULL;
         err           e = {0};
         mem_fail_after(n);
-        done = safetensors_open(&s, TINY "model.safetensors", &e) && vision_tower_open(&v, &config.vision, s, false, kern, &e)
-            && text_tower_open(&t, &config.text, s, kern, &e);
+        done = safetensors_open(&s, TINY "model.safetensors", &e)
+               && vision_tower_open(&v, &config.vision, s, false, kern, &e)
+               && text_tower_open(&t, &config.text, s, kern, &e);
         mem_fail_after(-1);
         if (!done && e.code != ERR_MEMORY) fail_msg("allocation %ld: %s '%s'", n, err_code_name(e.code), e.text);
         vision_tower_close(v);

@@ -6,7 +6,8 @@
 static hits make_hits(int n, int64_t *id, float *score) { return (hits){.n = n, .id = id, .score = score}; }
 
 /* Unite two lists; NULL score lists are filled by 1 - rank / 10. */
-static int unite(candidate **out, int n_image, const int64_t *from_image, int n_text, const int64_t *from_text, arena *a)
+static int unite(candidate **out, int n_image, const int64_t *from_image, int n_text, const int64_t *from_text,
+                 arena *a)
 {
     static int64_t id[N_HEADS][64];
     static float   score[N_HEADS][64];
@@ -108,7 +109,8 @@ static void a_low_temperature_sharpens_and_a_high_one_flattens(void **state)
 static void a_head_without_a_positive_score_keeps_its_order(void **state)
 {
     (void)state;
-    candidate c[3] = {{.heads = 1, .score = {-0.1f, 0}}, {.heads = 1, .score = {-0.4f, 0}}, {.heads = 2, .score = {0, 0.5f}}};
+    candidate c[3] = {
+        {.heads = 1, .score = {-0.1f, 0}}, {.heads = 1, .score = {-0.4f, 0}}, {.heads = 2, .score = {0, 0.5f}}};
     retriever_weigh(c, 3, 1);
     double sum = 1 + exp(-0.3) + 1; /* shifted: 1 and 0.7; the other head's best is 1 */
     near(c[0].weight, 1 / sum);

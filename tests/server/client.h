@@ -16,7 +16,8 @@ typedef struct { int status; char head[8192]; char *body; size_t body_bytes; boo
 
 static inline int dial(int port)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval     patience = {60, 0}; /* a hung server fails the test instead of holding it for ever */
     int                fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) != 0) fail_msg("connect: %s", strerror(errno));
@@ -46,7 +47,8 @@ static inline bool hear_head(int fd, reply *r)
     while (n + 1 < sizeof r->head) {
         if (recv(fd, r->head + n, 1, 0) != 1) break;
         r->head[++n] = 0;
-        if (n >= 4 && memcmp(r->head + n - 4, "\r\n\r\n", 4) == 0) return sscanf(r->head, "HTTP/1.1 %d", &r->status) == 1;
+        if (n >= 4 && memcmp(r->head + n - 4, "\r\n\r\n", 4) == 0)
+            return sscanf(r->head, "HTTP/1.1 %d", &r->status) == 1;
     }
     r->head[n] = 0;
     r->closed = true;

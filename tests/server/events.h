@@ -68,7 +68,8 @@ static inline event hear_event(events *s)
     while (n + 1 < 1 << 16 && event_next(s, ev.data + n)) {
         n++;
         if (n < 2 || memcmp(ev.data + n - 2, "\n\n", 2) != 0) continue;
-        if (sscanf(ev.data, "event: %15[a-z]\n", ev.name) != 1 || !(data = strstr(ev.data, "\ndata: "))) fail_msg("no event: %s", ev.data);
+        if (sscanf(ev.data, "event: %15[a-z]\n", ev.name) != 1 || !(data = strstr(ev.data, "\ndata: ")))
+            fail_msg("no event: %s", ev.data);
         end = strchr(data + 7, '\n');
         if (end != ev.data + n - 2) fail_msg("an event of several lines: %s", ev.data);
         memmove(ev.data, data + 7, (size_t)(end - data - 7));

@@ -1,6 +1,7 @@
-/* fake_engine.c - stands in for the models when a test is about the server: a question decides what happens, and a gate
- * holds workers for as long as a test wants. Included by a test; the Makefile links tests of this folder so that these
- * definitions win over the libraries'. Everything else (checks, JSON, images) is the real thing. */
+/* fake_engine.c - stands in for the models when a test is about the server: a question decides what happens,
+ * and a gate holds workers for as long as a test wants. Included by a test; the Makefile links tests of this
+ * folder so that these definitions win over the libraries'. Everything else (checks, JSON, images) is the real
+ * thing. */
 #include <pthread.h>
 #include <string.h>
 
@@ -25,8 +26,12 @@ static struct {
     int             n_texts, allowed; /* how many of them may go out by now */
     err_code        fail_last;        /* behind the last; ERR_NONE: answer */
     int             stopped;          /* times that nobody took a text any more */
-} fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .fail_text = "", .text = "w\xc3\xb6rd \"1\"\n",
-          .n_texts = 3, .allowed = INT_MAX};
+} fake = {.lock = PTHREAD_MUTEX_INITIALIZER,
+          .changed = PTHREAD_COND_INITIALIZER,
+          .fail_text = "",
+          .text = "w\xc3\xb6rd \"1\"\n",
+          .n_texts = 3,
+          .allowed = INT_MAX};
 
 static inline void fake_set(bool held)
 {
@@ -117,7 +122,9 @@ static inline bool fake_turn(const diagnose_request *q, int i, err *e)
         pthread_cond_timedwait(&fake.changed, &fake.lock, &t);
     }
     pthread_mutex_unlock(&fake.lock);
-    return !late || err_at(e, ERR_DEADLINE, "deadline-passed", "deadline_ms", "the request's deadline passed before it was answered");
+    return !late
+           || err_at(e, ERR_DEADLINE, "deadline-passed", "deadline_ms",
+                     "the request's deadline passed before it was answered");
 }
 
 static inline bool fake_open(const diagnose_request *q, answer *out, arena *a, err *e)
@@ -202,8 +209,15 @@ static const char FAKE_HASH[] = "00112233445566778899aabbccddeeff001122334455667
 
 const index_info *index_describe(const passage_index *ix)
 {
-    static const index_info info = {.dir = "fake", .retriever_hash = FAKE_HASH, .factory = "Flat", .tool_version = "0", .created = "2026-01-01T00:00:00Z",
-                                    .hash = FAKE_HASH, .format = 1, .dim = 4, .n_passages = 9};
+    static const index_info info = {.dir = "fake",
+                                    .retriever_hash = FAKE_HASH,
+                                    .factory = "Flat",
+                                    .tool_version = "0",
+                                    .created = "2026-01-01T00:00:00Z",
+                                    .hash = FAKE_HASH,
+                                    .format = 1,
+                                    .dim = 4,
+                                    .n_passages = 9};
     (void)ix;
     return &info;
 }
@@ -212,17 +226,20 @@ bool index_passage(passage_index *ix, int64_t id, passage *out, arena *a, err *e
 {
     (void)ix, (void)a;
     if (id != 7) return err_at(e, ERR_NOT_FOUND, "passage-unknown", NULL, "the index has no passage of this id");
-    *out = (passage){.id = 7, .source = "fake", .caption = "a caption", .study = "SECRET-STUDY", .patient = "SECRET-PATIENT"};
+    *out = (passage){
+        .id = 7, .source = "fake", .caption = "a caption", .study = "SECRET-STUDY", .patient = "SECRET-PATIENT"};
     strcpy(out->image_sha256, FAKE_HASH);
     return true;
 }
 
 static const uint8_t FAKE_IMAGE[] = "\x89PNG\r\n\x1a\nnot really";
 
-bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, size_t *n, media_type *type, arena *a, err *e)
+bool index_passage_image(passage_index *ix, int64_t id, const uint8_t **bytes, size_t *n, media_type *type,
+                         arena *a, err *e)
 {
     (void)ix, (void)a;
-    if (id == 8) return err_at(e, ERR_FILE, "passage-image-missing", NULL, "passage 8: /srv/pictures/8.png is missing");
+    if (id == 8)
+        return err_at(e, ERR_FILE, "passage-image-missing", NULL, "passage 8: /srv/pictures/8.png is missing");
     if (id != 7) return err_at(e, ERR_NOT_FOUND, "passage-unknown", NULL, "the index has no passage of this id");
     *bytes = FAKE_IMAGE;
     *n = sizeof FAKE_IMAGE - 1;
@@ -236,7 +253,9 @@ int64_t     reader_parameters(const reader *r) { return (void)r, 1; }
 int         reader_adapters(const reader *r) { return (void)r, 1; }
 reader_adapter_info reader_describe_adapter(const reader *r, int i)
 {
-    return (void)r, (void)i, (reader_adapter_info){.name = "retina", .hash = FAKE_HASH, .rank = 8, .scale = 2, .parameters = 5, .bytes = 6};
+    return (void)r, (void)i,
+           (reader_adapter_info){
+               .name = "retina", .hash = FAKE_HASH, .rank = 8, .scale = 2, .parameters = 5, .bytes = 6};
 }
 bool reader_find_adapter(const reader *r, const char *name, int *adapter, err *e)
 {

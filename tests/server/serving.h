@@ -85,7 +85,9 @@ static inline const char *picture64(void)
 static inline text post_json(const char *path, const char *more, const char *body)
 {
     text t = {0};
-    text_printf(&t, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%sContent-Length: %zu\r\n\r\n%s", path, more, strlen(body), body);
+    text_printf(&t,
+                "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%sContent-Length: %zu\r\n\r\n%s",
+                path, more, strlen(body), body);
     assert_false(t.failed);
     return t;
 }

@@ -1,4 +1,5 @@
-/* test_api.c - the tables and what is written from them: routes, Accept, problem types, the OpenAPI document, metrics. */
+/* test_api.c - the tables and what is written from them: routes, Accept, problem types, the OpenAPI document,
+ * metrics. */
 #include <glob.h>
 
 #include "base/file.h"
@@ -13,11 +14,21 @@ static int stop(void **state) { return (void)state, serving_stop(&S), 0; }
 static void paths_find_their_routes(void **state)
 {
     (void)state;
-    static const struct { const char *path; route_id r; int64_t id; } c[] = {
-        {"/v1/diagnoses", ROUTE_DIAGNOSES, -1}, {"/v1/passages/0", ROUTE_PASSAGE, 0}, {"/v1/passages/123456789012345678/image", ROUTE_PASSAGE_IMAGE, 123456789012345678},
-        {"/v1/passages/1234567890123456789", ROUTE_PASSAGE, -1}, {"/v1/passages/ 1", ROUTE_PASSAGE, -1}, {"/v1/passages/1e3", ROUTE_PASSAGE, -1},
-        {"/v1/passages/", ROUTE_NONE, -1}, {"/v1/passages", ROUTE_NONE, -1}, {"/v1/passages/1/", ROUTE_NONE, -1}, {"/v1/passages/1/image/x", ROUTE_NONE, -1},
-        {"", ROUTE_NONE, -1}, {"/", ROUTE_NONE, -1}, {"/LIVEZ", ROUTE_NONE, -1}, {"/livez", ROUTE_LIVEZ, -1}};
+    static const struct { const char *path; route_id r; int64_t id;
+    } c[] = {{"/v1/diagnoses", ROUTE_DIAGNOSES, -1},
+             {"/v1/passages/0", ROUTE_PASSAGE, 0},
+             {"/v1/passages/123456789012345678/image", ROUTE_PASSAGE_IMAGE, 123456789012345678},
+             {"/v1/passages/1234567890123456789", ROUTE_PASSAGE, -1},
+             {"/v1/passages/ 1", ROUTE_PASSAGE, -1},
+             {"/v1/passages/1e3", ROUTE_PASSAGE, -1},
+             {"/v1/passages/", ROUTE_NONE, -1},
+             {"/v1/passages", ROUTE_NONE, -1},
+             {"/v1/passages/1/", ROUTE_NONE, -1},
+             {"/v1/passages/1/image/x", ROUTE_NONE, -1},
+             {"", ROUTE_NONE, -1},
+             {"/", ROUTE_NONE, -1},
+             {"/LIVEZ", ROUTE_NONE, -1},
+             {"/livez", ROUTE_LIVEZ, -1}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         int64_t  id;
         route_id r = route_find(c[i].path, &id);
@@ -28,28 +39,54 @@ static void paths_find_their_routes(void **state)
 static void accept_is_weighed(void **state)
 {
     (void)state;
-    static const struct { const char *accept, *media; bool yes; } c[] = {
-        {NULL, "application/json", true}, {"", "application/json", true}, {"*/*", "application/json", true}, {"application/*", "application/json", true},
-        {"APPLICATION/JSON", "application/json", true}, {"text/html", "application/json", false}, {"text/*", "application/json", false},
-        {"application/jso", "application/json", false}, {"application/json2", "application/json", false}, {"application/json; q=0", "application/json", false},
-        {"application/json;q=0.0", "application/json", false}, {"*/*;q=0", "application/json", false}, {"application/json;q=0, */*;q=1", "application/json", false},
-        {"*/*;q=0, application/json", "application/json", true}, {"text/html, application/json;q=0.001", "application/json", true},
-        {"image/png", "image/png, image/jpeg", true}, {"image/jpeg", "image/png, image/jpeg", true}, {"image/webp", "image/png, image/jpeg", false},
-        {"image/*;q=0.5, image/png;q=0", "image/png, image/jpeg", true}, {"text/plain;version=0.0.4;q=0.5", "text/plain", true}, {",,", "application/json", true},
-        {"application/json;q=abc", "application/json", false}, {";", "application/json", false}};
+    static const struct { const char *accept, *media; bool yes;
+    } c[] = {{NULL, "application/json", true},
+             {"", "application/json", true},
+             {"*/*", "application/json", true},
+             {"application/*", "application/json", true},
+             {"APPLICATION/JSON", "application/json", true},
+             {"text/html", "application/json", false},
+             {"text/*", "application/json", false},
+             {"application/jso", "application/json", false},
+             {"application/json2", "application/json", false},
+             {"application/json; q=0", "application/json", false},
+             {"application/json;q=0.0", "application/json", false},
+             {"*/*;q=0", "application/json", false},
+             {"application/json;q=0, */*;q=1", "application/json", false},
+             {"*/*;q=0, application/json", "application/json", true},
+             {"text/html, application/json;q=0.001", "application/json", true},
+             {"image/png", "image/png, image/jpeg", true},
+             {"image/jpeg", "image/png, image/jpeg", true},
+             {"image/webp", "image/png, image/jpeg", false},
+             {"image/*;q=0.5, image/png;q=0", "image/png, image/jpeg", true},
+             {"text/plain;version=0.0.4;q=0.5", "text/plain", true},
+             {",,", "application/json", true},
+             {"application/json;q=abc", "application/json", false},
+             {";", "application/json", false}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
-        if (accept_admits(c[i].accept, c[i].media) != c[i].yes) fail_msg("%s for %s", c[i].accept ? c[i].accept : "none", c[i].media);
+        if (accept_admits(c[i].accept, c[i].media) != c[i].yes)
+            fail_msg("%s for %s", c[i].accept ? c[i].accept : "none", c[i].media);
 }
 
 static void one_of_two_media_types_is_preferred(void **state)
 {
     (void)state;
-    static const struct { const char *accept; bool events; } c[] = {
-        {NULL, false}, {"", false}, {"*/*", false}, {"text/event-stream", true}, {"TEXT/*", true}, {"application/json, text/event-stream", false},
-        {"text/event-stream, application/json;q=0.9", true}, {"text/event-stream;q=0.9, application/json", false}, {"text/event-stream;q=0, */*", false},
-        {"text/event-stream, */*;q=0.1", true}, {"application/json", false}, {"text/html", false}};
+    static const struct { const char *accept; bool events;
+    } c[] = {{NULL, false},
+             {"", false},
+             {"*/*", false},
+             {"text/event-stream", true},
+             {"TEXT/*", true},
+             {"application/json, text/event-stream", false},
+             {"text/event-stream, application/json;q=0.9", true},
+             {"text/event-stream;q=0.9, application/json", false},
+             {"text/event-stream;q=0, */*", false},
+             {"text/event-stream, */*;q=0.1", true},
+             {"application/json", false},
+             {"text/html", false}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
-        if (accept_prefers(c[i].accept, "text/event-stream", "application/json") != c[i].events) fail_msg("%s", c[i].accept ? c[i].accept : "none");
+        if (accept_prefers(c[i].accept, "text/event-stream", "application/json") != c[i].events)
+            fail_msg("%s", c[i].accept ? c[i].accept : "none");
 }
 
 static void trace_ids_are_taken_only_when_well_formed(void **state)
@@ -58,9 +95,14 @@ static void trace_ids_are_taken_only_when_well_formed(void **state)
     char id[33];
     assert_true(trace_id(id, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     assert_string_equal(id, "4bf92f3577b34da6a3ce929d0e0e4736");
-    static const char *const bad[] = {"", "00", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-                                      "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-                                      "00-4bf92f3577b34da6a3ce929d0e0e473-000f067aa0ba902b7-01", "00 4bf92f3577b34da6a3ce929d0e0e4736 00f067aa0ba902b7 01"};
+    static const char *const bad[] = {"",
+                                      "00",
+                                      "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+                                      "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+                                      "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                                      "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+                                      "00-4bf92f3577b34da6a3ce929d0e0e473-000f067aa0ba902b7-01",
+                                      "00 4bf92f3577b34da6a3ce929d0e0e4736 00f067aa0ba902b7 01"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(trace_id(id, bad[i]));
 }
 
@@ -123,7 +165,8 @@ static bool is_listed(const char *slug, size_t n)
 static void every_slug_in_the_sources_is_in_the_table(void **state)
 {
     (void)state;
-    static const char *const folders[] = {"base/*.c", "imaging/*.c", "index/index.c", "index/passages.c", "retriever/*.c", "reader/*.c", "diagnose/*.c", "server/*.c"};
+    static const char *const folders[] = {"base/*.c",      "imaging/*.c", "index/index.c", "index/passages.c",
+                                          "retriever/*.c", "reader/*.c",  "diagnose/*.c",  "server/*.c"};
     int                      found = 0;
     for (size_t f = 0; f < sizeof folders / sizeof *folders; f++) {
         glob_t g;
@@ -135,10 +178,12 @@ static void every_slug_in_the_sources_is_in_the_table(void **state)
             OK(file_read(&s, &n, g.gl_pathv[i], 1 << 22, &e), e);
             for (const char *p = s; (p = strstr(p, "err_at(")) != NULL; p++) {
                 const char *code = strstr(p, "ERR_"), *q = code ? strchr(code, ',') : NULL;
-                if (!q || q - p > 60 || strncmp(q + 1 + strspn(q + 1, " \n"), "\"", 1) != 0) continue; /* NULL, or a variable */
+                if (!q || q - p > 60 || strncmp(q + 1 + strspn(q + 1, " \n"), "\"", 1) != 0)
+                    continue; /* NULL, or a variable */
                 q = strchr(q, '"') + 1;
                 size_t len = strcspn(q, "\"");
-                if (!is_listed(q, len)) fail_msg("%s: problem type %.*s is not in respond.c", g.gl_pathv[i], (int)len, q);
+                if (!is_listed(q, len))
+                    fail_msg("%s: problem type %.*s is not in respond.c", g.gl_pathv[i], (int)len, q);
                 found++;
             }
             free(s);
@@ -207,7 +252,8 @@ static void the_document_has_every_route_and_field_with_its_bounds(void **state)
             continue;
         }
         const json_t *content = at(at(op, "requestBody"), "content");
-        const json_t *json = at(at(content, "application/json"), "schema"), *form = at(at(content, "multipart/form-data"), "schema");
+        const json_t *json = at(at(content, "application/json"), "schema"),
+                     *form = at(at(content, "multipart/form-data"), "schema");
         assert_true(json_is_false(at(json, "additionalProperties")));
         for (int i = 0; i < *ROUTES[r].n_fields; i++) {
             const field  *f = &ROUTES[r].fields[i];
@@ -215,17 +261,23 @@ static void the_document_has_every_route_and_field_with_its_bounds(void **state)
             const json_t *props = at(json, "properties");
             const json_t *schema = dot ? at(at(at(props, "exclude"), "properties"), dot + 1) : at(props, f->name);
             at(at(form, "properties"), f->name);
-            if (f->type == FIELD_INT || f->type == FIELD_NUMBER) assert_int_equal(json_integer_value(at(schema, "minimum")), f->min);
+            if (f->type == FIELD_INT || f->type == FIELD_NUMBER)
+                assert_int_equal(json_integer_value(at(schema, "minimum")), f->min);
             if (f->type == FIELD_TEXT) assert_int_equal(json_integer_value(at(schema, "maxLength")), f->max);
             if (f->type == FIELD_TEXTS) assert_int_equal(json_integer_value(at(schema, "maxItems")), f->max);
         }
     }
     /* the server's own maximum, not the table's */
-    const json_t *props = at(at(at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"), "application/json"), "schema"), "properties");
+    const json_t *props =
+        at(at(at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"),
+                 "application/json"),
+              "schema"),
+           "properties");
     assert_int_equal(json_integer_value(at(at(props, "deadline_ms"), "maximum")), S.cfg.deadline_max_ms);
     /* what excludes what, and both forms of the answer */
     const json_t *post = at(at(at(doc, "paths"), "/v1/diagnoses"), "post");
-    const json_t *not_both = at(at(at(at(at(at(post, "requestBody"), "content"), "application/json"), "schema"), "not"), "required");
+    const json_t *not_both =
+        at(at(at(at(at(at(post, "requestBody"), "content"), "application/json"), "schema"), "not"), "required");
     assert_string_equal(json_string_value(json_array_get(not_both, 0)), "answers");
     assert_string_equal(json_string_value(json_array_get(not_both, 1)), "labels");
     assert_non_null(strstr(json_string_value(at(at(props, "stream"), "description")), "open questions only"));
@@ -243,7 +295,9 @@ static void every_example_is_accepted(void **state)
         const json_t *op = at(at(at(doc, "paths"), ROUTES[r].path), "post");
         const char   *name;
         json_t       *ex;
-        json_object_foreach((json_t *)at(at(at(at(op, "requestBody"), "content"), "application/json"), "examples"), name, ex) {
+        json_object_foreach((json_t *)at(at(at(at(op, "requestBody"), "content"), "application/json"), "examples"),
+                            name, ex)
+        {
             char *body = json_dumps(at(ex, "value"), 0);
             reply got = ask_text(S.port, post_json(ROUTES[r].path, "", body));
             if (got.status != 200) fail_msg("%s, %s: %d %s", ROUTES[r].path, name, got.status, got.body);
@@ -277,7 +331,8 @@ static void an_adapter_is_chosen_by_name(void **state)
     static const struct { const char *field, *name; } chosen[] = {
         {"", NULL}, {",\"adapter\":\"none\"", NULL}, {",\"adapter\":\"retina\"", "retina"}};
     json_t *doc = get_json("/openapi.json");
-    const json_t *body = at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"), "application/json");
+    const json_t *body =
+        at(at(at(at(at(at(doc, "paths"), "/v1/diagnoses"), "post"), "requestBody"), "content"), "application/json");
     const char   *png = json_string_value(at(at(at(at(body, "examples"), "closed"), "value"), "image"));
     char          sent[2048];
     for (int i = 0; i < 4; i++) {
@@ -307,7 +362,8 @@ static void an_adapter_is_chosen_by_name(void **state)
 
 static bool is_name(const char *s, size_t n)
 {
-    return n > 0 && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_:0123456789") == n && !(*s >= '0' && *s <= '9');
+    return n > 0 && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_:0123456789") == n
+           && !(*s >= '0' && *s <= '9');
 }
 
 static void metrics_are_well_formed_and_bounded(void **state)
@@ -328,7 +384,8 @@ static void metrics_are_well_formed_and_bounded(void **state)
     int  lines = 0;
     for (char *s = r.body, *nl; (nl = strchr(s, '\n')) != NULL; s = nl + 1, lines++) {
         *nl = 0;
-        if (strncmp(s, "# TYPE ", 7) == 0) snprintf(declared, sizeof declared, "%.*s", (int)strcspn(s + 7, " "), s + 7);
+        if (strncmp(s, "# TYPE ", 7) == 0)
+            snprintf(declared, sizeof declared, "%.*s", (int)strcspn(s + 7, " "), s + 7);
         if (*s == '#') continue;
         size_t n = strcspn(s, "{ ");
         char  *value = strrchr(s, ' '), *end;

@@ -30,9 +30,13 @@ static void each_place_wins_over_the_one_before(void **state)
     config        c;
     config_action action;
     err           e = {0};
-    write_ini("; comment\n[server]\nport = 1001\nbind=::1\n\n[work]\nqueue = 11 ; behind\nworkers = 3\n[models]\nreader = /r/f\nretriever = /t/f\nindex = /i/f\ntau = 0.5\n");
-    OK(from(&c, ARGS("--port", "1003", "--config", FILE_PATH, "--index=/i/a"), ARGS("JOMED_SERVER_PORT=1002", "JOMED_WORK_QUEUE=12", "HOME=/x", "JOMED_SHARED=/y",
-            "JOMED_MODELS_RETRIEVER=/t/e"), &action, &e), e);
+    write_ini(
+        "; comment\n[server]\nport = 1001\nbind=::1\n\n[work]\nqueue = 11 ; behind\nworkers = 3\n[models]\nreader = /r/f\nretriever = /t/f\nindex = /i/f\ntau = 0.5\n");
+    OK(from(&c, ARGS("--port", "1003", "--config", FILE_PATH, "--index=/i/a"),
+            ARGS("JOMED_SERVER_PORT=1002", "JOMED_WORK_QUEUE=12", "HOME=/x", "JOMED_SHARED=/y",
+                 "JOMED_MODELS_RETRIEVER=/t/e"),
+            &action, &e),
+       e);
     assert_int_equal(action, CONFIG_RUN);
     assert_int_equal(c.port, 1003);             /* flag, though it stands before --config */
     assert_int_equal(c.queue, 12);              /* environment */
@@ -49,8 +53,11 @@ static void each_place_wins_over_the_one_before(void **state)
 static void actions(void **state)
 {
     (void)state;
-    static const struct { const char *flag; config_action want; } t[] = {
-        {"--check-config", CONFIG_CHECK}, {"--print-config", CONFIG_PRINT}, {"--help", CONFIG_HELP}, {"-h", CONFIG_HELP}};
+    static const struct { const char *flag; config_action want;
+    } t[] = {{"--check-config", CONFIG_CHECK},
+             {"--print-config", CONFIG_PRINT},
+             {"--help", CONFIG_HELP},
+             {"-h", CONFIG_HELP}};
     for (int i = 0; i < 4; i++) {
         config        c;
         config_action action;
@@ -63,7 +70,8 @@ static void actions(void **state)
 static void wrong_files_name_their_line(void **state)
 {
     (void)state;
-    static const struct { const char *ini, *part; } t[] = {
+    static const struct { const char *ini, *part;
+    } t[] = {
         {"[server]\nport = 80a\n", FILE_PATH ":2: port is a whole number from 0 to 65535"},
         {"[server]\n\nport = 65536\n", ":3: port is"},
         {"[server]\nport =\n", ":2: port is"},
@@ -82,12 +90,14 @@ static void wrong_files_name_their_line(void **state)
         {"[models]\nlora_merge = maybe\n", ":2: lora_merge is one of no|yes"},
         {"[adapters]\na = /a\na = /b\n", ":3: [adapters] a is set twice"},
         {"[adapters]\na =\n", ":2: an adapter's folder is"},
-        {"[adapters]\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa = /b\n", ":2: an adapter's name has 1 to 64"},
+        {"[adapters]\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa = /b\n",
+         ":2: an adapter's name has 1 to 64"},
         {"[adapters]\nnone = /b\n", ":2: an adapter's name has 1 to 64 letters, digits"},
         {"[adapters]\na b = /b\n", ":2: an adapter's name has 1 to 64 letters, digits"},
         {"[log]\nlevel = loud\n", ":2: level is one of"},
         {"[models]\nreader = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", ":2: a line has at most 190 bytes"},
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
+         ":2: a line has at most 190 bytes"},
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         config        c;
@@ -105,37 +115,51 @@ static void wrong_flags_and_variables_are_named(void **state)
     config_action action;
     err           e;
     FAILS(from(&c, ARGS("--prot", "1"), NO_ENV, &action, &e), e, ERR_USAGE, "--prot is no option");
-    FAILS(from(&c, ARGS("--adapter", "; x=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter: an adapter's name has");
-    FAILS(from(&c, ARGS("--adapter", "[x]=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter: an adapter's name has");
-    FAILS(from(&c, ARGS("--adapter", "a\nb=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter: an adapter's name has");
+    FAILS(from(&c, ARGS("--adapter", "; x=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE,
+          "--adapter: an adapter's name has");
+    FAILS(from(&c, ARGS("--adapter", "[x]=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE,
+          "--adapter: an adapter's name has");
+    FAILS(from(&c, ARGS("--adapter", "a\nb=/tmp"), NO_ENV, &action, &e), e, ERR_USAGE,
+          "--adapter: an adapter's name has");
     FAILS(from(&c, ARGS("port"), NO_ENV, &action, &e), e, ERR_USAGE, "port is no option");
     FAILS(from(&c, ARGS("--port"), NO_ENV, &action, &e), e, ERR_USAGE, "--port needs a value");
     FAILS(from(&c, ARGS("--config"), NO_ENV, &action, &e), e, ERR_USAGE, "--config needs a value");
     FAILS(from(&c, ARGS("--port", "x"), NO_ENV, &action, &e), e, ERR_USAGE, "--port: port is a whole number");
     FAILS(from(&c, ARGS("--port= 1"), NO_ENV, &action, &e), e, ERR_USAGE, "--port: port is");
-    FAILS(from(&c, ARGS("--config", "/nonexistent/jomed.ini"), NO_ENV, &action, &e), e, ERR_USAGE, "/nonexistent/jomed.ini");
-    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_SERVER_PROT=1"), &action, &e), e, ERR_USAGE, "JOMED_SERVER_PROT is no setting");
+    FAILS(from(&c, ARGS("--config", "/nonexistent/jomed.ini"), NO_ENV, &action, &e), e, ERR_USAGE,
+          "/nonexistent/jomed.ini");
+    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_SERVER_PROT=1"), &action, &e), e, ERR_USAGE,
+          "JOMED_SERVER_PROT is no setting");
     FAILS(from(&c, ARGS("--adapter", "a"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter takes NAME=DIR");
     FAILS(from(&c, ARGS("--adapter"), NO_ENV, &action, &e), e, ERR_USAGE, "--adapter needs a value");
     FAILS(from(&c, ARGS("--adapter=a="), NO_ENV, &action, &e), e, ERR_USAGE, "an adapter's folder is");
     FAILS(from(&c, ARGS("--adapter==/a"), NO_ENV, &action, &e), e, ERR_USAGE, "an adapter's name has");
-    FAILS(from(&c, ARGS("--lora-merge=2"), NO_ENV, &action, &e), e, ERR_USAGE, "--lora-merge: lora_merge is one of no|yes");
-    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_ADAPTERS_A=/a"), &action, &e), e, ERR_USAGE, "JOMED_ADAPTERS_A is no setting");
-    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_WORK_QUEUE=0"), &action, &e), e, ERR_USAGE, "JOMED_WORK_QUEUE: queue is");
+    FAILS(from(&c, ARGS("--lora-merge=2"), NO_ENV, &action, &e), e, ERR_USAGE,
+          "--lora-merge: lora_merge is one of no|yes");
+    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_ADAPTERS_A=/a"), &action, &e), e, ERR_USAGE,
+          "JOMED_ADAPTERS_A is no setting");
+    FAILS(from(&c, ARGS("--port", "1"), ARGS("JOMED_WORK_QUEUE=0"), &action, &e), e, ERR_USAGE,
+          "JOMED_WORK_QUEUE: queue is");
 }
 
 static void what_single_settings_cannot_say(void **state)
 {
     (void)state;
-    static const struct { const char *flag, *value, *part; } t[] = {
-        {"--bind", "localhost", "bind is a numeric address"}, {"--body-bytes", "4294967296", "buffered_bytes must be at least"},
-        {"--deadline-ms", "300001", "deadline_ms must be at most"}, {"--reader", "", "reader is not set"}, {"--index", "", "index is not set"},
-        {"--use-adapter", "a", "use_adapter is 'a', which is no adapter"}, {"--lora-merge=yes", "--port=1", "exactly one adapter, 0 are set"}};
+    static const struct { const char *flag, *value, *part;
+    } t[] = {{"--bind", "localhost", "bind is a numeric address"},
+             {"--body-bytes", "4294967296", "buffered_bytes must be at least"},
+             {"--deadline-ms", "300001", "deadline_ms must be at most"},
+             {"--reader", "", "reader is not set"},
+             {"--index", "", "index is not set"},
+             {"--use-adapter", "a", "use_adapter is 'a', which is no adapter"},
+             {"--lora-merge=yes", "--port=1", "exactly one adapter, 0 are set"}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         config        c;
         config_action action;
         err           e = {0};
-        OK(from(&c, ARGS("--reader", "r", "--retriever", "t", "--index", "i", t[i].flag, t[i].value), NO_ENV, &action, &e), e);
+        OK(from(&c, ARGS("--reader", "r", "--retriever", "t", "--index", "i", t[i].flag, t[i].value), NO_ENV,
+                &action, &e),
+           e);
         FAILS(config_check(&c, 2, &e), e, ERR_USAGE, t[i].part);
     }
 }
@@ -143,8 +167,9 @@ static void what_single_settings_cannot_say(void **state)
 static void workers_and_threads_share_the_cores(void **state)
 {
     (void)state;
-    static const struct { int workers, threads, cores, want_workers, want_threads; } t[] = {
-        {0, 0, 8, 8, 1}, {0, 0, 1, 1, 1}, {1, 0, 8, 1, 8}, {3, 0, 8, 3, 2}, {16, 0, 8, 16, 1}, {0, 4, 8, 2, 4}, {0, 9, 8, 1, 9}, {2, 3, 8, 2, 3}, {0, 0, -1, 1, 1}};
+    static const struct { int workers, threads, cores, want_workers, want_threads;
+    } t[] = {{0, 0, 8, 8, 1}, {0, 0, 1, 1, 1}, {1, 0, 8, 1, 8}, {3, 0, 8, 3, 2}, {16, 0, 8, 16, 1},
+             {0, 4, 8, 2, 4}, {0, 9, 8, 1, 9}, {2, 3, 8, 2, 3}, {0, 0, -1, 1, 1}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         config c;
         err    e = {0};
@@ -163,7 +188,8 @@ static void missing_folders_are_named(void **state)
     config c;
     err    e = {0};
     config_defaults(&c);
-    strcpy(c.reader, "models/demo/reader"), strcpy(c.retriever, "models/demo/retriever"), strcpy(c.index, "/nonexistent/index");
+    strcpy(c.reader, "models/demo/reader"), strcpy(c.retriever, "models/demo/retriever"),
+        strcpy(c.index, "/nonexistent/index");
     FAILS(config_check_folders(&c, &e), e, ERR_FILE, "index: /nonexistent/index:");
     strcpy(c.index, "Makefile");
     FAILS(config_check_folders(&c, &e), e, ERR_FILE, "index: Makefile is no folder");
@@ -176,8 +202,11 @@ static void adapters_come_from_file_and_flags(void **state)
     config_action action;
     err           e = {0};
     write_ini("[adapters]\nretina = /a/r\nbreast = /a/b\n[models]\nuse_adapter = breast\n");
-    OK(from(&c, ARGS("--adapter", "retina=/a/new=1", "--config", FILE_PATH, "--adapter=skin=/a/s", "--lora-merge", "--port", "9"), NO_ENV,
-            &action, &e), e);
+    OK(from(&c,
+            ARGS("--adapter", "retina=/a/new=1", "--config", FILE_PATH, "--adapter=skin=/a/s", "--lora-merge",
+                 "--port", "9"),
+            NO_ENV, &action, &e),
+       e);
     static const char *const want[][2] = {{"retina", "/a/new=1"}, {"breast", "/a/b"}, {"skin", "/a/s"}};
     assert_int_equal(c.n_adapters, 3);
     for (int i = 0; i < 3; i++) {
@@ -199,7 +228,11 @@ static void what_is_printed_reads_back_the_same(void **state)
     config_action action;
     err           e = {0};
     text          t = {0}, again = {0};
-    OK(from(&c, ARGS("--reader", "/models/r", "--adapter", "a=/models/a", "--use-adapter", "a", "--lora-merge", "--tau", "0.1", "--log-level", "debug", "--port=0"), NO_ENV, &action, &e), e);
+    OK(from(&c,
+            ARGS("--reader", "/models/r", "--adapter", "a=/models/a", "--use-adapter", "a", "--lora-merge", "--tau",
+                 "0.1", "--log-level", "debug", "--port=0"),
+            NO_ENV, &action, &e),
+       e);
     config_print(&c, &t);
     assert_false(t.failed);
     write_ini(t.s);

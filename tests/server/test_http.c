@@ -36,12 +36,14 @@ static void refused_and_closed(const char *probe, const char *what)
     says(fd, smuggled);
     reply r = hear(fd);
     if (r.status != 400) fail_msg("%s: answered %d", what, r.status);
-    /* libmicrohttpd 0.9.75 sends the head of its own refusals twice: anything may follow but an answer to the second request */
+    /* libmicrohttpd 0.9.75 sends the head of its own refusals twice: anything may follow but an answer to the
+     * second request */
     char    rest[4096];
     ssize_t n, all = 0;
     while ((n = recv(fd, rest + all, sizeof rest - 1 - (size_t)all, 0)) > 0) all += n;
     rest[all] = 0;
-    if (strstr(rest, "HTTP/1.1 200") || strstr(rest, "alive")) fail_msg("%s: the bytes behind it were served: %s", what, rest);
+    if (strstr(rest, "HTTP/1.1 200") || strstr(rest, "alive"))
+        fail_msg("%s: the bytes behind it were served: %s", what, rest);
     if (n < 0 && errno != ECONNRESET) fail_msg("%s: the connection was kept", what);
     close(fd);
     free(r.body);
@@ -50,13 +52,20 @@ static void refused_and_closed(const char *probe, const char *what)
 static void smuggling_probes_are_refused_and_the_connection_closed(void **state)
 {
     (void)state;
-    static const struct { const char *what, *head; } probe[] = {
-        {"two different Content-Length", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 38\r\n\r\nabcd"},
-        {"two equal Content-Length", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd"},
-        {"Content-Length and chunked", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-        {"chunked and Content-Length", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"},
-        {"two Transfer-Encoding", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"},
-        {"Transfer-Encoding: xchunked", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
+    static const struct { const char *what, *head;
+    } probe[] = {
+        {"two different Content-Length",
+         "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 38\r\n\r\nabcd"},
+        {"two equal Content-Length",
+         "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd"},
+        {"Content-Length and chunked",
+         "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+        {"chunked and Content-Length",
+         "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"},
+        {"two Transfer-Encoding",
+         "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"},
+        {"Transfer-Encoding: xchunked",
+         "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
         {"two Host", "GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"},
         {"space before the colon", "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Length : 4\r\n\r\nabcd"},
         {"no Host", "GET /livez HTTP/1.1\r\n\r\n"},
@@ -74,7 +83,9 @@ static void a_too_long_body_is_refused_before_it_is_sent(void **state)
     (void)state;
     /* a client that waits for 100 Continue never uploads: it must hear 413, not 100 */
     int fd = dial(S.port);
-    says(fd, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n");
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n");
     char first[64] = "";
     assert_true(recv(fd, first, 12, MSG_WAITALL) == 12);
     assert_string_equal(first, "HTTP/1.1 413");
@@ -90,7 +101,9 @@ static void a_client_that_pushes_a_too_long_body_still_reads_the_413(void **stat
     (void)state;
     static char junk[1 << 20];
     int         fd = dial(S.port);
-    says(fd, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 8388608\r\n\r\n");
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 8388608\r\n\r\n");
     for (int i = 0; i < 8 && say(fd, junk, sizeof junk); i++) { }
     reply r = hear(fd);
     EXPECT(r, 413, "body-too-large");
@@ -105,7 +118,9 @@ static void a_chunked_body_is_stopped_when_it_passes_the_limit(void **state)
     int  fd = dial(S.port), n = snprintf(chunk, sizeof chunk, "1000\r\n");
     memset(chunk + n, ' ', 4096);
     memcpy(chunk + n + 4096, "\r\n", 2);
-    says(fd, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
     for (int i = 0; i < 400 && say(fd, chunk, (size_t)n + 4098); i++) { } /* 1.6 MB, and never an end */
     reply r = hear(fd);
     EXPECT(r, 413, "body-too-large");
@@ -123,7 +138,9 @@ static void bodies_held_together_are_bounded(void **state)
     memset(spaces, ' ', sizeof spaces);
     for (int i = 0; i < 8; i++) {
         fd[i] = dial(S.port);
-        says(fd[i], "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99001\r\n\r\n");
+        says(
+            fd[i],
+            "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99001\r\n\r\n");
         say(fd[i], spaces, sizeof spaces);
     }
     while (refused == 0) /* the first refusal may take any of them */
@@ -169,7 +186,9 @@ static void a_body_in_single_bytes_is_read_like_any_other(void **state)
 {
     (void)state;
     text body = sound_json(""), t = {0};
-    text_add(&t, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+    text_add(
+        &t,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
     for (size_t i = 0; i < body.len; i++) text_printf(&t, "1\r\n%c\r\n", body.s[i]);
     text_add(&t, "0\r\n\r\n");
     text_free(&body);
@@ -235,11 +254,13 @@ static void method_not_allowed_names_what_is(void **state)
 static void head_has_the_headers_of_get_and_no_body(void **state)
 {
     (void)state;
-    static const char *const path[] = {"/livez", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/v1/passages/7", "/v1/passages/7/image"};
+    static const char *const path[] = {
+        "/livez", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/v1/passages/7", "/v1/passages/7/image"};
     for (size_t i = 0; i < sizeof path / sizeof *path; i++) {
         char buf[128];
         int  fd = dial(S.port);
-        snprintf(buf, sizeof buf, "HEAD %s HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n", path[i]);
+        snprintf(buf, sizeof buf, "HEAD %s HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+                 path[i]);
         says(fd, buf);
         reply r = hear_one(fd, true), next = hear(fd);
         if (r.status != 200 || r.body_bytes == 0) fail_msg("HEAD %s: %d, %zu bytes", path[i], r.status, r.body_bytes);
@@ -253,22 +274,29 @@ static void head_has_the_headers_of_get_and_no_body(void **state)
 static void media_types(void **state)
 {
     (void)state;
-    static const struct { const char *headers; int status; const char *slug; } c[] = {
+    static const struct { const char *headers; int status; const char *slug;
+    } c[] = {
         {"Content-Length: 2\r\n", 415, "media-type-unsupported"},
         {"Content-Type: text/plain\r\nContent-Length: 2\r\n", 415, "media-type-unsupported"},
         {"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 2\r\n", 415, "media-type-unsupported"},
         {"Content-Type: application/jsonp\r\nContent-Length: 2\r\n", 415, "media-type-unsupported"},
-        {"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n", 415, "encoding-unsupported"},
-        {"Content-Type: application/json\r\nContent-Encoding: br, gzip\r\nContent-Length: 2\r\n", 415, "encoding-unsupported"},
-        {"Content-Type: application/json\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n", 400, "header-conflict"},
+        {"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n", 415,
+         "encoding-unsupported"},
+        {"Content-Type: application/json\r\nContent-Encoding: br, gzip\r\nContent-Length: 2\r\n", 415,
+         "encoding-unsupported"},
+        {"Content-Type: application/json\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n", 400,
+         "header-conflict"},
         {"Content-Type: application/json\r\n", 411, "length-required"},
         {"Content-Type: multipart/form-data\r\nContent-Length: 2\r\n", 400, "multipart-malformed"},
         {"Content-Type: multipart/form-data; boundary=\"\r\nContent-Length: 2\r\n", 400, "multipart-malformed"},
         {"Content-Type: application/json\r\nExpect: 200-ok\r\nContent-Length: 2\r\n", 417, "expectation-failed"},
         {"Content-Type: application/json\r\nAccept: text/html\r\nContent-Length: 2\r\n", 406, "not-acceptable"},
-        {"Content-Type: application/json\r\nAccept: application/*;q=0, text/*;q=0, */*\r\nContent-Length: 2\r\n", 406, "not-acceptable"},
-        {"Content-Type: APPLICATION/JSON; charset=utf-8\r\nAccept: text/html, application/*;q=0.1\r\nContent-Length: 2\r\n", 400, "field-missing"},
-        {"Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Length: 2\r\n", 400, "field-missing"},
+        {"Content-Type: application/json\r\nAccept: application/*;q=0, text/*;q=0, */*\r\nContent-Length: 2\r\n",
+         406, "not-acceptable"},
+        {"Content-Type: APPLICATION/JSON; charset=utf-8\r\nAccept: text/html, application/*;q=0.1\r\nContent-Length: 2\r\n",
+         400, "field-missing"},
+        {"Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Length: 2\r\n", 400,
+         "field-missing"},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         reply r;
@@ -314,7 +342,8 @@ static void request_ids_are_echoed_when_sane_and_made_otherwise(void **state)
     assert_true(header_of(&r, "X-Request-Id", id, sizeof id));
     assert_string_equal(id, "a-B.9_z");
     free(r.body);
-    static const char *const odd[] = {"a b", "<script>", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    static const char *const odd[] = {"a b", "<script>", "",
+                                      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         SAY("GET /nowhere HTTP/1.1\r\nHost: x\r\nX-Request-Id: %s\r\n\r\n", odd[i]);
         assert_true(header_of(&r, "X-Request-Id", id, sizeof id));

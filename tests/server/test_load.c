@@ -1,5 +1,5 @@
-/* test_load.c - full queue, deadlines, clients that go away, many at once, draining. The fake engine's gate makes each of
- * these happen when the test says so; nothing here depends on how fast the machine is. */
+/* test_load.c - full queue, deadlines, clients that go away, many at once, draining. The fake engine's gate
+ * makes each of these happen when the test says so; nothing here depends on how fast the machine is. */
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -55,7 +55,9 @@ static void a_full_queue_says_no_at_once_and_says_when_to_come_back(void **state
 
     /* refused by the head alone: no byte of the body is sent */
     int fd = dial(S.port);
-    says(fd, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n");
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n");
     reply r = hear(fd);
     char  retry[16] = "";
     EXPECT(r, 503, "busy");
@@ -98,7 +100,8 @@ static void a_queue_that_fills_during_the_upload_refuses_at_its_end(void **state
     end();
 }
 
-/* One worker, busy: what waits is taken in batches, each request with its own outcome; a retrieval has no passes to share. */
+/* One worker, busy: what waits is taken in batches, each request with its own outcome; a retrieval has no
+ * passes to share. */
 static void waiting_requests_are_read_together(void **state)
 {
     (void)state;
@@ -214,9 +217,13 @@ static void a_client_that_vanishes_in_the_middle_of_its_body_leaves_nothing(void
 static void failures_of_the_engine_become_problems_without_their_text(void **state)
 {
     (void)state;
-    static const struct { err_code code; int status; const char *slug; bool shown; } c[] = {
-        {ERR_MEMORY, 503, "out-of-memory", false}, {ERR_FILE, 500, "server-data", false}, {ERR_BUG, 500, "internal", false},
-        {ERR_UNUSABLE, 422, "unusable", true},     {ERR_DEADLINE, 504, "deadline-passed", true}, {ERR_USAGE, 500, "internal", false}};
+    static const struct { err_code code; int status; const char *slug; bool shown;
+    } c[] = {{ERR_MEMORY, 503, "out-of-memory", false},
+             {ERR_FILE, 500, "server-data", false},
+             {ERR_BUG, 500, "internal", false},
+             {ERR_UNUSABLE, 422, "unusable", true},
+             {ERR_DEADLINE, 504, "deadline-passed", true},
+             {ERR_USAGE, 500, "internal", false}};
     begin(1, 4);
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         fake_fail(c[i].code, "/srv/models/secret.safetensors");
@@ -262,7 +269,9 @@ static void *hammer(void *arg)
         say(fd, t.s, t.len);
         text_free(&t);
         reply r = hear(fd);
-        if (r.status != (i % 5 == 4 ? 422 : 200) || !header_of(&r, "X-Request-Id", got, sizeof got) || strcmp(id, got) != 0) bad++;
+        if (r.status != (i % 5 == 4 ? 422 : 200) || !header_of(&r, "X-Request-Id", got, sizeof got)
+            || strcmp(id, got) != 0)
+            bad++;
         free(r.body);
     }
     close(fd);
@@ -326,7 +335,8 @@ static void draining_finishes_what_runs_and_refuses_what_is_new(void **state)
     finish_one(waiting, 200, NULL);
     finish_one(during, 200, NULL);
     end();
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)S.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)S.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int                fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), -1);
     close(fd);

@@ -5,8 +5,14 @@
 
 /* What the parser told, written down: "<name|data>" a part. */
 static text told;
-static bool on_begin(void *ctx, const char *name, err *e) { return (void)ctx, (void)e, text_printf(&told, "<%s|", name), true; }
-static bool on_data(void *ctx, const char *p, size_t n, err *e) { return (void)ctx, (void)e, text_addn(&told, p, n), true; }
+static bool on_begin(void *ctx, const char *name, err *e)
+{
+    return (void)ctx, (void)e, text_printf(&told, "<%s|", name), true;
+}
+static bool on_data(void *ctx, const char *p, size_t n, err *e)
+{
+    return (void)ctx, (void)e, text_addn(&told, p, n), true;
+}
 static bool on_end(void *ctx, err *e) { return (void)ctx, (void)e, text_add(&told, ">"), true; }
 static const multipart_sink SINK = {on_begin, on_data, on_end};
 
@@ -28,9 +34,23 @@ static bool parse(const char *type, const char *body, size_t n, size_t piece, er
 static void data_that_looks_like_a_delimiter_comes_through_however_it_is_cut(void **state)
 {
     (void)state;
-    static const char *const data[] = {
-        "", "a", "\r", "\n", "\r\n", "\r\r\n", "\r\n-", "\r\n--", "\r\n--x", "\r\n--xy", "\r\n--x\r\n--xy", "\r\n\r\n--xy-", "--xyz", "-\r\n--xy\r",
-        "\r\r\r\n--x", "\n--xyz", "line\r\n\r\nline\r\n"};
+    static const char *const data[] = {"",
+                                       "a",
+                                       "\r",
+                                       "\n",
+                                       "\r\n",
+                                       "\r\r\n",
+                                       "\r\n-",
+                                       "\r\n--",
+                                       "\r\n--x",
+                                       "\r\n--xy",
+                                       "\r\n--x\r\n--xy",
+                                       "\r\n\r\n--xy-",
+                                       "--xyz",
+                                       "-\r\n--xy\r",
+                                       "\r\r\r\n--x",
+                                       "\n--xyz",
+                                       "line\r\n\r\nline\r\n"};
     for (size_t i = 0; i < sizeof data / sizeof *data; i++) {
         char body[512], want[64];
         int  n = snprintf(body, sizeof body, PART("f", "%s") PART("g", "2") "--xyz--\r\n", data[i]);
@@ -65,12 +85,14 @@ static void boundaries_and_parameters_as_clients_send_them(void **state)
     char long_ok[201], long_bad[202];
     memset(long_ok, 'b', 200), long_ok[200] = 0;
     memset(long_bad, 'b', 201), long_bad[201] = 0;
-    const struct { const char *before, *boundary, *after; bool ok; } c[] = {
+    const struct { const char *before, *boundary, *after; bool ok;
+    } c[] = {
         {"multipart/form-data; boundary=", "x", "", true},
         {"multipart/form-data; boundary=\"", "a b", "\"", true},
         {"multipart/form-data;boundary=", "----WebKitFormBoundary7MA4YWxkTrZu0gW", "", true},
         {"multipart/form-data; charset=utf-8; BOUNDARY=", "x'()+_,-./:=?", " ; q=1", true},
-        {"multipart/form-data; boundary=", "5d1d7c1e-6e35-4b5c-8d1e-7e6f0f6f6b6a-5d1d7c1e-6e35-4b5c-8d1e-7e6f0f6f6b", "", true},
+        {"multipart/form-data; boundary=",
+         "5d1d7c1e-6e35-4b5c-8d1e-7e6f0f6f6b6a-5d1d7c1e-6e35-4b5c-8d1e-7e6f0f6f6b", "", true},
         {"multipart/form-data; boundary=", long_ok, "", true},
         {"multipart/form-data; boundary=", long_bad, "", false},
         {"multipart/form-data; boundary=", "", "", false},
@@ -84,7 +106,9 @@ static void boundaries_and_parameters_as_clients_send_them(void **state)
         char type[320], body[1024];
         err  e = {0};
         snprintf(type, sizeof type, "%s%s%s", c[i].before, c[i].boundary, c[i].after);
-        int n = snprintf(body, sizeof body, "--%s\r\ncontent-disposition:form-data; filename=\"a;b\\\"c\"; name=f\r\n\r\nv\r\n--%s--", c[i].boundary, c[i].boundary);
+        int n = snprintf(body, sizeof body,
+                         "--%s\r\ncontent-disposition:form-data; filename=\"a;b\\\"c\"; name=f\r\n\r\nv\r\n--%s--",
+                         c[i].boundary, c[i].boundary);
         bool ok = parse(type, body, (size_t)n, 7, &e);
         if (ok != c[i].ok) fail_msg("%s: %s", type, ok ? "taken" : e.text);
         if (ok) assert_string_equal(told.s, "<f|v>");
@@ -95,7 +119,8 @@ static void boundaries_and_parameters_as_clients_send_them(void **state)
 static void preamble_padding_and_epilogue_are_passed_over(void **state)
 {
     (void)state;
-    static const char body[] = "hello\r\n--xy no\r\n--xyz  \t\r\nContent-Disposition: form-data; name=a\r\nX-Other: y\r\n\r\n1\r\n--xyz--\r\nbye --xyz\r\n";
+    static const char body[] =
+        "hello\r\n--xy no\r\n--xyz  \t\r\nContent-Disposition: form-data; name=a\r\nX-Other: y\r\n\r\n1\r\n--xyz--\r\nbye --xyz\r\n";
     for (size_t piece = 1; piece < sizeof body; piece++) {
         err e = {0};
         OK(parse(TYPE, body, sizeof body - 1, piece, &e), e);
@@ -106,7 +131,8 @@ static void preamble_padding_and_epilogue_are_passed_over(void **state)
 static void malformed_bodies_are_refused(void **state)
 {
     (void)state;
-    static const struct { const char *body, *part; } c[] = {
+    static const struct { const char *body, *part;
+    } c[] = {
         {"", "does not occur"},
         {"xyz", "does not occur"},
         {"--xyz", "ends before"},
@@ -121,9 +147,11 @@ static void malformed_bodies_are_refused(void **state)
         {"--xyz\r\nContent-Disposition: form-data\r\n\r\nv\r\n--xyz--", "no name"},
         {"--xyz\r\nContent-Disposition: form-data; name=a; name=b\r\n\r\nv\r\n--xyz--", "two names"},
         {"--xyz\r\nContent-Disposition: attachment; name=a\r\n\r\nv\r\n--xyz--", "not form-data"},
-        {"--xyz\r\nContent-Disposition: form-data; name=a\r\nContent-Disposition: form-data; name=b\r\n\r\nv\r\n--xyz--", "two Content-Disposition"},
+        {"--xyz\r\nContent-Disposition: form-data; name=a\r\nContent-Disposition: form-data; name=b\r\n\r\nv\r\n--xyz--",
+         "two Content-Disposition"},
         {"--xyz\r\nContent-Disposition: form-data; name=a\r\n more\r\n\r\nv\r\n--xyz--", "folded"},
-        {"--xyz\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: base64\r\n\r\nv\r\n--xyz--", "Transfer-Encoding"},
+        {"--xyz\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: base64\r\n\r\nv\r\n--xyz--",
+         "Transfer-Encoding"},
         {"--xyz\r\nContent-Disposition: form-data; name=a\n\r\nv\r\n--xyz--", "without CR"},
         {"--xyz\r\nContent-Disposition : form-data; name=a\r\n\r\nv\r\n--xyz--", "header line"},
         {"--xyz\r\nno colon\r\n\r\nv\r\n--xyz--", "header line"},

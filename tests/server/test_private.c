@@ -17,16 +17,20 @@ static text canary_multipart(const char *extra_part)
     size_t      n;
     const char *png = picture(&n);
     text        body = {0}, t = {0};
-    text_add(&body, "--" CANARY "\r\nContent-Disposition: form-data; name=image; filename=\"" CANARY "-name.png\"\r\n\r\n");
+    text_add(&body, "--" CANARY "\r\nContent-Disposition: form-data; name=image; filename=\"" CANARY
+                    "-name.png\"\r\n\r\n");
     text_addn(&body, png, n);
     text_add(&body, "\r\n--" CANARY "\r\nContent-Disposition: form-data; name=question\r\n\r\n" CANARY " question\r\n"
                     "--" CANARY "\r\nContent-Disposition: form-data; name=answers\r\n\r\n" CANARY " one\r\n"
                     "--" CANARY "\r\nContent-Disposition: form-data; name=answers\r\n\r\n" CANARY " two\r\n"
                     "--" CANARY "\r\nContent-Disposition: form-data; name=exclude.study\r\n\r\n" CANARY "-study\r\n");
     text_printf(&body, "%s--" CANARY "--\r\n", extra_part);
-    text_printf(&t, "POST /v1/diagnoses HTTP/1.1\r\nHost: " CANARY ".example\r\nUser-Agent: " CANARY "\r\nAuthorization: Bearer " CANARY "\r\nCookie: " CANARY "\r\n"
-                    "X-Request-Id: " CANARY " not sane\r\ntraceparent: " CANARY "\r\nReferer: http://x/" CANARY "\r\n"
-                    "Content-Type: multipart/form-data; boundary=" CANARY "\r\nContent-Length: %zu\r\n\r\n", body.len);
+    text_printf(&t,
+                "POST /v1/diagnoses HTTP/1.1\r\nHost: " CANARY ".example\r\nUser-Agent: " CANARY
+                "\r\nAuthorization: Bearer " CANARY "\r\nCookie: " CANARY "\r\n"
+                "X-Request-Id: " CANARY " not sane\r\ntraceparent: " CANARY "\r\nReferer: http://x/" CANARY "\r\n"
+                "Content-Type: multipart/form-data; boundary=" CANARY "\r\nContent-Length: %zu\r\n\r\n",
+                body.len);
     text_addn(&t, body.s, body.len);
     text_free(&body);
     return t;
@@ -36,7 +40,8 @@ static void must_be_silent(int status, text t)
 {
     reply r = ask_text(S.port, t);
     if (r.status != status) fail_msg("wanted %d: %d %s", status, r.status, r.body);
-    if (status != 200 && (strstr(r.body, CANARY) || strstr(r.head, CANARY))) fail_msg("an error repeats the request: %s", r.body);
+    if (status != 200 && (strstr(r.body, CANARY) || strstr(r.head, CANARY)))
+        fail_msg("an error repeats the request: %s", r.body);
     free(r.body);
 }
 
@@ -72,8 +77,10 @@ static void nothing_a_request_held_is_written_anywhere(void **state)
 
     must_be_silent(200, canary_multipart(""));
     must_be_silent(422, canary_multipart("--" CANARY "\r\nContent-Disposition: form-data; name=k\r\n\r\n99\r\n"));
-    must_be_silent(400, canary_multipart("--" CANARY "\r\nContent-Disposition: form-data; name=k\r\n\r\n" CANARY "\r\n"));
-    must_be_silent(400, canary_multipart("--" CANARY "\r\nContent-Disposition: form-data; name=\"" CANARY " name\"\r\n\r\n\r\n"));
+    must_be_silent(
+        400, canary_multipart("--" CANARY "\r\nContent-Disposition: form-data; name=k\r\n\r\n" CANARY "\r\n"));
+    must_be_silent(400, canary_multipart("--" CANARY "\r\nContent-Disposition: form-data; name=\"" CANARY
+                                         " name\"\r\n\r\n\r\n"));
     must_be_silent(400, canary_multipart(CANARY));
     must_be_silent(400, post_json("/v1/diagnoses", "", "{\"question\": \"" CANARY "\", " CANARY "}"));
     must_be_silent(400, post_json("/v1/diagnoses", "", "{\"image\": \"" CANARY "??\"}"));
@@ -109,7 +116,8 @@ static void nothing_a_request_held_is_written_anywhere(void **state)
         if (!o) fail_msg("not JSON: %.*s", (int)(nl - l), l);
         if (strcmp(json_string_value(json_object_get(o, "event")), "request") == 0) {
             assert_true(json_is_string(json_object_get(o, "request")) && json_is_string(json_object_get(o, "route")));
-            assert_true(json_is_integer(json_object_get(o, "status")) && json_is_number(json_object_get(o, "total_ms")));
+            assert_true(json_is_integer(json_object_get(o, "status"))
+                        && json_is_number(json_object_get(o, "total_ms")));
             lines++;
         }
         json_decref(o);
@@ -127,9 +135,10 @@ static void every_failed_allocation_is_an_answer_and_the_server_serves_on(void *
     S.cfg.http_threads = 1;
     serving_start(&S);
     text good = sound_request("", ""), form = canary_multipart("");
-    static const char *const gets[] = {"GET /v1/passages/7 HTTP/1.1\r\nHost: x\r\n\r\n", "GET /v1/passages/7/image HTTP/1.1\r\nHost: x\r\n\r\n",
-                                       "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", "GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n",
-                                       "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"};
+    static const char *const gets[] = {
+        "GET /v1/passages/7 HTTP/1.1\r\nHost: x\r\n\r\n", "GET /v1/passages/7/image HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",     "GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",       "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"};
     for (int kind = 0; kind < 8; kind++) {
         bool ok = false;
         int  failures = 0;
@@ -159,8 +168,8 @@ static void every_failed_allocation_is_an_answer_and_the_server_serves_on(void *
     serving_stop(&S);
 }
 
-/* The same for an answer that is sent as it is made: before its first event a 503, behind it an error event, never half an
- * event and never an end without a last one. */
+/* The same for an answer that is sent as it is made: before its first event a 503, behind it an error event,
+ * never half an event and never an end without a last one. */
 static void every_failed_allocation_of_a_stream_is_told(void **state)
 {
     (void)state;
@@ -202,7 +211,8 @@ static void every_failed_allocation_of_a_stream_is_told(void **state)
         mem_fail_after(-1);
         close(fd);
     }
-    if (!ok || before == 0 || behind == 0) fail_msg("%d failures before and %d behind the first event", before, behind);
+    if (!ok || before == 0 || behind == 0)
+        fail_msg("%d failures before and %d behind the first event", before, behind);
     text_free(&body);
     text_free(&t);
     serving_stop(&S);

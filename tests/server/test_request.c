@@ -7,7 +7,8 @@
 #include "tests/check.h"
 
 static body_budget    BUDGET = {.limit = 1 << 26};
-static request_limits LIMITS = {.body_bytes = 1 << 22, .deadline_ms = 1000, .deadline_max_ms = 5000, .budget = &BUDGET};
+static request_limits LIMITS = {
+    .body_bytes = 1 << 22, .deadline_ms = 1000, .deadline_max_ms = 5000, .budget = &BUDGET};
 static char          *IMAGE;
 static size_t         IMAGE_N;
 static char          *IMAGE64;
@@ -47,10 +48,12 @@ static bool read_body(request **r, bool diagnosis, const char *type, const char 
     const field *f = diagnosis ? DIAGNOSIS_FIELDS : RETRIEVAL_FIELDS;
     *r = NULL;
     return request_new(r, f, diagnosis ? N_DIAGNOSIS_FIELDS : N_RETRIEVAL_FIELDS, type, &LIMITS, e)
-        && request_feed(*r, body, n / 2, e) && request_feed(*r, body + n / 2, n - n / 2, e) && request_finish(*r, diagnosis, 100, e);
+           && request_feed(*r, body, n / 2, e) && request_feed(*r, body + n / 2, n - n / 2, e)
+           && request_finish(*r, diagnosis, 100, e);
 }
 
-static void expect(const char *type, const char *body, size_t n, int status, const char *slug, const char *name, const char *what)
+static void expect(const char *type, const char *body, size_t n, int status, const char *slug, const char *name,
+                   const char *what)
 {
     request    *r;
     err         e = {0};
@@ -59,7 +62,8 @@ static void expect(const char *type, const char *body, size_t n, int status, con
     bool        ok = read_body(&r, true, type, body, n, &e);
     int         s = ok ? 200 : status_of(&e, &got, field_name, r);
     if (s != status || (!ok && (strcmp(got, slug) != 0 || strcmp(field_name, name) != 0)))
-        fail_msg("%s: got %d %s field '%s' (%s), wanted %d %s field '%s'", what, s, got, field_name, e.text, status, slug, name);
+        fail_msg("%s: got %d %s field '%s' (%s), wanted %d %s field '%s'", what, s, got, field_name, e.text, status,
+                 slug, name);
     request_free(r);
 }
 
@@ -81,39 +85,66 @@ static text expand(const char *s, bool json)
 static void json_bodies(void **state)
 {
     (void)state;
-    static const struct { const char *body; int status; const char *slug, *at; } c[] = {
+    static const struct { const char *body; int status; const char *slug, *at;
+    } c[] = {
         {"{" REST "}", 200, "", ""},
-        {"{" REST ",'k':1,'mode':'reference','exclude':{'study':'s','patient':'p','self':true},'deadline_ms':5000}", 200, "", ""},
+        {"{" REST ",'k':1,'mode':'reference','exclude':{'study':'s','patient':'p','self':true},'deadline_ms':5000}",
+         200, "", ""},
         {" \n{" REST ",'exclude':{}} ", 200, "", ""},
         {"{" REST ",'k':50}", 200, "", ""},
         /* the three kinds of question, and what belongs to one of them */
-        {"{" OPEN "}", 200, "", ""}, {"{" OPEN ",'labels':['a']}", 200, "", ""}, {"{" OPEN ",'labels':['a','b'],'mode':'reference'}", 200, "", ""},
+        {"{" OPEN "}", 200, "", ""},
+        {"{" OPEN ",'labels':['a']}", 200, "", ""},
+        {"{" OPEN ",'labels':['a','b'],'mode':'reference'}", 200, "", ""},
         {"{" OPEN ",'max_new_tokens':512,'beams':8,'repetition_penalty':1.5,'stream':true}", 200, "", ""},
         {"{" OPEN ",'max_new_tokens':1,'beams':1,'repetition_penalty':1,'stream':false}", 200, "", ""},
-        {"{" OPEN ",'repetition_penalty':10}", 200, "", ""}, {"{" REST ",'stream':false}", 200, "", ""},
-        {"{" REST ",'labels':['a']}", 422, "field-conflict", "labels"}, {"{" OPEN ",'labels':[],'answers':['Yes','No']}", 422, "field-conflict", "labels"},
-        {"{" REST ",'max_new_tokens':5}", 422, "field-conflict", "max_new_tokens"}, {"{" REST ",'beams':2}", 422, "field-conflict", "beams"},
-        {"{" REST ",'repetition_penalty':1.5}", 422, "field-conflict", "repetition_penalty"}, {"{" REST ",'stream':true}", 422, "field-conflict", "stream"},
-        {"{" OPEN ",'labels':['a'],'beams':1}", 422, "field-conflict", "beams"}, {"{" OPEN ",'labels':['a'],'stream':true}", 422, "field-conflict", "stream"},
-        {"{" OPEN ",'labels':[]}", 422, "labels-too-few", "labels"}, {"{" OPEN ",'labels':['a',' ']}", 422, "label-empty", "labels"},
-        {"{" OPEN ",'labels':['a','b','a']}", 422, "label-duplicate", "labels"}, {"{" OPEN ",'labels':'a'}", 400, "field-type", "labels"},
-        {"{" OPEN ",'labels':['a',1]}", 400, "field-type", "labels"}, {"{" OPEN ",'labels':['a'],'labels':['b']}", 400, "field-duplicate", "labels"},
-        {"{" OPEN ",'max_new_tokens':0}", 422, "field-out-of-range", "max_new_tokens"}, {"{" OPEN ",'max_new_tokens':513}", 422, "field-out-of-range", "max_new_tokens"},
-        {"{" OPEN ",'max_new_tokens':5.0}", 400, "field-type", "max_new_tokens"}, {"{" OPEN ",'beams':0}", 422, "field-out-of-range", "beams"},
-        {"{" OPEN ",'beams':9}", 422, "field-out-of-range", "beams"}, {"{" OPEN ",'repetition_penalty':0.999}", 422, "field-out-of-range", "repetition_penalty"},
+        {"{" OPEN ",'repetition_penalty':10}", 200, "", ""},
+        {"{" REST ",'stream':false}", 200, "", ""},
+        {"{" REST ",'labels':['a']}", 422, "field-conflict", "labels"},
+        {"{" OPEN ",'labels':[],'answers':['Yes','No']}", 422, "field-conflict", "labels"},
+        {"{" REST ",'max_new_tokens':5}", 422, "field-conflict", "max_new_tokens"},
+        {"{" REST ",'beams':2}", 422, "field-conflict", "beams"},
+        {"{" REST ",'repetition_penalty':1.5}", 422, "field-conflict", "repetition_penalty"},
+        {"{" REST ",'stream':true}", 422, "field-conflict", "stream"},
+        {"{" OPEN ",'labels':['a'],'beams':1}", 422, "field-conflict", "beams"},
+        {"{" OPEN ",'labels':['a'],'stream':true}", 422, "field-conflict", "stream"},
+        {"{" OPEN ",'labels':[]}", 422, "labels-too-few", "labels"},
+        {"{" OPEN ",'labels':['a',' ']}", 422, "label-empty", "labels"},
+        {"{" OPEN ",'labels':['a','b','a']}", 422, "label-duplicate", "labels"},
+        {"{" OPEN ",'labels':'a'}", 400, "field-type", "labels"},
+        {"{" OPEN ",'labels':['a',1]}", 400, "field-type", "labels"},
+        {"{" OPEN ",'labels':['a'],'labels':['b']}", 400, "field-duplicate", "labels"},
+        {"{" OPEN ",'max_new_tokens':0}", 422, "field-out-of-range", "max_new_tokens"},
+        {"{" OPEN ",'max_new_tokens':513}", 422, "field-out-of-range", "max_new_tokens"},
+        {"{" OPEN ",'max_new_tokens':5.0}", 400, "field-type", "max_new_tokens"},
+        {"{" OPEN ",'beams':0}", 422, "field-out-of-range", "beams"},
+        {"{" OPEN ",'beams':9}", 422, "field-out-of-range", "beams"},
+        {"{" OPEN ",'repetition_penalty':0.999}", 422, "field-out-of-range", "repetition_penalty"},
         {"{" OPEN ",'repetition_penalty':10.01}", 422, "field-out-of-range", "repetition_penalty"},
-        {"{" OPEN ",'repetition_penalty':'1'}", 400, "field-type", "repetition_penalty"}, {"{" OPEN ",'repetition_penalty':true}", 400, "field-type", "repetition_penalty"},
-        {"{" OPEN ",'repetition_penalty':1e400}", 400, "json-malformed", ""}, {"{" OPEN ",'stream':1}", 400, "field-type", "stream"},
+        {"{" OPEN ",'repetition_penalty':'1'}", 400, "field-type", "repetition_penalty"},
+        {"{" OPEN ",'repetition_penalty':true}", 400, "field-type", "repetition_penalty"},
+        {"{" OPEN ",'repetition_penalty':1e400}", 400, "json-malformed", ""},
+        {"{" OPEN ",'stream':1}", 400, "field-type", "stream"},
         /* not JSON, or not an object */
-        {"", 400, "json-malformed", ""}, {"{", 400, "json-malformed", ""}, {"{'image':'@'", 400, "json-malformed", ""},
-        {"{" REST "} x", 400, "json-malformed", ""}, {"[]", 400, "json-malformed", ""}, {"'text'", 400, "json-malformed", ""},
-        {"{" REST ",}", 400, "json-malformed", ""}, {"{" REST ",'k':01}", 400, "json-malformed", ""}, {"{" REST ",'k':NaN}", 400, "json-malformed", ""},
-        {"{'question':'\xff'}", 400, "json-malformed", ""}, {"{'question':'\xed\xa0\x80'}", 400, "json-malformed", ""},
-        {"{'question':'\\u0000'}", 400, "json-malformed", ""}, {"{'question':'\\ud800'}", 400, "json-malformed", ""},
+        {"", 400, "json-malformed", ""},
+        {"{", 400, "json-malformed", ""},
+        {"{'image':'@'", 400, "json-malformed", ""},
+        {"{" REST "} x", 400, "json-malformed", ""},
+        {"[]", 400, "json-malformed", ""},
+        {"'text'", 400, "json-malformed", ""},
+        {"{" REST ",}", 400, "json-malformed", ""},
+        {"{" REST ",'k':01}", 400, "json-malformed", ""},
+        {"{" REST ",'k':NaN}", 400, "json-malformed", ""},
+        {"{'question':'\xff'}", 400, "json-malformed", ""},
+        {"{'question':'\xed\xa0\x80'}", 400, "json-malformed", ""},
+        {"{'question':'\\u0000'}", 400, "json-malformed", ""},
+        {"{'question':'\\ud800'}", 400, "json-malformed", ""},
         /* fields */
-        {"{}", 400, "field-missing", "image"}, {"{'image':'@'}", 400, "field-missing", "question"},
+        {"{}", 400, "field-missing", "image"},
+        {"{'image':'@'}", 400, "field-missing", "question"},
         {"{'question':'q','answers':['Yes','No']}", 400, "field-missing", "image"},
-        {"{" REST ",'K':3}", 400, "field-unknown", "K"}, {"{" REST ",'urgency':1}", 400, "field-unknown", "urgency"},
+        {"{" REST ",'K':3}", 400, "field-unknown", "K"},
+        {"{" REST ",'urgency':1}", 400, "field-unknown", "urgency"},
         {"{" REST ",'odd name \\u0041':1}", 400, "field-unknown", ""}, /* not plain: not sent back */
         {"{" REST ",'exclude.study':'s'}", 400, "field-unknown", "exclude.study"},
         {"{" REST ",'exclude':{'series':'s'}}", 400, "field-unknown", "exclude.series"},
@@ -126,24 +157,34 @@ static void json_bodies(void **state)
         {"{'image':'@','question':['q'],'answers':['Yes','No']}", 400, "field-type", "question"},
         {"{'image':'@','question':'q','answers':'Yes,No'}", 400, "field-type", "answers"},
         {"{'image':'@','question':'q','answers':['Yes',0]}", 400, "field-type", "answers"},
-        {"{" REST ",'k':'2'}", 400, "field-type", "k"}, {"{" REST ",'k':2.0}", 400, "field-type", "k"}, {"{" REST ",'k':true}", 400, "field-type", "k"},
-        {"{" REST ",'mode':1}", 400, "field-type", "mode"}, {"{" REST ",'adapter':1}", 400, "field-type", "adapter"},
-        {"{" REST ",'adapter':'retina-v2.1'}", 200, "", ""}, {"{" REST ",'adapter':''}", 422, "field-out-of-range", "adapter"},
-        {"{" REST ",'adapter':'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}", 422, "field-out-of-range", "adapter"},
+        {"{" REST ",'k':'2'}", 400, "field-type", "k"},
+        {"{" REST ",'k':2.0}", 400, "field-type", "k"},
+        {"{" REST ",'k':true}", 400, "field-type", "k"},
+        {"{" REST ",'mode':1}", 400, "field-type", "mode"},
+        {"{" REST ",'adapter':1}", 400, "field-type", "adapter"},
+        {"{" REST ",'adapter':'retina-v2.1'}", 200, "", ""},
+        {"{" REST ",'adapter':''}", 422, "field-out-of-range", "adapter"},
+        {"{" REST ",'adapter':'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}", 422,
+         "field-out-of-range", "adapter"},
         {"{" REST ",'exclude':'s'}", 400, "field-type", "exclude"},
-        {"{" REST ",'exclude':{'self':1}}", 400, "field-type", "exclude.self"}, {"{" REST ",'deadline_ms':'1'}", 400, "field-type", "deadline_ms"},
+        {"{" REST ",'exclude':{'self':1}}", 400, "field-type", "exclude.self"},
+        {"{" REST ",'deadline_ms':'1'}", 400, "field-type", "deadline_ms"},
         /* base64 */
         {"{'image':'','question':'q','answers':['Yes','No']}", 400, "field-missing", "image"},
         {"{'image':'@=','question':'q','answers':['Yes','No']}", 400, "base64-malformed", "image"},
         {"{'image':'AAA','question':'q','answers':['Yes','No']}", 400, "base64-malformed", "image"},
         {"{'image':'AA\\nAA','question':'q','answers':['Yes','No']}", 400, "base64-malformed", "image"},
-        {"{'image':'data:image/png;base64,AAAA','question':'q','answers':['Yes','No']}", 400, "base64-malformed", "image"},
+        {"{'image':'data:image/png;base64,AAAA','question':'q','answers':['Yes','No']}", 400, "base64-malformed",
+         "image"},
         /* bounds */
-        {"{" REST ",'k':0}", 422, "k-out-of-range", "k"}, {"{" REST ",'k':51}", 422, "k-out-of-range", "k"}, {"{" REST ",'k':-1}", 422, "k-out-of-range", "k"},
+        {"{" REST ",'k':0}", 422, "k-out-of-range", "k"},
+        {"{" REST ",'k':51}", 422, "k-out-of-range", "k"},
+        {"{" REST ",'k':-1}", 422, "k-out-of-range", "k"},
         {"{" REST ",'k':4294967298}", 422, "k-out-of-range", "k"}, /* 2 in 32 bits */
         {"{" REST ",'k':99999999999999999999}", 400, "json-malformed", ""},
         {"{" REST ",'mode':'Paper'}", 422, "field-out-of-range", "mode"},
-        {"{" REST ",'deadline_ms':0}", 422, "field-out-of-range", "deadline_ms"}, {"{" REST ",'deadline_ms':5001}", 422, "field-out-of-range", "deadline_ms"},
+        {"{" REST ",'deadline_ms':0}", 422, "field-out-of-range", "deadline_ms"},
+        {"{" REST ",'deadline_ms':5001}", 422, "field-out-of-range", "deadline_ms"},
         {"{" REST ",'exclude':{'study':''}}", 422, "field-out-of-range", "exclude.study"},
         {"{'image':'@','question':'','answers':['Yes','No']}", 400, "field-missing", "question"},
         {"{'image':'@','question':' \\t','answers':['Yes','No']}", 400, "field-missing", "question"},
@@ -153,7 +194,8 @@ static void json_bodies(void **state)
         {"{'image':'@','question':'q','answers':['Yes',' ']}", 422, "answer-empty", "answers"},
         {"{'image':'@','question':'q','answers':['Yes','No','Yes']}", 422, "answer-duplicate", "answers"},
         /* images */
-        {"{'image':'SGVsbG8sIHdvcmxkIQ==','question':'q','answers':['Yes','No']}", 415, "image-unsupported", "image"},
+        {"{'image':'SGVsbG8sIHdvcmxkIQ==','question':'q','answers':['Yes','No']}", 415, "image-unsupported",
+         "image"},
         {"{'image':'iVBORw0KGgo=','question':'q','answers':['Yes','No']}", 422, "image-undecodable", "image"},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
@@ -179,18 +221,22 @@ static void depth_bombs(void **state)
 static void lengths(void **state)
 {
     (void)state;
-    static const struct { const char *format; int n, status; const char *slug, *at; } c[] = {
+    static const struct { const char *format; int n, status; const char *slug, *at;
+    } c[] = {
         {"{'image':'@','question':'%s','answers':['Yes','No']}", MAX_QUESTION_BYTES, 200, "", ""},
-        {"{'image':'@','question':'%s','answers':['Yes','No']}", MAX_QUESTION_BYTES + 1, 422, "question-too-long", "question"},
+        {"{'image':'@','question':'%s','answers':['Yes','No']}", MAX_QUESTION_BYTES + 1, 422, "question-too-long",
+         "question"},
         {"{'image':'@','question':'q','answers':['%s','No']}", MAX_ANSWER_BYTES, 200, "", ""},
-        {"{'image':'@','question':'q','answers':['%s','No']}", MAX_ANSWER_BYTES + 1, 422, "answer-too-long", "answers"},
+        {"{'image':'@','question':'q','answers':['%s','No']}", MAX_ANSWER_BYTES + 1, 422, "answer-too-long",
+         "answers"},
         {"{'image':'@','question':'q','answers':['%s','No']}", 10000, 422, "answer-too-long", "answers"},
         {"{" OPEN ",'labels':['%s']}", MAX_LABEL_BYTES, 200, "", ""},
         {"{" OPEN ",'labels':['%s']}", MAX_LABEL_BYTES + 1, 422, "label-too-long", "labels"},
         {"{" REST ",'exclude':{'patient':'%s'}}", MAX_KEY_BYTES, 200, "", ""},
         {"{" REST ",'exclude':{'patient':'%s'}}", MAX_KEY_BYTES + 1, 422, "field-out-of-range", "exclude.patient"},
         {"{" REST ",'%s':1}", 65, 400, "field-unknown", ""},
-        {"{" REST ",'%s':1}", 64, 400, "field-unknown", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
+        {"{" REST ",'%s':1}", 64, 400, "field-unknown",
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         char *letters = malloc((size_t)c[i].n + 1);
@@ -217,12 +263,17 @@ static void as_many_answers_as_the_limit_and_one_more(void **state)
             text t = {0}, body;
             text_add(&t, multipart ? "" : "{'image':'@','question':'q','answers':[");
             for (int i = 0; i < n; i++)
-                text_printf(&t, multipart ? "--b\r\nContent-Disposition: form-data; name=answers\r\n\r\n%s%d\r\n" : "%s'%d'", i && !multipart ? "," : "", i);
-            text_add(&t, multipart ? "--b\r\nContent-Disposition: form-data; name=question\r\n\r\nq\r\n"
-                                     "--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\n@\r\n--b--" : "]}");
+                text_printf(&t,
+                            multipart ? "--b\r\nContent-Disposition: form-data; name=answers\r\n\r\n%s%d\r\n"
+                                      : "%s'%d'",
+                            i && !multipart ? "," : "", i);
+            text_add(&t, multipart
+                             ? "--b\r\nContent-Disposition: form-data; name=question\r\n\r\nq\r\n"
+                               "--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\n@\r\n--b--"
+                             : "]}");
             body = expand(t.s, !multipart);
-            expect(multipart ? "multipart/form-data; boundary=b" : "application/json", body.s, body.len, n > MAX_ANSWERS ? 422 : 200, "answers-too-many",
-                   "answers", "count");
+            expect(multipart ? "multipart/form-data; boundary=b" : "application/json", body.s, body.len,
+                   n > MAX_ANSWERS ? 422 : 200, "answers-too-many", "answers", "count");
             text_free(&t);
             text_free(&body);
         }
@@ -236,18 +287,27 @@ static void as_many_answers_as_the_limit_and_one_more(void **state)
 static void multipart_bodies(void **state)
 {
     (void)state;
-    static const struct { const char *body; int status; const char *slug, *at; } c[] = {
+    static const struct { const char *body; int status; const char *slug, *at;
+    } c[] = {
         {IMG Q A "--b--\r\n", 200, "", ""},
         {A Q IMG "--b--", 200, "", ""},
         {IMG Q P("answers") "[\"Yes\", \"No\"]\r\n--b--", 200, "", ""},
         {IMG Q A P("answers") "[one]\r\n--b--", 200, "", ""}, /* an answer may begin with [ behind the first */
-        {IMG Q A P("k") "50\r\n" P("mode") "reference\r\n" P("exclude.study") "s\r\n" P("exclude.patient") "p\r\n" P("exclude.self") "true\r\n"
-         P("deadline_ms") "1\r\n--b--", 200, "", ""},
-        {IMG Q "--b--", 200, "", ""}, {IMG Q L "--b--", 200, "", ""}, {IMG Q P("labels") "[\"a\", \"b\"]\r\n--b--", 200, "", ""},
-        {IMG Q P("max_new_tokens") "512\r\n" P("beams") "8\r\n" P("repetition_penalty") "1.25e0\r\n" P("stream") "true\r\n--b--", 200, "", ""},
-        {IMG Q A P("stream") "false\r\n--b--", 200, "", ""}, {IMG Q A P("stream") "true\r\n--b--", 422, "field-conflict", "stream"},
-        {IMG Q A L "--b--", 422, "field-conflict", "labels"}, {IMG Q L P("beams") "2\r\n--b--", 422, "field-conflict", "beams"},
-        {IMG Q P("labels") "\r\n--b--", 422, "label-empty", "labels"}, {IMG Q L P("labels") "a\r\n--b--", 422, "label-duplicate", "labels"},
+        {IMG Q A P("k") "50\r\n" P("mode") "reference\r\n" P("exclude.study") "s\r\n" P(
+             "exclude.patient") "p\r\n" P("exclude.self") "true\r\n" P("deadline_ms") "1\r\n--b--",
+         200, "", ""},
+        {IMG Q "--b--", 200, "", ""},
+        {IMG Q L "--b--", 200, "", ""},
+        {IMG Q P("labels") "[\"a\", \"b\"]\r\n--b--", 200, "", ""},
+        {IMG Q P("max_new_tokens") "512\r\n" P("beams") "8\r\n" P("repetition_penalty") "1.25e0\r\n" P(
+             "stream") "true\r\n--b--",
+         200, "", ""},
+        {IMG Q A P("stream") "false\r\n--b--", 200, "", ""},
+        {IMG Q A P("stream") "true\r\n--b--", 422, "field-conflict", "stream"},
+        {IMG Q A L "--b--", 422, "field-conflict", "labels"},
+        {IMG Q L P("beams") "2\r\n--b--", 422, "field-conflict", "beams"},
+        {IMG Q P("labels") "\r\n--b--", 422, "label-empty", "labels"},
+        {IMG Q L P("labels") "a\r\n--b--", 422, "label-duplicate", "labels"},
         {IMG Q P("labels") "[]\r\n--b--", 422, "labels-too-few", "labels"},
         {IMG Q P("repetition_penalty") "11\r\n--b--", 422, "field-out-of-range", "repetition_penalty"},
         {IMG Q P("repetition_penalty") "1e999\r\n--b--", 422, "field-out-of-range", "repetition_penalty"},
@@ -257,27 +317,37 @@ static void multipart_bodies(void **state)
         {IMG Q P("repetition_penalty") " 1.5\r\n--b--", 400, "field-type", "repetition_penalty"},
         {IMG Q P("repetition_penalty") "\r\n--b--", 400, "field-type", "repetition_penalty"},
         {"--b--", 400, "field-missing", "image"},
-        {IMG "--b--", 400, "field-missing", "question"}, {Q A "--b--", 400, "field-missing", "image"},
+        {IMG "--b--", 400, "field-missing", "question"},
+        {Q A "--b--", 400, "field-missing", "image"},
         {IMG Q P("answers") "Yes\r\n--b--", 422, "answers-too-few", "answers"},
         {IMG Q P("answers") "[\"Yes\"\r\n--b--", 400, "json-malformed", "answers"},
         {IMG Q P("answers") "[1]\r\n--b--", 400, "field-type", "answers"},
-        {IMG Q P("answers") "[\"Yes\", \"No\"]\r\n" P("answers") "Maybe\r\n--b--", 400, "field-duplicate", "answers"},
+        {IMG Q P("answers") "[\"Yes\", \"No\"]\r\n" P("answers") "Maybe\r\n--b--", 400, "field-duplicate",
+         "answers"},
         {IMG Q A P("answers") "\r\n--b--", 422, "answer-empty", "answers"},
         {IMG Q A P("answers") "Yes\r\n--b--", 422, "answer-duplicate", "answers"},
         {IMG Q A P("answers") "\xff\r\n--b--", 422, "text-not-utf8", "answers"},
-        {IMG IMG Q A "--b--", 400, "field-duplicate", "image"}, {IMG Q Q A "--b--", 400, "field-duplicate", "question"},
-        {IMG Q A P("study") "s\r\n--b--", 400, "field-unknown", "study"}, {IMG Q A P("od d") "s\r\n--b--", 400, "field-unknown", ""},
-        {IMG Q A P("k") "51\r\n--b--", 422, "k-out-of-range", "k"}, {IMG Q A P("k") "two\r\n--b--", 400, "field-type", "k"},
-        {IMG Q A P("k") "\r\n--b--", 400, "field-type", "k"}, {IMG Q A P("k") "-1\r\n--b--", 422, "k-out-of-range", "k"},
-        {IMG Q A P("k") "2 \r\n--b--", 400, "field-type", "k"}, {IMG Q A P("k") "2.0\r\n--b--", 400, "field-type", "k"},
-        {IMG Q A P("k") "0000000000000000000000000000000000000000000000000000000000000000002\r\n--b--", 422, "k-out-of-range", "k"},
+        {IMG IMG Q A "--b--", 400, "field-duplicate", "image"},
+        {IMG Q Q A "--b--", 400, "field-duplicate", "question"},
+        {IMG Q A P("study") "s\r\n--b--", 400, "field-unknown", "study"},
+        {IMG Q A P("od d") "s\r\n--b--", 400, "field-unknown", ""},
+        {IMG Q A P("k") "51\r\n--b--", 422, "k-out-of-range", "k"},
+        {IMG Q A P("k") "two\r\n--b--", 400, "field-type", "k"},
+        {IMG Q A P("k") "\r\n--b--", 400, "field-type", "k"},
+        {IMG Q A P("k") "-1\r\n--b--", 422, "k-out-of-range", "k"},
+        {IMG Q A P("k") "2 \r\n--b--", 400, "field-type", "k"},
+        {IMG Q A P("k") "2.0\r\n--b--", 400, "field-type", "k"},
+        {IMG Q A P("k") "0000000000000000000000000000000000000000000000000000000000000000002\r\n--b--", 422,
+         "k-out-of-range", "k"},
         {IMG Q A P("mode") "fast\r\n--b--", 422, "field-out-of-range", "mode"},
         {IMG Q A P("exclude.self") "yes\r\n--b--", 400, "field-type", "exclude.self"},
         {IMG A P("question") "\r\n--b--", 400, "field-missing", "question"},
         {IMG A P("question") "\xc3\x28\r\n--b--", 422, "text-not-utf8", "question"},
         {Q A "--b\r\nContent-Disposition: form-data; name=image\r\n\r\n\r\n--b--", 400, "field-missing", "image"},
-        {Q A "--b\r\nContent-Disposition: form-data; name=image\r\n\r\nGIF89a\r\n--b--", 415, "image-unsupported", "image"},
-        {IMG Q A, 400, "multipart-malformed", ""}, {IMG Q A "--b", 400, "multipart-malformed", ""},
+        {Q A "--b\r\nContent-Disposition: form-data; name=image\r\n\r\nGIF89a\r\n--b--", 415, "image-unsupported",
+         "image"},
+        {IMG Q A, 400, "multipart-malformed", ""},
+        {IMG Q A "--b", 400, "multipart-malformed", ""},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         text t = expand(c[i].body, false);
@@ -301,8 +371,11 @@ static void both_ways_give_the_same_request(void **state)
     (void)state;
     request *r[2];
     err      e = {0};
-    text     j = expand("{" REST ",'k':3,'mode':'reference','exclude':{'study':'S','self':true},'deadline_ms':7}", true);
-    text     m = expand(IMG Q A P("k") "3\r\n" P("mode") "reference\r\n" P("exclude.study") "S\r\n" P("exclude.self") "true\r\n" P("deadline_ms") "7\r\n--b--", false);
+    text j =
+        expand("{" REST ",'k':3,'mode':'reference','exclude':{'study':'S','self':true},'deadline_ms':7}", true);
+    text m = expand(IMG Q A P("k") "3\r\n" P("mode") "reference\r\n" P("exclude.study") "S\r\n" P(
+                        "exclude.self") "true\r\n" P("deadline_ms") "7\r\n--b--",
+                    false);
     OK(read_body(&r[0], true, "application/json", j.s, j.len, &e), e);
     OK(read_body(&r[1], true, "multipart/form-data; boundary=b", m.s, m.len, &e), e);
     for (int i = 0; i < 2; i++) {
@@ -331,12 +404,18 @@ static void both_ways_give_the_same_open_and_label_requests(void **state)
     for (int labels = 0; labels < 2; labels++) {
         err  e = {0};
         text body[2] = {expand(labels ? "{" OPEN ",'labels':['a','b']}"
-                                      : "{" OPEN ",'max_new_tokens':7,'beams':3,'repetition_penalty':1.5,'stream':true}", true),
+                                      : "{" OPEN
+                                        ",'max_new_tokens':7,'beams':3,'repetition_penalty':1.5,'stream':true}",
+                               true),
                         expand(labels ? IMG Q L "--b--"
-                                      : IMG Q P("max_new_tokens") "7\r\n" P("beams") "3\r\n" P("repetition_penalty") "1.5\r\n" P("stream") "true\r\n--b--", false)};
+                                      : IMG Q P("max_new_tokens") "7\r\n" P("beams") "3\r\n" P(
+                                          "repetition_penalty") "1.5\r\n" P("stream") "true\r\n--b--",
+                               false)};
         for (int i = 0; i < 2; i++) {
             request *r;
-            OK(read_body(&r, true, i ? "multipart/form-data; boundary=b" : "application/json", body[i].s, body[i].len, &e), e);
+            OK(read_body(&r, true, i ? "multipart/form-data; boundary=b" : "application/json", body[i].s,
+                         body[i].len, &e),
+               e);
             const diagnose_request *q = request_query(r);
             assert_int_equal(diagnose_task(q), labels ? TASK_LABELS : TASK_OPEN);
             assert_null(q->answers);
@@ -377,15 +456,21 @@ static void defaults_and_retrievals(void **state)
 static void errors_never_hold_content(void **state)
 {
     (void)state;
-    static const char *const body[] = {"{'question':'CANARY'", "{'CANARY':1,'CANARY':2}", "{" REST ",'k':'CANARY'}", "{" REST ",'mode':'CANARY'}",
-                                       "{'image':'CANARY!!','question':'q','answers':['Yes','No']}", "{" REST ",'CANARY':1}", "{'CANARY CANARY':1}"};
+    static const char *const body[] = {"{'question':'CANARY'",
+                                       "{'CANARY':1,'CANARY':2}",
+                                       "{" REST ",'k':'CANARY'}",
+                                       "{" REST ",'mode':'CANARY'}",
+                                       "{'image':'CANARY!!','question':'q','answers':['Yes','No']}",
+                                       "{" REST ",'CANARY':1}",
+                                       "{'CANARY CANARY':1}"};
     for (size_t i = 0; i < sizeof body / sizeof *body; i++) {
         request *r;
         err      e = {0};
         text     t = expand(body[i], true);
         assert_false(read_body(&r, true, "application/json", t.s, t.len, &e));
         assert_null(strstr(e.text, "CANARY"));
-        assert_null(e.field ? strstr(e.field, "CANARY") : NULL); /* the log writes text and field, never the unknown name */
+        /* the log writes text and field, never the unknown name */
+        assert_null(e.field ? strstr(e.field, "CANARY") : NULL);
         request_free(r);
         text_free(&t);
     }
@@ -422,7 +507,8 @@ static void every_failed_allocation_is_an_error_and_no_leak(void **state)
             request *r = NULL;
             err      e = {0};
             mem_fail_after(n);
-            ok = read_body(&r, true, multipart ? "multipart/form-data; boundary=b" : "application/json", t.s, t.len, &e);
+            ok = read_body(&r, true, multipart ? "multipart/form-data; boundary=b" : "application/json", t.s, t.len,
+                           &e);
             mem_fail_after(-1);
             if (!ok && e.code != ERR_MEMORY) fail_msg("allocation %ld: %s '%s'", n, err_code_name(e.code), e.text);
             request_free(r);

@@ -1,5 +1,5 @@
-/* test_slow.c - clients that take too long. The limits are set to a fraction of a second; the tests wait for what must
- * happen, and never measure how long it took. */
+/* test_slow.c - clients that take too long. The limits are set to a fraction of a second; the tests wait for
+ * what must happen, and never measure how long it took. */
 #include "tests/server/serving.h"
 
 static serving S;
@@ -30,7 +30,9 @@ static void a_body_that_trickles_is_answered_408_and_closed(void **state)
     (void)state;
     begin();
     int fd = dial(S.port);
-    says(fd, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nX-Request-Id: slow-one\r\nContent-Type: application/json\r\nContent-Length: 90000\r\n\r\n");
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nX-Request-Id: slow-one\r\nContent-Type: application/json\r\nContent-Length: 90000\r\n\r\n");
     char spaces[2001];
     memset(spaces, ' ', 2000), spaces[2000] = 0;
     trickle(fd, spaces);
@@ -51,7 +53,9 @@ static void a_body_that_stops_is_answered_408_and_closed(void **state)
     (void)state;
     begin();
     int fd = dial(S.port);
-    says(fd, "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 90000\r\n\r\n--b\r\n");
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 90000\r\n\r\n--b\r\n");
     reply r = hear(fd);
     EXPECT(r, 408, "request-timeout");
     assert_true(is_ended(fd));

@@ -1,5 +1,6 @@
-/* test_stream.c - answers sent as they are made: the framing of events, who sleeps and who is woken, clients that lag, leave or
- * come in crowds, failures before and behind the first event, deadlines, draining. The fake engine emits when a test says so. */
+/* test_stream.c - answers sent as they are made: the framing of events, who sleeps and who is woken, clients
+ * that lag, leave or come in crowds, failures before and behind the first event, deadlines, draining. The fake
+ * engine emits when a test says so. */
 #include "base/json.h"
 #include "base/memory.h"
 #include "server/stream.h"
@@ -94,9 +95,11 @@ static void a_reader_is_woken_once_for_each_time_it_slept(void **state)
 static void what_ends_a_stream_depends_on_whether_it_has_begun(void **state)
 {
     (void)state;
-    static const struct { int tokens; bool answered, begun; const char *end; } t[] = {
-        {0, false, false, ""}, {1, false, true, "event: error\ndata: {\"type\":\"urn:jomed:problem:deadline-passed\""},
-        {0, true, true, "event: answer\ndata: {}\n\n"}, {1, true, true, "event: answer\ndata: {}\n\n"}};
+    static const struct { int tokens; bool answered, begun; const char *end;
+    } t[] = {{0, false, false, ""},
+             {1, false, true, "event: error\ndata: {\"type\":\"urn:jomed:problem:deadline-passed\""},
+             {0, true, true, "event: answer\ndata: {}\n\n"},
+             {1, true, true, "event: answer\ndata: {}\n\n"}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         err      e = {0};
         counts   c;
@@ -138,7 +141,8 @@ static void a_reader_that_lags_is_given_up_and_holds_no_more_memory(void **state
     e = (err){0};
     FAILS(stream_token(s, "t", 1, &e), e, ERR_BUSY, "has gone");
     assert_int_equal(c.wakes, 1);
-    assert_int_equal(stream_take(s, buf, sizeof buf), STREAM_DROPPED); /* not an end: the client must see that something is missing */
+    /* not an end: the client must see that something is missing */
+    assert_int_equal(stream_take(s, buf, sizeof buf), STREAM_DROPPED);
     stream_close(s, &last);
     assert_int_equal(stream_take(s, buf, sizeof buf), STREAM_DROPPED);
     stream_free(s);
@@ -225,10 +229,12 @@ static void a_token_without_memory_is_whole_or_not_there(void **state)
         OK(stream_token(s, "third", 5, &later), later);
         stream_close(s, &last);
         take_all(s, &got, 4096);
-        assert_string_equal(got.s, token ? "event: token\ndata: {\"text\":\"first\"}\n\nevent: token\ndata: {\"text\":\"second\"}\n\n"
-                                           "event: token\ndata: {\"text\":\"third\"}\n\nevent: answer\ndata: {}\n\n"
-                                         : "event: token\ndata: {\"text\":\"first\"}\n\n"
-                                           "event: token\ndata: {\"text\":\"third\"}\n\nevent: answer\ndata: {}\n\n");
+        assert_string_equal(
+            got.s, token
+                       ? "event: token\ndata: {\"text\":\"first\"}\n\nevent: token\ndata: {\"text\":\"second\"}\n\n"
+                         "event: token\ndata: {\"text\":\"third\"}\n\nevent: answer\ndata: {}\n\n"
+                       : "event: token\ndata: {\"text\":\"first\"}\n\n"
+                         "event: token\ndata: {\"text\":\"third\"}\n\nevent: answer\ndata: {}\n\n");
         text_free(&got);
         stream_free(s);
     }
@@ -280,7 +286,8 @@ static int send_open(const char *headers, const char *extra)
 static void expect_event(events *s, const char *name, const char *data)
 {
     event ev = hear_event(s);
-    if (strcmp(ev.name, name) != 0 || (data && strcmp(ev.data, data) != 0)) fail_msg("wanted %s %s, got %s %s", name, data ? data : "", ev.name, ev.data);
+    if (strcmp(ev.name, name) != 0 || (data && strcmp(ev.data, data) != 0))
+        fail_msg("wanted %s %s, got %s %s", name, data ? data : "", ev.name, ev.data);
     free(ev.data);
 }
 
@@ -417,8 +424,10 @@ static void a_failure_before_the_first_event_is_an_ordinary_problem(void **state
 static void a_failure_behind_the_first_event_is_an_error_event(void **state)
 {
     (void)state;
-    static const struct { err_code code; const char *slug, *status; bool told; } c[] = {
-        {ERR_UNUSABLE, "unusable", COUNTED(422), true}, {ERR_BUG, "internal", COUNTED(500), false}, {ERR_FILE, "server-data", COUNTED(500), false}};
+    static const struct { err_code code; const char *slug, *status; bool told;
+    } c[] = {{ERR_UNUSABLE, "unusable", COUNTED(422), true},
+             {ERR_BUG, "internal", COUNTED(500), false},
+             {ERR_FILE, "server-data", COUNTED(500), false}};
     begin(1);
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         fake_texts(TEXT, 2, INT_MAX, c[i].code);
@@ -598,7 +607,8 @@ static void a_full_queue_refuses_a_stream_like_any_request(void **state)
     fake_set(true);
     int running = send_open("", ",\"stream\":true");
     fake_wait_inside(1);
-    text t = open_request("", ",\"stream\":true"); /* its head comes while there is room, its end when there is none */
+    text t = open_request("", ",\"stream\":true"); /* its head comes while there is room, its end when there is
+                                                      none */
     int  late = dial(S.port);
     say(late, t.s, t.len - 1);
     wait_for("jomed_inflight_requests", 3);
@@ -641,7 +651,9 @@ static void *follow(void *arg)
         for (int k = 0;; k++) {
             event ev = hear_event(&s);
             bool  token = strcmp(ev.name, "token") == 0;
-            if (token ? strcmp(ev.data, TOKEN) != 0 : k != 40 || strcmp(ev.name, "answer") != 0 || strncmp(ev.data, want, strlen(want)) != 0) bad++;
+            if (token ? strcmp(ev.data, TOKEN) != 0
+                      : k != 40 || strcmp(ev.name, "answer") != 0 || strncmp(ev.data, want, strlen(want)) != 0)
+                bad++;
             free(ev.data);
             if (!token) break;
         }

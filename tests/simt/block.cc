@@ -15,7 +15,8 @@ static void      *host_sp;
 
 static const char *barrier_name(simt_barrier kind)
 {
-    static const char *const names[] = {"__syncthreads", "__syncthreads_or", "__syncthreads_and", "__syncthreads_count"};
+    static const char *const names[] = {"__syncthreads", "__syncthreads_or", "__syncthreads_and",
+                                        "__syncthreads_count"};
     return names[kind];
 }
 
@@ -52,7 +53,8 @@ static thread *take_next(warp *w)
             if (!(t->mask >> l & 1)) continue;
             const thread *other = lane_at(w, l);
             if (other->state == LEFT)
-                report(t, NULL, "waits in %s with mask 0x%08x: lane %d has left the kernel", t->function->name, t->mask, l);
+                report(t, NULL, "waits in %s with mask 0x%08x: lane %d has left the kernel", t->function->name,
+                       t->mask, l);
             if (other->state == AT_BARRIER)
                 report(t, NULL, "waits in %s with mask 0x%08x: lane %d waits in %s", t->function->name, t->mask, l,
                        barrier_name(running.barrier));
@@ -60,8 +62,8 @@ static thread *take_next(warp *w)
     }
     for (int i = 0; i < running.n_threads; i++) /* as when lanes wait for each other with different masks */
         if (running.threads[i].state == AT_WARP)
-            report(&running.threads[i], NULL, "waits in %s with mask 0x%08x for ever", running.threads[i].function->name,
-                   running.threads[i].mask);
+            report(&running.threads[i], NULL, "waits in %s with mask 0x%08x for ever",
+                   running.threads[i].function->name, running.threads[i].mask);
     report(NULL, NULL, "all threads wait");
 }
 
@@ -195,8 +197,8 @@ static bool all_called(const warp *w, const thread *self, unsigned mask)
         const thread *other = lane_at(w, __builtin_ctz(left));
         if (other->function == self->function && other->mask == mask) continue;
         if (other->mask >> lane_of(self) & 1)
-            report(self, NULL, "calls %s with mask 0x%08x while lane %d waits in %s with mask 0x%08x", self->function->name, mask,
-                   lane_of(other), other->function->name, other->mask);
+            report(self, NULL, "calls %s with mask 0x%08x while lane %d waits in %s with mask 0x%08x",
+                   self->function->name, mask, lane_of(other), other->function->name, other->mask);
         return false;
     }
     return true;
@@ -208,8 +210,10 @@ void warp_call(const warp_function *f, unsigned mask, void *data)
     warp    *w = warp_of(self);
     int      lane = lane_of(self);
     unsigned bit = 1u << lane;
-    if (!(mask & bit)) report(self, NULL, "calls %s with mask 0x%08x, which lacks its own lane %d", f->name, mask, lane);
-    if (mask & ~w->lanes) report(self, NULL, "calls %s with mask 0x%08x; its warp has the lanes 0x%08x", f->name, mask, w->lanes);
+    if (!(mask & bit))
+        report(self, NULL, "calls %s with mask 0x%08x, which lacks its own lane %d", f->name, mask, lane);
+    if (mask & ~w->lanes)
+        report(self, NULL, "calls %s with mask 0x%08x; its warp has the lanes 0x%08x", f->name, mask, w->lanes);
     self->function = f;
     self->mask = mask;
     w->data[lane] = data;

@@ -24,7 +24,8 @@
 
 extern "C" {
 extern char __executable_start[], _end[];                       /* by the linker */
-extern char __start_simt_shared[] __attribute__((weak));        /* static __shared__ objects of all kernels; absent if none */
+extern char __start_simt_shared[] __attribute__((weak));        /* static __shared__ objects of all kernels;
+                                                                   absent if none */
 extern char __stop_simt_shared[] __attribute__((weak));
 }
 
@@ -57,12 +58,15 @@ static void region_open(region *r, void *p, size_t bytes)
 }
 void checks_open()
 {
-    region_open(&dynamic, (uint8_t *)reserve(DYNAMIC_MAX + PAGE) + 128, DYNAMIC_MAX); /* no better aligned than is promised */
-    if (__start_simt_shared) region_open(&fixed, __start_simt_shared, (size_t)(__stop_simt_shared - __start_simt_shared));
+    /* no better aligned than is promised */
+    region_open(&dynamic, (uint8_t *)reserve(DYNAMIC_MAX + PAGE) + 128, DYNAMIC_MAX);
+    if (__start_simt_shared)
+        region_open(&fixed, __start_simt_shared, (size_t)(__stop_simt_shared - __start_simt_shared));
 }
 
 /* -------------------------------------------------------------------------------------------------------- reports */
-/* Where in the source, by binutils' addr2line if it is there. pc: behind the call, or behind a function's first byte. */
+/* Where in the source, by binutils' addr2line if it is there. pc: behind the call, or behind a function's first
+ * byte. */
 static void print_place(const char *what, const void *pc)
 {
     char path[512], command[700], line[400];
@@ -82,19 +86,23 @@ void report(const thread *t, const void *pc, const char *fmt, ...)
     fflush(stdout);
     fprintf(stderr, "simt: %s", in_kernel ? running.kernel_name : "host code");
     if (in_kernel && t)
-        fprintf(stderr, ": block (%u, %u, %u) thread (%u, %u, %u)", simt_here.block.x, simt_here.block.y, simt_here.block.z, t->at.x,
-                t->at.y, t->at.z);
+        fprintf(stderr, ": block (%u, %u, %u) thread (%u, %u, %u)", simt_here.block.x, simt_here.block.y,
+                simt_here.block.z, t->at.x, t->at.y, t->at.z);
     fputs(": ", stderr);
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
     fputc('\n', stderr);
     print_place("", pc);
-    if (in_kernel) print_place("kernel ", (const uint8_t *)running.kernel + 1); /* it may have been launched through a variable */
+    /* it may have been launched through a variable */
+    if (in_kernel) print_place("kernel ", (const uint8_t *)running.kernel + 1);
     _exit(99); /* as a sanitizer's report does under tests/run.sh */
 }
 
-static const char *verb(access_kind kind) { return kind == READ ? "reads" : kind == WRITE ? "writes" : "changes atomically"; }
+static const char *verb(access_kind kind)
+{
+    return kind == READ ? "reads" : kind == WRITE ? "writes" : "changes atomically";
+}
 
 /* ---------------------------------------------------------------------------------------------------------- races */
 static uint64_t clock_of(const thread *t) { return t->clock > running.synced ? t->clock : running.synced + 1; }
@@ -105,24 +113,37 @@ static inline bool ordered(const thread *t, stamp s)
     if (clock <= running.synced) return true;
     int other = (int)(s & WHO), self = number_of(t);
     return other == self
-           || (other / LANES == self / LANES && running.warps[self / LANES].seen[self % LANES][other % LANES] >= clock);
+           || (other / LANES == self / LANES
+               && running.warps[self / LANES].seen[self % LANES][other % LANES] >= clock);
 }
 
-struct touch { const thread *t; const void *pc; const region *r; uintptr_t a; size_t bytes; access_kind kind; stamp now; };
+struct touch {
+    const thread *t;
+    const void *pc;
+    const region *r;
+    uintptr_t a;
+    size_t bytes;
+    access_kind kind;
+    stamp now;
+};
 
 [[noreturn]] static void report_race(const touch *x, stamp other, access_kind other_kind)
 {
     const uint3 *o = &running.threads[other & WHO].at;
-    report(x->t, x->pc, "race: %s %zu bytes of %s shared memory at offset %zu; thread (%u, %u, %u) %s them with no barrier between",
-           verb(x->kind), x->bytes, x->r == &dynamic ? "dynamic" : "static", (size_t)(x->a - x->r->begin), o->x, o->y, o->z,
-           verb(other_kind));
+    report(
+        x->t, x->pc,
+        "race: %s %zu bytes of %s shared memory at offset %zu; thread (%u, %u, %u) %s them with no barrier between",
+        verb(x->kind), x->bytes, x->r == &dynamic ? "dynamic" : "static", (size_t)(x->a - x->r->begin), o->x, o->y,
+        o->z, verb(other_kind));
 }
 
 [[noreturn]] static void report_flight(const touch *x, stamp s)
 {
     const uint3 *o = &running.threads[s & WHO].at;
-    report(x->t, x->pc, "%s %zu bytes of shared memory at offset %zu, for which thread (%u, %u, %u) has not waited since its cp.async",
-           verb(x->kind), x->bytes, (size_t)(x->a - x->r->begin), o->x, o->y, o->z);
+    report(
+        x->t, x->pc,
+        "%s %zu bytes of shared memory at offset %zu, for which thread (%u, %u, %u) has not waited since its cp.async",
+        verb(x->kind), x->bytes, (size_t)(x->a - x->r->begin), o->x, o->y, o->z);
 }
 
 static inline void watch_cell(cell *c, const touch *x)
@@ -135,7 +156,8 @@ static inline void watch_cell(cell *c, const touch *x)
     if (x->kind == READ) {
         bool same_thread = (c->read & WHO) == (now & WHO), same_warp = (c->read & WHO) / LANES == (now & WHO) / LANES;
         bool keep = same_thread
-                    || (same_warp && c->read_too >> 16 > running.synced && (c->read_too & WHO) / LANES != (now & WHO) / LANES);
+                    || (same_warp && c->read_too >> 16 > running.synced
+                        && (c->read_too & WHO) / LANES != (now & WHO) / LANES);
         if (!keep) c->read_too = c->read;
         c->read = now;
     } else {
@@ -151,7 +173,13 @@ static size_t word_of(const region *r, uintptr_t a) { return a / WORD - r->begin
 static void watch(region *r, const thread *t, uintptr_t a, size_t bytes, access_kind kind, const void *pc)
 {
     size_t from = a - r->begin, to = from + bytes;
-    touch  x = {t, pc, r, a, bytes, kind, clock_of(t) << 16 | (kind == ATOMIC ? (stamp)ATOMIC_BIT : 0) | (stamp)number_of(t)};
+    touch x = {t,
+               pc,
+               r,
+               a,
+               bytes,
+               kind,
+               clock_of(t) << 16 | (kind == ATOMIC ? (stamp)ATOMIC_BIT : 0) | (stamp)number_of(t)};
     if (kind != READ) {
         if (from < r->dirty_from) r->dirty_from = from;
         if (to > r->dirty_to) r->dirty_to = to;
@@ -184,15 +212,16 @@ void flight_end(const thread *t, void *dst, size_t bytes) { mark(dst, bytes, sta
 bool is_shared(const void *p, size_t bytes)
 {
     uintptr_t a = (uintptr_t)p;
-    return (a >= dynamic.begin && a + bytes <= dynamic.begin + running.dynamic_bytes) || (a >= fixed.begin && a + bytes <= fixed.end);
+    return (a >= dynamic.begin && a + bytes <= dynamic.begin + running.dynamic_bytes)
+           || (a >= fixed.begin && a + bytes <= fixed.end);
 }
 
 [[noreturn]] static void report_bounds(const thread *t, uintptr_t a, size_t bytes, access_kind kind, const void *pc)
 {
     char what[200];
     if (a >= dynamic.begin && a < dynamic.end)
-        snprintf(what, sizeof what, "%zu bytes of dynamic shared memory at offset %zu of %zu", bytes, (size_t)(a - dynamic.begin),
-                 running.dynamic_bytes);
+        snprintf(what, sizeof what, "%zu bytes of dynamic shared memory at offset %zu of %zu", bytes,
+                 (size_t)(a - dynamic.begin), running.dynamic_bytes);
     else if (a >= stacks_begin && a < stacks_end)
         snprintf(what, sizeof what, "%zu bytes of another thread's local memory", bytes);
     else if (a >= device_begin && a < device_end) {

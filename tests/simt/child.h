@@ -35,7 +35,8 @@ static inline outcome in_child(void (*f)())
     }
     close(ends[1]);
     size_t n = 0;
-    for (ssize_t got; n < sizeof o.text - 1 && (got = read(ends[0], o.text + n, sizeof o.text - 1 - n)) > 0;) n += (size_t)got;
+    for (ssize_t got; n < sizeof o.text - 1 && (got = read(ends[0], o.text + n, sizeof o.text - 1 - n)) > 0;)
+        n += (size_t)got;
     close(ends[0]);
     waitpid(child, &o.status, 0);
     o.status = WIFEXITED(o.status) ? WEXITSTATUS(o.status) : 1000 + WTERMSIG(o.status);

@@ -104,7 +104,8 @@ static bool        from_host;
 void fiber_switch(void **from, void *to, int to_stack, bool leaving)
 {
     void *fake = NULL;
-    from_host = !((uintptr_t)__builtin_frame_address(0) >= stacks_begin && (uintptr_t)__builtin_frame_address(0) < stacks_end);
+    from_host = !((uintptr_t)__builtin_frame_address(0) >= stacks_begin
+                  && (uintptr_t)__builtin_frame_address(0) < stacks_end);
     __sanitizer_start_switch_fiber(leaving ? NULL : &fake, to_stack >= 0 ? stack_base(to_stack) : host_bottom,
                                    to_stack >= 0 ? (size_t)STACK_BYTES : host_bytes);
     context_switch(from, to);

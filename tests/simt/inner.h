@@ -73,7 +73,10 @@ extern thread_local bool in_kernel; /* this host thread runs kernel code */
 static inline int     number_of(const thread *t) { return t->number; }
 static inline int     lane_of(const thread *t) { return number_of(t) % LANES; }
 static inline warp   *warp_of(const thread *t) { return &running.warps[number_of(t) / LANES]; }
-static inline thread *lane_at(const warp *w, int lane) { return &running.threads[(w - running.warps) * LANES + lane]; }
+static inline thread *lane_at(const warp *w, int lane)
+{
+    return &running.threads[(w - running.warps) * LANES + lane];
+}
 
 /* fiber.cc: stacks, and the switch between them. */
 void     fibers_open();
@@ -112,7 +115,8 @@ bool  memory_give(void *p);                /* false: not the start of a block */
 bool  memory_holds(const void *p, size_t bytes); /* wholly inside one block */
 bool  memory_touch(const void *p, size_t bytes); /* the same, before it is read or written */
 void  memory_describe(const void *p, char *text, size_t text_bytes);
-static inline bool memory_touch_quickly(uintptr_t a, size_t bytes) /* inside a page touched before, as nearly always */
+/* inside a page touched before, as nearly always */
+static inline bool memory_touch_quickly(uintptr_t a, size_t bytes)
 {
     size_t end = a % PAGE + bytes;
     return end <= PAGE && end <= held[(a - device_begin) / PAGE] && !(held[(a - device_begin) / PAGE] & FRESH);

@@ -53,7 +53,10 @@ static inline double    __longlong_as_double(long long i) { return simt::bits_as
 
 namespace simt {
 /* Float to int saturates on a GPU and is undefined in C++. */
-static inline int to_int(float f) { return f != f ? 0 : f >= 0x1p31f ? INT32_MAX : f < -0x1p31f ? INT32_MIN : (int)f; }
+static inline int to_int(float f)
+{
+    return f != f ? 0 : f >= 0x1p31f ? INT32_MAX : f < -0x1p31f ? INT32_MIN : (int)f;
+}
 static inline unsigned to_uint(float f) { return !(f > 0) ? 0 : f >= 0x1p32f ? UINT32_MAX : (unsigned)f; }
 } // namespace simt
 static inline int      __float2int_rn(float f) { return simt::to_int(nearbyintf(f)); }

@@ -51,7 +51,10 @@ static void fill(uintptr_t page)
 
 static void protect(int what)
 {
-    if (top > device_begin && mprotect((void *)device_begin, top - device_begin, what) != 0) { perror("simt: mprotect"); exit(1); }
+    if (top > device_begin && mprotect((void *)device_begin, top - device_begin, what) != 0) {
+        perror("simt: mprotect");
+        exit(1);
+    }
 }
 memory_access::memory_access()
 {
@@ -68,7 +71,8 @@ void *memory_take(size_t bytes)
     if (bytes > capacity - used || span > device_end - top) return NULL;
     uintptr_t at = top;
     top += span;
-    for (size_t done = 0; done < bytes; done += PAGE) *held_at(at + done) = (uint16_t)(std::min(bytes - done, (size_t)PAGE) | FRESH);
+    for (size_t done = 0; done < bytes; done += PAGE)
+        *held_at(at + done) = (uint16_t)(std::min(bytes - done, (size_t)PAGE) | FRESH);
     blocks[at] = bytes;
     used += bytes;
     if (n_open > 0 && mprotect((void *)at, span, PROT_READ | PROT_WRITE) != 0) { perror("simt: mprotect"); exit(1); }

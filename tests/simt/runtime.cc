@@ -256,7 +256,10 @@ static bool on_device(const void *p) { return (uintptr_t)p >= device_begin && (u
 
 struct copy { uint8_t *dst; const uint8_t *src; size_t dst_pitch, src_pitch, width, height; };
 
-static size_t span(size_t pitch, const copy *c) { return c->height && c->width ? (c->height - 1) * pitch + c->width : 0; }
+static size_t span(size_t pitch, const copy *c)
+{
+    return c->height && c->width ? (c->height - 1) * pitch + c->width : 0;
+}
 
 static cudaError_t copy_check(const copy *c, cudaMemcpyKind kind)
 {
@@ -307,7 +310,8 @@ static cudaError_t copy_later(copy k, cudaMemcpyKind kind, cudaStream_t s)
         });
     }
     status = submit(s, [k] { copy_do(&k); });
-    if (status == cudaSuccess && !on_device(k.dst) && pinned_at(k.dst) == pinned.end()) { /* pageable: done when we return */
+    /* pageable: done when we return */
+    if (status == cudaSuccess && !on_device(k.dst) && pinned_at(k.dst) == pinned.end()) {
         if (capturing()) return fail(cudaErrorStreamCaptureUnsupported);
         drain(s);
     }
@@ -326,8 +330,8 @@ cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src, size_t sr
 {
     return copy_now({(uint8_t *)dst, (const uint8_t *)src, dst_pitch, src_pitch, width, height}, kind);
 }
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t s)
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t s)
 {
     return copy_later({(uint8_t *)dst, (const uint8_t *)src, dst_pitch, src_pitch, width, height}, kind, s);
 }
@@ -339,7 +343,8 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
     if (!memory_holds(p, bytes)) return fail(cudaErrorInvalidValue);
     return submit(s, [p, value, bytes] {
         memory_access open;
-        if (!memory_touch(p, bytes)) report(NULL, NULL, "cudaMemsetAsync's turn came after its device memory was freed");
+        if (!memory_touch(p, bytes))
+            report(NULL, NULL, "cudaMemsetAsync's turn came after its device memory was freed");
         memset(p, value, bytes);
     });
 }
@@ -373,8 +378,9 @@ static cudaError_t launch_check(const void *kernel, dim3 grid, dim3 block, size_
     if (!threads || block.x > MAX_THREADS || block.y > MAX_THREADS || block.z > 64 || threads > MAX_THREADS)
         return cudaErrorInvalidConfiguration;
     auto limit = dynamic_limit.find(kernel);
-    return shared_bytes > (limit != dynamic_limit.end() ? (size_t)limit->second : (size_t)DYNAMIC_DEFAULT) ? cudaErrorInvalidValue
-                                                                                                          : cudaSuccess;
+    return shared_bytes > (limit != dynamic_limit.end() ? (size_t)limit->second : (size_t)DYNAMIC_DEFAULT)
+               ? cudaErrorInvalidValue
+               : cudaSuccess;
 }
 void simt_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t s,
                  void (*invoke)(const void *, const void *), const void *params, size_t params_bytes)

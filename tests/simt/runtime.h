@@ -107,8 +107,8 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s);
 cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t height,
                          cudaMemcpyKind kind);
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t s);
 cudaError_t cudaMemset(void *p, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
 
@@ -143,7 +143,10 @@ cudaError_t simt_func_get_attributes(cudaFuncAttributes *a, const void *kernel);
 #ifdef __cplusplus
 }
 
-template <class T> static inline cudaError_t cudaMalloc(T **p, size_t bytes) { return simt_malloc((void **)p, bytes); }
+template <class T> static inline cudaError_t cudaMalloc(T **p, size_t bytes)
+{
+    return simt_malloc((void **)p, bytes);
+}
 template <class T> static inline cudaError_t cudaMallocAsync(T **p, size_t bytes, cudaStream_t s)
 {
     return simt_malloc_async((void **)p, bytes, s);

@@ -73,8 +73,9 @@ simt_f32x4 simt_mma_bf16(simt_u32x4 a, uint64_t b, simt_f32x4 c);
 simt_f32x4 simt_mma_f16(simt_u32x4 a, uint64_t b, simt_f32x4 c);
 
 /* Run kernel in the stream's turn. invoke(params) calls it for one thread; params are copied. */
-void simt_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                 void (*invoke)(const void *kernel, const void *params), const void *params, size_t params_bytes);
+void simt_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                 cudaStream_t stream, void (*invoke)(const void *kernel, const void *params), const void *params,
+                 size_t params_bytes);
 }
 
 static inline void __syncthreads(void) { simt_syncthreads(SIMT_SYNC, 0); }
@@ -92,7 +93,8 @@ static inline int      __all_sync(unsigned mask, int p) { return simt_ballot(mas
 namespace simt {
 template <class T> static inline uint64_t widen(T v)
 {
-    static_assert(std::is_trivially_copyable<T>::value && (sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8), "a register");
+    static_assert(std::is_trivially_copyable<T>::value && (sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8),
+                  "a register");
     uint64_t u = 0;
     __builtin_memcpy(&u, &v, sizeof v);
     return u;
@@ -113,10 +115,16 @@ SIMT_SHUFFLE(__shfl_up_sync, SIMT_SHFL_UP, unsigned)
 SIMT_SHUFFLE(__shfl_down_sync, SIMT_SHFL_DOWN, unsigned)
 SIMT_SHUFFLE(__shfl_xor_sync, SIMT_SHFL_XOR, int)
 #undef SIMT_SHUFFLE
-template <class T> static inline unsigned __match_any_sync(unsigned mask, T v) { return simt_match_any(mask, simt::widen(v)); }
+template <class T> static inline unsigned __match_any_sync(unsigned mask, T v)
+{
+    return simt_match_any(mask, simt::widen(v));
+}
 
-#define SIMT_REDUCE(name, op, T) \
-    static inline T name(unsigned mask, T v) { return (T)simt_reduce(op, mask, (uint32_t)v, std::is_signed<T>::value); }
+#define SIMT_REDUCE(name, op, T)                                                                                   \
+    static inline T name(unsigned mask, T v)                                                                       \
+    {                                                                                                              \
+        return (T)simt_reduce(op, mask, (uint32_t)v, std::is_signed<T>::value);                                    \
+    }
 SIMT_REDUCE(__reduce_add_sync, SIMT_ADD, int)
 SIMT_REDUCE(__reduce_add_sync, SIMT_ADD, unsigned)
 SIMT_REDUCE(__reduce_min_sync, SIMT_MIN, int)
@@ -128,8 +136,11 @@ SIMT_REDUCE(__reduce_or_sync, SIMT_OR, unsigned)
 SIMT_REDUCE(__reduce_xor_sync, SIMT_XOR, unsigned)
 #undef SIMT_REDUCE
 
-#define SIMT_ATOMIC(name, op, T) \
-    static inline T name(T *p, T v) { return (T)simt_atomic(op, p, (uint64_t)v, sizeof(T), std::is_signed<T>::value); }
+#define SIMT_ATOMIC(name, op, T)                                                                                   \
+    static inline T name(T *p, T v)                                                                                \
+    {                                                                                                              \
+        return (T)simt_atomic(op, p, (uint64_t)v, sizeof(T), std::is_signed<T>::value);                            \
+    }
 #define SIMT_ATOMICS(T) \
     SIMT_ATOMIC(atomicAdd, SIMT_ADD, T) SIMT_ATOMIC(atomicSub, SIMT_SUB, T) SIMT_ATOMIC(atomicMin, SIMT_MIN, T) \
     SIMT_ATOMIC(atomicMax, SIMT_MAX, T) SIMT_ATOMIC(atomicExch, SIMT_EXCH, T) SIMT_ATOMIC(atomicAnd, SIMT_AND, T) \
@@ -193,8 +204,8 @@ static inline void launch(const char *name, void (*kernel)(P...), dim3 grid, dim
 {
     static_assert((std::is_trivially_copyable<P>::value && ...), "a kernel's parameters are copied as bytes");
     typename kernel_call<P...>::params params(static_cast<P>(args)...);
-    simt_launch(name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, stream, kernel_call<P...>::invoke,
-                &params, sizeof params);
+    simt_launch(name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, stream,
+                kernel_call<P...>::invoke, &params, sizeof params);
 }
 } // namespace simt
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \

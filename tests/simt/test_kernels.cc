@@ -97,13 +97,15 @@ static __global__ void votes(unsigned *y)
 {
     unsigned lane = threadIdx.x, *out = y + lane, all = 0xffffffffu;
     out[0 * 32] = __ballot_sync(all, lane % 3 == 0);
-    out[1 * 32] = (unsigned)__any_sync(all, lane == 31) + 2 * (unsigned)__all_sync(all, lane < 31) + 4 * (unsigned)__all_sync(all, 1);
+    out[1 * 32] = (unsigned)__any_sync(all, lane == 31) + 2 * (unsigned)__all_sync(all, lane < 31)
+                  + 4 * (unsigned)__all_sync(all, 1);
     out[2 * 32] = __match_any_sync(all, lane % 5);
     out[3 * 32] = __reduce_add_sync(all, lane);
     out[4 * 32] = (unsigned)__reduce_min_sync(all, 3 - (int)lane);
     out[5 * 32] = __reduce_max_sync(all, lane * 5 % 37);
     out[6 * 32] = __reduce_xor_sync(all, 1u << lane % 20);
-    out[7 * 32] = (unsigned)__syncthreads_count(lane > 3) + 100 * (unsigned)(__syncthreads_and(lane < 31) + 2 * __syncthreads_or(lane == 31));
+    out[7 * 32] = (unsigned)__syncthreads_count(lane > 3)
+                  + 100 * (unsigned)(__syncthreads_and(lane < 31) + 2 * __syncthreads_or(lane == 31));
 }
 static void votes_and_reductions_agree_in_all_lanes(void **)
 {
@@ -138,7 +140,8 @@ static __global__ void counts(int *sum, unsigned *most, unsigned long long *turn
     if (threadIdx.x == 0) atomicAdd(sum, inside);
     atomicMax(most, blockIdx.x * blockDim.x + threadIdx.x);
     atomicMin(least, -(int)threadIdx.x);
-    for (unsigned long long seen = *turns, was; (was = atomicCAS(turns, seen, seen + 0x100000001ull)) != seen;) seen = was;
+    for (unsigned long long seen = *turns, was; (was = atomicCAS(turns, seen, seen + 0x100000001ull)) != seen;)
+        seen = was;
 }
 static void atomics_lose_nothing(void **)
 {
@@ -279,11 +282,14 @@ static void bf16_and_half_round_to_nearest_even(void **)
         if ((u & 0x7c00u) < 0x7c00u && (u & 0x7fffu) != 0x7bffu) {
             double half_way = ((double)h + simt::half_to_float((uint16_t)(u + 1))) / 2;
             assert_int_equal(simt::half_from_float((float)half_way), u & 1 ? u + 1 : u);
-            assert_int_equal(simt::half_from_float(nextafterf((float)half_way, 2 * simt::half_to_float((uint16_t)(u + 1)))), u + 1);
+            assert_int_equal(
+                simt::half_from_float(nextafterf((float)half_way, 2 * simt::half_to_float((uint16_t)(u + 1)))),
+                u + 1);
             assert_int_equal(simt::half_from_float(nextafterf((float)half_way, 0)), u);
         }
     }
-    assert_true(simt::half_to_float(0x3c00) == 1 && simt::half_to_float(0x0001) == 0x1p-24f && simt::half_to_float(0xfbff) == -65504);
+    assert_true(simt::half_to_float(0x3c00) == 1 && simt::half_to_float(0x0001) == 0x1p-24f
+                && simt::half_to_float(0xfbff) == -65504);
     assert_int_equal(simt::half_from_float(65519.996f), 0x7bff);
     assert_int_equal(simt::half_from_float(65520), 0x7c00);
     assert_int_equal(simt::half_from_float(-1e30f), 0xfc00);

@@ -17,21 +17,43 @@ static __global__ void past_the_end(float *y, int n) { if ((int)threadIdx.x <= n
 static __global__ void before_the_start(const float *x, float *y) { y[threadIdx.x] = x[(int)threadIdx.x - 1]; }
 static __global__ void wrong_index(float *y, int rows, int cols) { y[(size_t)threadIdx.x * rows + cols] = 1; }
 static __global__ void wide_load(const uint4 *x, uint4 *y) { y[threadIdx.x] = x[threadIdx.x]; }
-static __global__ void half_past(const float *x, float *y) { float4 v = *(const float4 *)(x + 4 * threadIdx.x); y[threadIdx.x] = v.x + v.y + v.z + v.w; }
+static __global__ void half_past(const float *x, float *y)
+{
+    float4 v = *(const float4 *)(x + 4 * threadIdx.x);
+    y[threadIdx.x] = v.x + v.y + v.z + v.w;
+}
 static __global__ void misaligned(const float *x, float *y) { float2 v = *(const float2 *)(x + 1); *y = v.x + v.y; }
 static __global__ void atomic_past(int *y) { atomicAdd(y + threadIdx.x, 1); }
 static __global__ void through_pointer(float **p) { (*p)[0] = 1; }
 
 static void device_memory_out_of_bounds_is_found(void **)
 {
-    caught("write", [] { LAUNCH(past_the_end, 1, 32, 0, 0, device<float>(17), 17); run(); },
-           "past_the_end", "block (0, 0, 0) thread (17, 0, 0)", "writes 4 bytes of device memory out of bounds: offset 68 of a block of 68");
-    caught("read", [] { float *x = device<float>(40); LAUNCH(before_the_start, 1, 8, 0, 0, x, device<float>(8)); run(); },
-           "before_the_start", "thread (0, 0, 0)", "reads 4 bytes of device memory out of bounds");
+    caught(
+        "write",
+        [] {
+            LAUNCH(past_the_end, 1, 32, 0, 0, device<float>(17), 17);
+            run();
+        },
+        "past_the_end", "block (0, 0, 0) thread (17, 0, 0)",
+        "writes 4 bytes of device memory out of bounds: offset 68 of a block of 68");
+    caught(
+        "read",
+        [] {
+            float *x = device<float>(40);
+            LAUNCH(before_the_start, 1, 8, 0, 0, x, device<float>(8));
+            run();
+        },
+        "before_the_start", "thread (0, 0, 0)", "reads 4 bytes of device memory out of bounds");
     caught("rows for columns", [] { LAUNCH(wrong_index, dim3(1), 8, 0, 0, device<float>(8 * 3), 5, 2); run(); },
            "wrong_index", "thread (5, 0, 0)", "writes 4 bytes of device memory");
-    caught("last vector", [] { float *x = device<float>(14); LAUNCH(half_past, 1, 4, 0, 0, x, device<float>(4)); run(); },
-           "half_past", "thread (3, 0, 0)", "out of bounds: offset");
+    caught(
+        "last vector",
+        [] {
+            float *x = device<float>(14);
+            LAUNCH(half_past, 1, 4, 0, 0, x, device<float>(4));
+            run();
+        },
+        "half_past", "thread (3, 0, 0)", "out of bounds: offset");
     caught("freed", [] {
         uint4 *x = device<uint4>(4), *y = device<uint4>(4);
         LAUNCH(wide_load, 1, 4, 0, 0, x, y);
@@ -39,10 +61,22 @@ static void device_memory_out_of_bounds_is_found(void **)
         LAUNCH(wide_load, 1, 4, 0, 0, x, y);
         run();
     }, "wide_load", "reads 16 bytes of device memory", "freed");
-    caught("alignment", [] { float *x = device<float>(8); LAUNCH(misaligned, 1, 1, 0, 0, x, device<float>(1)); run(); },
-           "misaligned", "test_mistakes.cc", "not aligned");
-    caught("launched through a variable", [] { auto f = wrong_index; LAUNCH(f, 1, 8, 0, 0, device<float>(24), 5, 2); run(); },
-           "simt: f: block (0, 0, 0) thread (5, 0, 0)", "kernel wrong_index", "test_mistakes.cc");
+    caught(
+        "alignment",
+        [] {
+            float *x = device<float>(8);
+            LAUNCH(misaligned, 1, 1, 0, 0, x, device<float>(1));
+            run();
+        },
+        "misaligned", "test_mistakes.cc", "not aligned");
+    caught(
+        "launched through a variable",
+        [] {
+            auto f = wrong_index;
+            LAUNCH(f, 1, 8, 0, 0, device<float>(24), 5, 2);
+            run();
+        },
+        "simt: f: block (0, 0, 0) thread (5, 0, 0)", "kernel wrong_index", "test_mistakes.cc");
     caught("atomic", [] { LAUNCH(atomic_past, 1, 3, 0, 0, device<int>(2)); run(); },
            "atomic_past", "thread (2, 0, 0)", "changes atomically 4 bytes");
 }
@@ -57,7 +91,13 @@ static void memory_of_the_other_side_is_found(void **)
         LAUNCH(through_pointer, 1, 1, 0, 0, p);
         run();
     }, "through_pointer", "writes 4 bytes", "which is no device memory");
-    caught("device memory in a launcher", [] { volatile float *p = device<float>(1); *p = 1; }, "host code", "writes 4 bytes", "device memory");
+    caught(
+        "device memory in a launcher",
+        [] {
+            volatile float *p = device<float>(1);
+            *p = 1;
+        },
+        "host code", "writes 4 bytes", "device memory");
     outcome o = in_child([] { memcpy(device<char>(8), "x", strlen(getenv("PATH")) ? 1 : 0); });
     assert_int_equal(o.status, 1000 + SIGSEGV); /* and by code that is not compiled for it */
 }
@@ -169,12 +209,24 @@ static void races_in_shared_memory_are_found(void **)
            "no_second_barrier", "race", "with no barrier between");
     caught("missing __syncwarp", [] { LAUNCH(no_syncwarp, 1, 32, 0, 0, device<float>(32)); run(); },
            "no_syncwarp", "race: reads", "writes them");
-    caught("one place", [] { LAUNCH(all_write_one, 1, 2, 0, 0, device<int>(2)); run(); }, "all_write_one", "race: writes", "thread (1, 0, 0)");
+    caught(
+        "one place",
+        [] {
+            LAUNCH(all_write_one, 1, 2, 0, 0, device<int>(2));
+            run();
+        },
+        "all_write_one", "race: writes", "thread (1, 0, 0)");
     caught("a write behind reads", [] { LAUNCH(read_then_one_writes, 1, 96, 0, 0, device<int>(96)); run(); },
            "read_then_one_writes", "thread (63, 0, 0): race: writes", "reads them");
     caught("atomic and plain", [] { LAUNCH(counts_plainly, 1, 4, 0, 0, device<int>(4)); run(); },
            "counts_plainly", "race", "changes atomically them");
-    caught("half a warp", [] { LAUNCH(syncs_half, 1, 32, 0, 0, device<float>(32)); run(); }, "syncs_half", "race", "with no barrier between");
+    caught(
+        "half a warp",
+        [] {
+            LAUNCH(syncs_half, 1, 32, 0, 0, device<float>(32));
+            run();
+        },
+        "syncs_half", "race", "with no barrier between");
 }
 
 static __global__ void ordered(int *y)
@@ -273,16 +325,46 @@ static __global__ void copies_misaligned(const float *x)
 
 static void cp_async_mistakes_are_found(void **)
 {
-    caught("read before the wait", [] { float *x = device<float>(8); LAUNCH(reads_before_the_wait, 1, 2, 64, 0, x, device<float>(2)); run(); },
-           "reads_before_the_wait", "thread (0, 0, 0)", "has not waited since its cp.async");
-    caught("a group too few", [] { float *x = device<float>(8); LAUNCH(waits_for_too_few, 1, 1, 64, 0, x, device<float>(2)); run(); },
-           "waits_for_too_few", "offset 16", "has not waited");
-    caught("no barrier behind the wait", [] { float *x = device<float>(8); LAUNCH(waits_alone, 1, 2, 64, 0, x, device<float>(2)); run(); },
-           "waits_alone", "thread (1, 0, 0): race: writes 16 bytes", "thread (0, 0, 0) reads them");
-    caught("copy over readers", [] { float *x = device<float>(8); LAUNCH(copies_over_readers, 1, 2, 64, 0, x, device<float>(2)); run(); },
-           "copies_over_readers", "race", "thread (");
-    caught("source", [] { LAUNCH(copies_past, 1, 2, 64, 0, device<float>(7), 16); run(); },
-           "copies_past", "thread (1, 0, 0)", "reads 16 bytes of device memory out of bounds: offset 16 of a block of 28");
+    caught(
+        "read before the wait",
+        [] {
+            float *x = device<float>(8);
+            LAUNCH(reads_before_the_wait, 1, 2, 64, 0, x, device<float>(2));
+            run();
+        },
+        "reads_before_the_wait", "thread (0, 0, 0)", "has not waited since its cp.async");
+    caught(
+        "a group too few",
+        [] {
+            float *x = device<float>(8);
+            LAUNCH(waits_for_too_few, 1, 1, 64, 0, x, device<float>(2));
+            run();
+        },
+        "waits_for_too_few", "offset 16", "has not waited");
+    caught(
+        "no barrier behind the wait",
+        [] {
+            float *x = device<float>(8);
+            LAUNCH(waits_alone, 1, 2, 64, 0, x, device<float>(2));
+            run();
+        },
+        "waits_alone", "thread (1, 0, 0): race: writes 16 bytes", "thread (0, 0, 0) reads them");
+    caught(
+        "copy over readers",
+        [] {
+            float *x = device<float>(8);
+            LAUNCH(copies_over_readers, 1, 2, 64, 0, x, device<float>(2));
+            run();
+        },
+        "copies_over_readers", "race", "thread (");
+    caught(
+        "source",
+        [] {
+            LAUNCH(copies_past, 1, 2, 64, 0, device<float>(7), 16);
+            run();
+        },
+        "copies_past", "thread (1, 0, 0)",
+        "reads 16 bytes of device memory out of bounds: offset 16 of a block of 28");
     caught("destination", [] { LAUNCH(copies_past, 1, 4, 48, 0, device<float>(16), 16); run(); },
            "copies_past", "thread (3, 0, 0)", "is not shared memory");
     caught("alignment", [] { LAUNCH(copies_misaligned, 1, 1, 64, 0, device<float>(16)); run(); },
@@ -309,7 +391,10 @@ static __global__ void other_function(int *y)
     if (threadIdx.x < 16) y[threadIdx.x] = __ballot_sync(0xffffffffu, 1);
     else y[threadIdx.x] = __shfl_sync(0xffffffffu, 1, 0);
 }
-static __global__ void other_mask(int *y) { y[threadIdx.x] = __shfl_sync(threadIdx.x == 3 ? 0xfu : 0xffffffffu, 1, 0); }
+static __global__ void other_mask(int *y)
+{
+    y[threadIdx.x] = __shfl_sync(threadIdx.x == 3 ? 0xfu : 0xffffffffu, 1, 0);
+}
 static __global__ void from_outside(int *y)
 {
     if (threadIdx.x < 16) y[threadIdx.x] = __shfl_sync(0x0000ffffu, 1, 20);
@@ -338,18 +423,36 @@ static __global__ void ldmatrix_race(uint32_t *y)
 
 static void lanes_that_do_not_meet_are_found(void **)
 {
-    caught("a lane left", [] { LAUNCH(shuffles_in_a_branch, 1, 32, 0, 0, device<int>(32)); run(); },
-           "shuffles_in_a_branch", "thread (0, 0, 0): waits in __shfl_down_sync with mask 0xffffffff", "lane 31 has left the kernel");
+    caught(
+        "a lane left",
+        [] {
+            LAUNCH(shuffles_in_a_branch, 1, 32, 0, 0, device<int>(32));
+            run();
+        },
+        "shuffles_in_a_branch", "thread (0, 0, 0): waits in __shfl_down_sync with mask 0xffffffff",
+        "lane 31 has left the kernel");
     caught("a lane waits elsewhere", [] { LAUNCH(shuffles_past_a_barrier, 1, 32, 0, 0, device<int>(32)); run(); },
            "shuffles_past_a_barrier", "waits in __shfl_sync", "lane 7 waits in __syncthreads");
     caught("own lane", [] { LAUNCH(lacks_itself, 1, 32, 0, 0, device<int>(32)); run(); },
            "lacks_itself", "thread (16, 0, 0)", "lacks its own lane 16");
     caught("another function", [] { LAUNCH(other_function, 1, 32, 0, 0, device<int>(32)); run(); },
            "other_function", "calls __shfl_sync", "waits in __ballot_sync");
-    caught("another mask", [] { LAUNCH(other_mask, 1, 32, 0, 0, device<int>(32)); run(); }, "other_mask", "thread (3, 0, 0)", "mask 0x0000000f");
+    caught(
+        "another mask",
+        [] {
+            LAUNCH(other_mask, 1, 32, 0, 0, device<int>(32));
+            run();
+        },
+        "other_mask", "thread (3, 0, 0)", "mask 0x0000000f");
     caught("source lane", [] { LAUNCH(from_outside, 1, 32, 0, 0, device<int>(32)); run(); },
            "from_outside", "shuffles from lane 20", "lacks");
-    caught("no such lane", [] { LAUNCH(short_warp, 1, 20, 0, 0, device<int>(20)); run(); }, "short_warp", "__shfl_sync", "its warp has the lanes 0x000fffff");
+    caught(
+        "no such lane",
+        [] {
+            LAUNCH(short_warp, 1, 20, 0, 0, device<int>(20));
+            run();
+        },
+        "short_warp", "__shfl_sync", "its warp has the lanes 0x000fffff");
     caught("another barrier", [] { LAUNCH(two_barriers, 1, 64, 0, 0, device<int>(1)); run(); },
            "two_barriers", "calls __syncthreads_or", "wait in __syncthreads");
     caught("ldmatrix bounds", [] { LAUNCH(ldmatrix_outside, 1, 32, 31 * 16, 0, device<uint32_t>(32)); run(); },

@@ -88,7 +88,8 @@ static void launches_beyond_the_limits_are_refused(void **)
     GIVES(cudaPeekAtLastError(), cudaErrorInvalidConfiguration);
     LAUNCH(shared_user, 1, 1, 48 * 1024 + 1, 0, y);
     GIVES(cudaPeekAtLastError(), cudaErrorInvalidValue);
-    GIVES(cudaFuncSetAttribute(shared_user, cudaFuncAttributeMaxDynamicSharedMemorySize, 164 * 1024), cudaErrorInvalidValue);
+    GIVES(cudaFuncSetAttribute(shared_user, cudaFuncAttributeMaxDynamicSharedMemorySize, 164 * 1024),
+          cudaErrorInvalidValue);
     DONE(cudaFuncSetAttribute(shared_user, cudaFuncAttributeMaxDynamicSharedMemorySize, 99 * 1024));
     assert_int_equal(first(y), 0);
     LAUNCH(shared_user, 1, 1, 99 * 1024, 0, y);

@@ -213,9 +213,11 @@ static void ldmatrix_work(unsigned mask, void *const data[])
             if (l->n != ((load *)data[0])->n || l->transposed != ((load *)data[0])->transposed)
                 report(lane_at(w, 8 * m + r), l->pc, "ldmatrix of another kind than lane 0's");
             if ((uintptr_t)l->row % 16)
-                report(lane_at(w, 8 * m + r), l->pc, "ldmatrix: row at %p is not aligned to 16 bytes", (const void *)l->row);
+                report(lane_at(w, 8 * m + r), l->pc, "ldmatrix: row at %p is not aligned to 16 bytes",
+                       (const void *)l->row);
             if (!is_shared(l->row, 16))
-                report(lane_at(w, 8 * m + r), l->pc, "ldmatrix: row at %p is not shared memory", (const void *)l->row);
+                report(lane_at(w, 8 * m + r), l->pc, "ldmatrix: row at %p is not shared memory",
+                       (const void *)l->row);
         }
     for (int lane = 0; lane < LANES; lane++) {
         load   *l = (load *)data[lane];
