@@ -294,7 +294,12 @@ static void what_cannot_be_scored_is_an_error_that_names_the_field(void **state)
     reader_passage z = {c->z[0].id, text};
     q.z = &z;
     q.K = 1;
-    FAILS(reader_score(w.r, w.k, &q, w.a, &y, &e), e, ERR_UNUSABLE, "a retrieved pair makes");
+    char passage[64];
+    snprintf(passage, sizeof passage, "caption of retrieved passage %d make", (int)z.id);
+    FAILS(reader_score(w.r, w.k, &q, w.a, &y, &e), e, ERR_UNUSABLE, passage);
+    assert_non_null(strstr(e.text, "at most 32768: a smaller k"));
+    assert_string_equal(e.problem, "prompt-too-long");
+    assert_string_equal(e.field, "k");
     free(text);
 
     q = c->q;
