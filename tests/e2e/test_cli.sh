@@ -95,6 +95,15 @@ grep -q '"answer":"3","tokens":1,"ended":true,"log_likelihood":-[0-9.]*,"consist
 ok $? "diagnose --json has no open answer"
 gives 0 "^Answer    3$" "show does not show an open answer" "$jomed" show "$dir/o.json"
 
+# the words come as they are made (dd counts what it is given at a time), below their question, once; then what they rest on
+talk() { ask --reader tests/fixtures/qwen2vl-tiny --question "what?" --max-new-tokens 200 "$@" $picture; }
+talk 2>"$dir/err" | dd bs=64k of="$dir/out" 2>"$dir/dd"
+[ "$(sed -n 's/^0+\([0-9]*\) records in/\1/p' "$dir/dd")" -ge 5 ]; ok $? "an open answer is not printed as it is made"
+talk --json >"$dir/o.json" 2>>"$dir/err"
+[ "$(sed -n 's/^Answer    //p' "$dir/out")" = "$(sed 's/.*"answer":"\([^"]*\)".*/\1/' "$dir/o.json")" ]; ok $? "the words printed are not the answer, or come twice"
+[ "$(sed -n '1s/^Image .*/i/p; 2s/^Question .*/q/p; 3s/^Answer .*/a/p; 4s/^ *log p .*/l/p; 6s/^  Evidence.*/e/p' "$dir/out" | tr -d '\n')" = iqale ] && [ "$(grep -c '^Question\|^Answer\|^  Evidence' "$dir/out")" = 3 ]
+ok $? "an open answer is not printed in the order of question, words, likelihood, evidence"
+
 # labels: each by itself
 grades="Haemorrhages,Severe diabetic retinopathy,A healthy retina"
 gives 0 "^Present   " "diagnose does not say which labels are present" ask --labels "$grades" $picture

@@ -516,8 +516,8 @@ static void what_cannot_be_built_is_said(void **state)
     FAILS(build(&o, &c, &e), e, ERR_FILE, "no item could be used (1 were refused)");
 }
 
-/* The report stays where the message says; what was mended, be it the list or a picture, is read again, without --force
- * and without removing anything. */
+/* The report stays where the message says; what was mended, be it the list or a picture, is read again, without
+ * --force and without removing anything. */
 static void a_build_of_bad_items_can_be_mended(void **state)
 {
     sample       *s = *state;

@@ -144,8 +144,8 @@ static void a_too_large_picture_is_refused_when_its_header_has_come(void **state
         int fd = dial(S.port);
         says(
             fd,
-            "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 90000\r\n\r\n"
-            "--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n");
+            "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            "Content-Length: 90000\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n");
         say(fd, first, sizeof first);
         reply r = hear(fd);
         EXPECT(r, 413, "image-too-large");
