@@ -1,8 +1,8 @@
 /* image.h - bytes of a JPEG or PNG to 8-bit RGB, as Pillow's Image.open(...).convert("RGB") gives it.
  * Palette and grey are expanded, alpha is dropped (not blended), EXIF orientation
  * is not applied. Everything is bounded before it is decoded: pixels, sides, bytes, ancillary chunk memory.
- * TRAP: 16-bit colour keeps the high byte, but 16-bit grey the low one: Pillow clips it at 255, which would make a
- * 16-bit radiograph nearly white. Here a grey value above 255 is an error: window it to 8 bits before sending it. */
+ * TRAP: 16-bit colour keeps the high byte, but 16-bit grey is clipped at 255, because Pillow does so: a 16-bit
+ * radiograph comes out nearly white. Window it to 8 bits before sending it. */
 #ifndef JOMED_IMAGING_IMAGE_H
 #define JOMED_IMAGING_IMAGE_H
 
@@ -23,9 +23,9 @@ const char *media_type_name(media_type t);            /* "image/png" */
 /* *out lives in a. Errors, all with field "image":
  * ERR_UNSUPPORTED image-unsupported (neither PNG nor JPEG); ERR_TOO_LARGE image-too-large (over the limits,
  * before decoding); ERR_UNUSABLE image-undecodable (truncated, corrupt, no pixels), image-too-small (below
- * min_side), image-depth (16-bit grey with values above 255). */
+ * min_side). */
 bool image_decode(image *out, const void *bytes, size_t n, const image_limits *lim, arena *a, err *e);
-/* Size alone, from the header; same errors, as far as it tells. */
+/* Size alone, from the header; same errors. */
 bool image_peek(int *width, int *height, const void *bytes, size_t n, const image_limits *lim, err *e);
 
 /* RGB (or grey, where all three are equal in every pixel) to PNG; *out lives in a. */

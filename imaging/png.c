@@ -2,9 +2,9 @@
  * What Pillow's convert("RGB") gives, type by type (checked against Pillow 12.3, tests/oracle/make_variants.py):
  *   grey 1, 2, 4 bits   scaled to 0..255, repeated      grey 8           repeated
  *   RGB, RGBA, LA of 16 bits per channel                 the high byte of each
- *   grey 16             TRAP: the value itself, not the high byte. Pillow opens it as mode I;16, whose conversion
- *                       clips at 255: a 16-bit radiograph comes out nearly white, without a word. Here a value
- *                       above 255 is an error (image-depth); what is left of such a file has Pillow's pixels.
+ *   grey 16             TRAP: min(value, 255), not the high byte. Pillow opens it as mode I;16, whose
+ *                       conversion clips. A 16-bit radiograph comes out nearly white; whoever has one should
+ *                       window it to 8 bits first.
  *   palette             its colours; an index past the palette is black; tRNS is dropped
  *   alpha, tRNS         dropped, not blended             gAMA, iCCP, sRGB, eXIf   ignored
  * Stricter than Pillow in one way: a wrong checksum, a missing palette, too few pixels or a missing end is an error
@@ -78,18 +78,14 @@ static void on_write(png_structp png, png_bytep from, size_t n)
 
 static void on_flush(png_structp png) { (void)png; }
 
-/* Last of libpng's transformations for 16-bit grey: big-endian 16-bit to RGB, in place and growing, so from the
- * right. Which values are black and white the file does not say: only who made it can window it. */
-static void narrow_gray16(png_structp png, png_row_infop row, png_bytep p)
+/* Last of libpng's transformations for 16-bit grey: big-endian 16-bit to clipped RGB, in place and growing, so from
+ * the right. */
+static void clip_gray16(png_structp png, png_row_infop row, png_bytep p)
 {
-    png_job *j = png_get_error_ptr(png);
+    (void)png;
     for (size_t x = row->width; x-- > 0;) {
-        if (p[2 * x]) {
-            err_at(j->e, ERR_UNUSABLE, "image-depth", "image",
-                   "the image is 16-bit grey with values above 255: window it to 8 bits first");
-            png_error(png, "16-bit grey"); /* the error above stays: the first wins */
-        }
-        memset(p + CHANNELS * x, p[2 * x + 1], CHANNELS);
+        uint8_t v = p[2 * x] ? 255 : p[2 * x + 1];
+        memset(p + CHANNELS * x, v, CHANNELS);
     }
 }
 
@@ -116,7 +112,7 @@ static void ask_for_rgb(png_structp png, png_infop info)
 {
     const int depth = png_get_bit_depth(png, info), type = png_get_color_type(png, info);
     if (type == PNG_COLOR_TYPE_GRAY && depth == 16) {
-        png_set_read_user_transform_fn(png, narrow_gray16);
+        png_set_read_user_transform_fn(png, clip_gray16);
         png_set_user_transform_info(png, NULL, 8, CHANNELS);
         return;
     }

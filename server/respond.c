@@ -45,7 +45,6 @@ static const problem PROBLEMS[] = {
     {"image-too-large", 413, ERR_NONE, false, "The image has more pixels than the limit"},
     {"image-too-small", 422, ERR_NONE, false, "The image is too small"},
     {"image-undecodable", 422, ERR_NONE, false, "The image is truncated or corrupt"},
-    {"image-depth", 422, ERR_NONE, false, "The image is 16-bit grey with values above 255"},
     {"image-aspect", 422, ERR_NONE, false, "The image is too long and narrow"},
     {"question-too-long", 422, ERR_NONE, false, "The question is too long"},
     {"answers-too-few", 422, ERR_NONE, false, "A closed question needs at least two answers"},

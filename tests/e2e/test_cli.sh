@@ -63,7 +63,6 @@ gives 1 "no-such.png" "a missing image file is not named" ask --answers a,b no-s
 gives 1 "answers: 1 given" "one answer is taken" ask --answers a $picture
 gives 1 "answers\[1\] is empty" "an empty answer is taken" ask --answers a, $picture
 gives 1 "image" "a file that is no image is taken" ask --answers a,b Makefile
-gives 1 "window it to 8 bits first" "a 16-bit radiograph is taken and clipped" ask --answers a,b tests/fixtures/variants/gray16.png
 gives 1 "nowhere" "a missing reader folder is not named" "$jomed" diagnose --reader nowhere $retriever --question q --answers a,b $picture
 gives 1 "nowhere" "a missing retriever folder is not named" "$jomed" retrieve --retriever nowhere --index "$index" $picture
 gives 1 "nowhere.*index build" "a missing index is not named" "$jomed" retrieve --retriever $demo/retriever --index nowhere $picture
