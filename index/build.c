@@ -317,6 +317,11 @@ static bool store_item(builder *b, const passage_row *r, err *e)
     return true;
 }
 
+static bool note_clipped(builder *b, const import_item *it, const stored_image *im, err *e)
+{
+    return !im->pixels.clipped || report(b, it, json_pack("{s:s}", "warning", IMAGE_CLIPPED), e);
+}
+
 /* Count a duplicate; with --dedupe also drop it: *drop. */
 static bool note_duplicate(builder *b, const import_item *it, const passage_row *r, bool *drop, err *e)
 {
@@ -358,6 +363,7 @@ static bool take_item(builder *b, const import_item *it, err *e)
     image_hash(r.image_sha256, &im.pixels);
     if (!note_duplicate(b, it, &r, &drop, e)) return false;
     if (drop) return true;
+    if (!note_clipped(b, it, &im, e)) return false;
     if (!embed_item(b, it, &im, &why)) return is_item_error(&why) ? skip_item(b, it, why.text, e) : (*e = why, false);
     return store_item(b, &r, e);
 }

@@ -63,6 +63,10 @@ gives 1 "no-such.png" "a missing image file is not named" ask --answers a,b no-s
 gives 1 "answers: 1 given" "one answer is taken" ask --answers a $picture
 gives 1 "answers\[1\] is empty" "an empty answer is taken" ask --answers a, $picture
 gives 1 "image" "a file that is no image is taken" ask --answers a,b Makefile
+gives 0 "WARNING: the image is 16-bit grey" "a 16-bit radiograph is clipped in silence" ask --answers a,b tests/fixtures/variants/gray16.png
+gives 0 '"warnings":\["the image is 16-bit grey' "a 16-bit radiograph is clipped in silence (JSON)" ask --json --answers a,b tests/fixtures/variants/gray16.png
+gives 0 '"warnings":\[\]' "a warning without a cause" ask --json --answers a,b $picture
+gives 0 "WARNING: the image is 16-bit grey" "retrieve clips a 16-bit radiograph in silence" "$jomed" retrieve $retriever --index "$index" tests/fixtures/variants/gray16.png
 gives 1 "nowhere" "a missing reader folder is not named" "$jomed" diagnose --reader nowhere $retriever --question q --answers a,b $picture
 gives 1 "nowhere" "a missing retriever folder is not named" "$jomed" retrieve --retriever nowhere --index "$index" $picture
 gives 1 "nowhere.*index build" "a missing index is not named" "$jomed" retrieve --retriever $demo/retriever --index nowhere $picture

@@ -549,6 +549,27 @@ static void a_build_of_bad_items_can_be_mended(void **state)
     is_whole(at(s, "index"));
 }
 
+/* What Pillow's clipping did to a 16-bit radiograph is told: such a passage is in the index, and in the report. */
+static void a_clipped_picture_is_reported(void **state)
+{
+    sample       *s = *state;
+    fake          f;
+    build_counts  c;
+    err           e = {0};
+    import_source src = {.kind = SOURCE_JSONL, .path = at(s, "items.jsonl"), .images = "tests/fixtures/variants"};
+    build_options o = fake_options(at(s, "index"), &src, 1, &f);
+    put_text(at(s, "items.jsonl"), "{\"img_path\": \"gray8.png\", \"text\": \"One.\"}\n"
+                                   "{\"img_path\": \"gray16.png\", \"text\": \"Two.\"}\n");
+    OK(build(&o, &c, &e), e);
+    assert_int_equal(c.passages, 2);
+    assert_int_equal(c.bad, 0);
+    char *report = read_text(at(s, "index/report.jsonl"));
+    assert_non_null(strstr(report, "line 2"));
+    assert_null(strstr(report, "line 1"));
+    assert_non_null(strstr(report, "\"warning\":\"" IMAGE_CLIPPED));
+    free(report);
+}
+
 static bool long_image(void *ctx, const image *img, float *z, arena *a, err *e)
 {
     bool ok = fake_image(ctx, img, z, a, e);
@@ -626,6 +647,7 @@ int main(void)
         SAMPLE_TEST(nothing_is_overwritten),
         SAMPLE_TEST(what_cannot_be_built_is_said),
         SAMPLE_TEST(a_build_of_bad_items_can_be_mended),
+        SAMPLE_TEST(a_clipped_picture_is_reported),
         SAMPLE_TEST(a_broken_embedder_ends_the_build),
         SAMPLE_TEST(running_out_of_memory_is_an_error_and_leaks_nothing),
     };

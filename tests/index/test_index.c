@@ -249,7 +249,7 @@ static void excluding_everything_leaves_nothing(void **state)
 {
     sample        *s = *state;
     passage_index *ix = build_and_open(s, 200, one_picture, own_caption, NULL);
-    image          img = {3, 2, (uint8_t[18]){5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0}};
+    image          img = {.width = 3, .height = 2, .rgb = (uint8_t[18]){5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0}};
     uint8_t        hash[32];
     hits           got;
     image_hash(hash, &img);
@@ -261,7 +261,7 @@ static void the_pixel_hash_is_of_size_and_pixels(void **state)
 {
     (void)state;
     uint8_t a[32], b[32], want[32];
-    image   img = {2, 1, (uint8_t[6]){1, 2, 3, 4, 5, 6}};
+    image   img = {.width = 2, .height = 1, .rgb = (uint8_t[6]){1, 2, 3, 4, 5, 6}};
     image_hash(a, &img);
     sha256(want, "2 1\n\1\2\3\4\5\6", 10);
     assert_memory_equal(a, want, 32);

@@ -238,7 +238,7 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
     world      w = open_world(CACHE, 1), fresh = open_world(0, 1);
     demo_case *c = demo_case_open(w.d, "breast", "test", 3);
     enum { W = 700, H = 300 };
-    image      img = {W, H, arena_take(w.a, W * H * 3, &e)}, first, small;
+    image      img = {.width = W, .height = H, .rgb = arena_take(w.a, W * H * 3, &e)}, first, small;
     for (int i = 0; i < W * H * 3; i++) img.rgb[i] = (uint8_t)(i * 7 + (i >> 9) * 31);
     picture              got;
     patches              want;
