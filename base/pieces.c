@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 
 bool pieces_init(pieces *p, int n_ids, int n, size_t pool_bytes, err *e)
@@ -50,8 +51,8 @@ static piece_slot *slot_of(const pieces *p, uint32_t h, const char *prefix, size
 
 static uint64_t hash_of(const char *s, size_t n)
 {
-    uint64_t h = PIECE_HASH_START;
-    for (size_t i = 0; i < n; i++) h = piece_hash(h, s[i]);
+    uint64_t h = FNV_START;
+    for (size_t i = 0; i < n; i++) h = fnv_byte(h, s[i]);
     return h;
 }
 

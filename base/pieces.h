@@ -1,6 +1,6 @@
 /* pieces.h - the vocabulary of a tokenizer: id <-> bytes. Filled once, at open, and read-only after that.
  * Time  a lookup is a probe of a hash table at most half full. The hash of a text grows byte by byte, so that
- *       all prefixes of a text can be looked up in one pass (piece_hash, pieces_find_hashed). */
+ *       all prefixes of a text can be looked up in one pass (fnv_byte, pieces_find_hashed). */
 #ifndef JOMED_BASE_PIECES_H
 #define JOMED_BASE_PIECES_H
 
@@ -31,11 +31,7 @@ void pieces_free(pieces *p);
 bool    pieces_add(pieces *p, int32_t id, const char *s, size_t n);
 int32_t pieces_find(const pieces *p, const char *s, size_t n); /* -1: not there */
 
-#define PIECE_HASH_START 0xcbf29ce484222325u
-/* h, taken over some text, goes on over one byte more (FNV-1a). */
-static inline uint64_t piece_hash(uint64_t h, char c) { return (h ^ (uint8_t)c) * 0x100000001b3u; }
-
-/* The piece that spells prefix, then s; h is the hash over both. */
+/* The piece that spells prefix, then s; h is the hash over both (hash.h). */
 int32_t pieces_find_hashed(const pieces *p, uint64_t h, const char *prefix, size_t n_prefix, const char *s,
                            size_t n);
 

@@ -131,7 +131,7 @@ static bool prefill(bench *b, void *arg, err *e)
 static bool noise(bench *b, int side, image *out, err *e)
 {
     size_t n = (size_t)side * (size_t)side;
-    *out = (image){side, side, ARENA_NEW(b->a, uint8_t, 3 * n, e)};
+    *out = (image){.width = side, .height = side, .rgb = ARENA_NEW(b->a, uint8_t, 3 * n, e)};
     if (!out->rgb) return false;
     for (size_t i = 0; i < n; i++) memset(out->rgb + 3 * i, (int)(next(b) & 255), 3);
     return true;

@@ -199,6 +199,7 @@ void cli_print_reasons(FILE *f, const diagnose_request *q, const answer *ans)
         fprintf(f, "\n          %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "",
                 z->p.caption ? z->p.caption : "");
     }
+    if (ans->clipped) fprintf(f, "\n  WARNING: " IMAGE_CLIPPED ".\n");
     if (ans->consistent) fprintf(f, "\n  The pairs agree.");
     else
         fprintf(f, "\n  THE PAIRS DISAGREE: %.0f %% of the weight stands behind the answer.",

@@ -75,6 +75,7 @@ static void print_people(const char *path, const answer *ans)
         printf("  %s%s%s\n", z->p.source ? z->p.source : "", z->p.source ? ": " : "",
                z->p.caption ? z->p.caption : "");
     }
+    if (ans->clipped) printf("\n  WARNING: " IMAGE_CLIPPED ".\n");
     printf("\n  %.1f ms.  %s\n", ans->total_ms, RESEARCH_USE);
 }
 

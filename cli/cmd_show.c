@@ -155,6 +155,7 @@ static bool show(const json_t *o, const char *question, arena *a, err *e)
     bool             ok = true;
     if (!read_answer(o, &q, &ans, names, a, e) || !read_evidence(o, &q, &ans, a, e)) return false;
     ans.consistent = json_is_true(json_object_get(o, "consistent"));
+    ans.clipped = json_array_size(json_object_get(o, "warnings")) > 0; /* there is one kind */
     ans.agreement = number(o, "agreement", &ok);
     if (ans.task != TASK_OPEN) ans.entropy = number(o, "entropy_nats", &ok);
     ans.total_ms = number(json_object_get(o, "timings_ms"), "total", &ok);

@@ -63,7 +63,9 @@ static bool choose_adapter(run *r, err *e)
 
 static bool decode(run *r, err *e)
 {
-    return image_decode(&r->img, r->q->image, r->q->image_bytes, &r->en->limits, r->a, e);
+    if (!image_decode(&r->img, r->q->image, r->q->image_bytes, &r->en->limits, r->a, e)) return false;
+    r->out->clipped = r->img.clipped;
+    return true;
 }
 
 /* What the device has done so far. */

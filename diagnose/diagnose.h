@@ -113,6 +113,7 @@ typedef struct {
     bool      end_token;
     int       n_cached, prompt_tokens;
     int       adapter;          /* that answered */
+    bool      clipped;          /* of the query's image: see image.h. The answer is one to other pixels than meant */
     uint64_t  flops;
     double    stage_ms[N_STAGES], total_ms;
 } answer;

@@ -153,12 +153,19 @@ static bool put_agreement(json_t *o, const answer *ans)
         && (ans->task == TASK_OPEN || put(o, "entropy_nats", json_real(ans->entropy)));
 }
 
+/* What is wrong with an answer that was given all the same. */
+static json_t *warnings(const answer *ans)
+{
+    return ans->clipped ? json_pack("[s]", IMAGE_CLIPPED) : json_array();
+}
+
 json_t *answer_json(const engine *en, const diagnose_request *q, const answer *ans, const char *request_id)
 {
     json_t *o = json_object();
     return done(o, o && put(o, "request_id", string_or_null(request_id)) && put_answer(o, q, ans)
                        && put_agreement(o, ans) && put(o, "mode", json_string(mode_name(q->mode)))
-                       && put(o, "k", json_integer(q->k)) && put(o, "evidence", evidence_json(q, ans))
+                       && put(o, "k", json_integer(q->k)) && put(o, "warnings", warnings(ans))
+                       && put(o, "evidence", evidence_json(q, ans))
                        && put(o, "work",
                               json_pack("{s:I, s:i, s:i, s:b}", "flops", (json_int_t)ans->flops, "cached_prefixes",
                                         ans->n_cached, "prompt_tokens", ans->prompt_tokens, "end_token_scored",
@@ -174,6 +181,7 @@ json_t *retrieval_json(const engine *en, const answer *ans, const char *request_
     bool    ok = o && list;
     for (int k = 0; ok && k < ans->K; k++) ok = push(list, candidate_json(&ans->z[k]));
     ok = ok && put(o, "request_id", string_or_null(request_id)) && put(o, "candidates", json_incref(list))
+         && put(o, "warnings", warnings(ans))
          && put(o, "timings_ms", timings(ans)) && put(o, "provenance", provenance_json(en, 0))
          && put(o, "intended_use", json_string(RESEARCH_USE));
     json_decref(list);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "eval/metrics.h"
 #include "eval/multilabel.h"
 
@@ -66,11 +67,8 @@ bool case_image(eval_case *c, const char *images, const char *rel, const char *f
     return bytes != NULL;
 }
 
-/* FNV-1a, 64 bits. A collision would put two pictures' cases side by side, which does no harm. */
+/* A collision would put two pictures' cases side by side, which does no harm. */
 uint64_t case_picture(const char *rel)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    if (!rel) return 0;
-    for (const unsigned char *s = (const unsigned char *)rel; *s; s++) h = (h ^ *s) * 0x100000001b3u;
-    return h | 1;
+    return rel ? fnv_text(rel) | 1 : 0;
 }

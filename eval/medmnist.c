@@ -88,7 +88,8 @@ static bool read_image(medmnist *m, int64_t i, eval_case *out, arena *a, err *e)
         if (!(rgb = arena_take_n(a, pixels, 3, e))) return false;
         for (size_t p = 0; p < pixels; p++) rgb[3 * p] = rgb[3 * p + 1] = rgb[3 * p + 2] = row[p];
     }
-    if (!image_encode_png(&png, &out->image_bytes, &(image){m->width, m->height, rgb}, a, e)) return false;
+    image img = {.width = m->width, .height = m->height, .rgb = rgb};
+    if (!image_encode_png(&png, &out->image_bytes, &img, a, e)) return false;
     out->image = png;
     return true;
 }

@@ -55,7 +55,7 @@ uint32_t random_below(uint64_t *state, uint32_t n)
     return (uint32_t)((unsigned __int128)random_next(state) * n >> 64);
 }
 
-static int ascending(const void *a, const void *b)
+int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);

@@ -39,6 +39,7 @@ enum { BOOTSTRAP_RESAMPLES = 2000 };
 typedef double (*statistic)(void *ctx, const int32_t *pick, int64_t n);
 bool bootstrap(interval *out, statistic f, void *ctx, int64_t n, arena *a, err *e);
 
+int ascending(const void *a, const void *b); /* of doubles, for qsort() */
 /* Value at q in [0, 1] of ascending v[n], linear between neighbours (numpy's default). NaN if n == 0. */
 double quantile(const double *v, int64_t n, double q);
 

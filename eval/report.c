@@ -1,6 +1,7 @@
 /* report.c - see report.h: results of cases and their collecting. The summary is made in report_json.c. */
 #include <stdlib.h>
 #include <string.h>
+#include "base/hash.h"
 #include "base/memory.h"
 #include "eval/metrics.h"
 #include "eval/multilabel.h"
@@ -168,8 +169,7 @@ static bool grow(void **v, int64_t n, int64_t *cap, size_t size, err *e)
 
 static uint32_t slot_of(const report *r, const char *s)
 {
-    uint32_t h = 2166136261u; /* FNV-1a */
-    for (const char *c = s; *c; c++) h = (h ^ (uint8_t)*c) * 16777619u;
+    uint32_t h = (uint32_t)fnv_text(s);
     for (h &= r->n_slots - 1; r->slots[h] >= 0 && strcmp(r->labels[r->slots[h]], s) != 0;)
         h = (h + 1) & (r->n_slots - 1);
     return h;

@@ -343,12 +343,6 @@ static void put_confusion(maker *m, const report *r)
     put(m, "confusion", rows); /* [gold][answer] */
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void put_work(maker *m, const report *r, const report_run *run)
 {
     uint64_t flops = 0;

@@ -2,7 +2,7 @@
  * Palette and grey are expanded, alpha is dropped (not blended), EXIF orientation
  * is not applied. Everything is bounded before it is decoded: pixels, sides, bytes, ancillary chunk memory.
  * TRAP: 16-bit colour keeps the high byte, but 16-bit grey is clipped at 255, because Pillow does so: a 16-bit
- * radiograph comes out nearly white. Window it to 8 bits before sending it. */
+ * radiograph comes out nearly white. Then `clipped` is set, and whoever shows a result says IMAGE_CLIPPED with it. */
 #ifndef JOMED_IMAGING_IMAGE_H
 #define JOMED_IMAGING_IMAGE_H
 
@@ -11,7 +11,13 @@
 #include "base/arena.h"
 #include "base/err.h"
 
-typedef struct { int width, height; uint8_t *rgb; } image; /* [H,W,3] u8 */
+typedef struct {
+    int      width, height;
+    uint8_t *rgb;     /* [H,W,3] u8 */
+    bool     clipped; /* decoded from 16-bit grey with values above 255, all of which are 255 now: say so */
+} image;
+
+#define IMAGE_CLIPPED "the image is 16-bit grey and its values above 255 were clipped: window it to 8 bits first"
 
 typedef struct { int64_t max_pixels; int max_side; int min_side; } image_limits;
 extern const image_limits IMAGE_LIMITS; /* 64 M pixels, sides 1..32,767 */

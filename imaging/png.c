@@ -3,8 +3,8 @@
  *   grey 1, 2, 4 bits   scaled to 0..255, repeated      grey 8           repeated
  *   RGB, RGBA, LA of 16 bits per channel                 the high byte of each
  *   grey 16             TRAP: min(value, 255), not the high byte. Pillow opens it as mode I;16, whose
- *                       conversion clips. A 16-bit radiograph comes out nearly white; whoever has one should
- *                       window it to 8 bits first.
+ *                       conversion clips. A 16-bit radiograph comes out nearly white: image.clipped
+ *                       says so, and with it the answer.
  *   palette             its colours; an index past the palette is black; tRNS is dropped
  *   alpha, tRNS         dropped, not blended             gAMA, iCCP, sRGB, eXIf   ignored
  * Stricter than Pillow in one way: a wrong checksum, a missing palette, too few pixels or a missing end is an error
@@ -31,7 +31,7 @@ typedef struct {
     /* writing */
     uint8_t *out;
     size_t   out_bytes, out_cap;
-    bool     no_memory;
+    bool     no_memory, clipped;
     err     *e;
 } png_job;
 
@@ -82,9 +82,10 @@ static void on_flush(png_structp png) { (void)png; }
  * the right. */
 static void clip_gray16(png_structp png, png_row_infop row, png_bytep p)
 {
-    (void)png;
+    png_job *j = png_get_error_ptr(png);
     for (size_t x = row->width; x-- > 0;) {
         uint8_t v = p[2 * x] ? 255 : p[2 * x + 1];
+        j->clipped = j->clipped || p[2 * x];
         memset(p + CHANNELS * x, v, CHANNELS);
     }
 }
@@ -164,7 +165,7 @@ bool image_png_decode(image *out, const uint8_t *bytes, size_t n, const image_li
         goto done;
     }
     if (!png_read_pixels(&j, rgb, width, height, lim)) goto done;
-    *out = (image){.width = width, .height = height, .rgb = rgb};
+    *out = (image){.width = width, .height = height, .rgb = rgb, .clipped = j.clipped};
     ok = true;
 done:
     if (j.png) png_destroy_read_struct(&j.png, &j.info, NULL);

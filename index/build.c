@@ -153,6 +153,8 @@ static bool open_cut(const builder *b, FILE **out, const char *name, int64_t byt
     return true;
 }
 
+/* The log of a build that has no passage yet holds nothing to go on from, only what was refused: it begins anew,
+ * whatever its arguments were, so that items which were mended are read again. */
 static bool open_log(builder *b, err *e)
 {
     char        path[PATH_MAX];
@@ -160,7 +162,8 @@ static bool open_log(builder *b, err *e)
     if (!path_join(path, sizeof path, b->dir, INDEX_FILE[FILE_PASSAGES], e) || !passages_create(&b->db, path, e) ||
         !passages_build_load(b->db, &before, &b->at, b->a, e) || !passages_count(b->db, &b->n, e))
         return false;
-    if (*before) return same_arguments(b, before, e);
+    if (*before && b->n > 0) return same_arguments(b, before, e);
+    b->at = (build_state){0};
     char *s = json_dumps(b->arguments, JSON_COMPACT);
     bool ok = s ? passages_begin(b->db, e) && passages_build_save(b->db, s, &b->at, e) && passages_commit(b->db, e)
                 : out_of_memory(e);
@@ -314,6 +317,11 @@ static bool store_item(builder *b, const passage_row *r, err *e)
     return true;
 }
 
+static bool note_clipped(builder *b, const import_item *it, const stored_image *im, err *e)
+{
+    return !im->pixels.clipped || report(b, it, json_pack("{s:s}", "warning", IMAGE_CLIPPED), e);
+}
+
 /* Count a duplicate; with --dedupe also drop it: *drop. */
 static bool note_duplicate(builder *b, const import_item *it, const passage_row *r, bool *drop, err *e)
 {
@@ -355,6 +363,7 @@ static bool take_item(builder *b, const import_item *it, err *e)
     image_hash(r.image_sha256, &im.pixels);
     if (!note_duplicate(b, it, &r, &drop, e)) return false;
     if (drop) return true;
+    if (!note_clipped(b, it, &im, e)) return false;
     if (!embed_item(b, it, &im, &why)) return is_item_error(&why) ? skip_item(b, it, why.text, e) : (*e = why, false);
     return store_item(b, &r, e);
 }
@@ -485,8 +494,8 @@ static bool write_manifest(builder *b, err *e)
 static bool finish(builder *b, bool *stopped, err *e)
 {
     if (b->n == 0)
-        return err_set(e, ERR_FILE, "no item could be used (%lld were refused): see %s/%s", (long long)b->at.bad,
-                       b->dir, INDEX_FILE[FILE_REPORT]);
+        return err_set(e, ERR_FILE, "no item could be used (%lld were refused): see %s/%s, mend, and start again",
+                       (long long)b->at.bad, b->dir, INDEX_FILE[FILE_REPORT]);
     return build_head(b, HEAD_IMAGE, stopped, e) && (*stopped || build_head(b, HEAD_TEXT, stopped, e)) &&
            (*stopped || write_manifest(b, e));
 }

@@ -3,9 +3,10 @@
  * OUT by rename:
  *   passages.db          the log of the build: what it says is done is done, the other files are cut to that
  *   image.f32, text.f32  embeddings as they are made, one row a passage; FAISS indexes are made of them at the end
- *   report.jsonl         a line for each item that was skipped, and each duplicate
+ *   report.jsonl         a line for each item that was skipped, each duplicate, each clipped picture (image.h)
  * A build that was interrupted, by SIGINT or by power, continues at its last checkpoint when it is started with
- * the same arguments. Same input, same embeddings: same ids and the same bytes of image.faiss and text.faiss.
+ * the same arguments. One that came to its end without a passage leaves its report and begins anew.
+ * Same input, same embeddings: same ids and the same bytes of image.faiss and text.faiss.
  * Memory  one item at a time, .npz arrays of up to 64 MB, and what FAISS needs for the index at the end (told
  *         beforehand).
  * Threads one build per folder; a second one is refused. */

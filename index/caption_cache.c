@@ -1,9 +1,9 @@
 #include "index/caption_cache.h"
 
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 
 enum { PLACES = 256 };
@@ -14,12 +14,9 @@ struct caption_cache {
     float *z;               /* [PLACES,dim] */
 };
 
-/* FNV-1a [Fowler, Noll, Vo; RFC 9923]. */
 static size_t place_of(const char *s)
 {
-    uint64_t h = 14695981039346656037u;
-    for (; *s; s++) h = (h ^ (unsigned char)*s) * 1099511628211u;
-    return (size_t)(h >> 56); /* the well-mixed end: 8 bits for 256 places */
+    return (size_t)(fnv_text(s) >> 56); /* the well-mixed end: 8 bits for 256 places */
 }
 
 caption_cache *caption_cache_new(int dim)

@@ -164,7 +164,7 @@ static bool load_row(image_store *s, const char *root, const char *ref, stored_i
         if (!grey || !npz_row(z, row, grey, e)) return false;
         for (size_t i = 0; i < n_pixels; i++) memset(rgb + 3 * i, grey[i], 3);
     }
-    out->pixels = (image){(int)shape->dim[2], (int)shape->dim[1], rgb};
+    out->pixels = (image){.width = (int)shape->dim[2], .height = (int)shape->dim[1], .rgb = rgb};
     out->is_file = false;
     if (!image_encode_png(&png, &out->n, &out->pixels, a, e)) return false;
     out->bytes = png;

@@ -80,8 +80,10 @@ bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, pref
     job->branch = reader_branch(r, q);
     out->job = job;
     return job->p.n_ids <= r->m->max_tokens
-           || err_at(e, ERR_UNUSABLE, "prompt-too-long", NULL, "a retrieved pair makes %d tokens, at most %d",
-                     job->p.n_ids, r->m->max_tokens);
+           || err_at(e, ERR_UNUSABLE, "prompt-too-long", "k",
+                     "the picture and caption of retrieved passage %lld make %d tokens, at most %d: a smaller k or "
+                     "an exclusion may leave it out",
+                     (long long)z->id, job->p.n_ids, r->m->max_tokens);
 }
 
 /* The first of p[0 .. i] that computes what p[i] needs: itself, unless two requests asked for the same pair. */

@@ -26,8 +26,8 @@ bool pictures_encode(const reader *r, kernels *k, int branch, const picture *p, 
  * until scratch goes back or the cache is asked for another picture. */
 bool query_encode(const reader *r, kernels *k, const reader_query *q, const picture *p, act **out, arena *a, err *e);
 
-/* n_tokens, of a prompt and what may follow it, are within the model's bound; ERR_UNUSABLE prompt-too-long
- * otherwise, with both numbers. */
+/* n_tokens, of a prompt and what may follow it, are within the model's bound; ERR_UNUSABLE prompt-too-long of field
+ * "question" otherwise, with both numbers. (A pair too long by itself is of field "k", and its passage is named.) */
 bool prompt_fits(const reader *r, int n_tokens, err *e);
 
 /* Load a passage's picture and render its prefix. ERR_FILE: the passage is at fault, not the request. */

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 
 enum { BUCKETS = 4096 }; /* 1 GB of 2 MB prefixes is 512 entries; the demonstration's 150 KB ones make 7,000 */
@@ -16,12 +17,9 @@ struct prefix_cache {
     uint64_t        hits, misses, evictions;
 };
 
-/* FNV-1a, 64 bits [Fowler, Noll, Vo; RFC 9923]. */
 prefix_key prefix_key_of(int64_t passage, int64_t adapter, image_policy policy, const char *caption)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (const unsigned char *s = (const unsigned char *)caption; *s; s++) h = (h ^ *s) * 0x100000001b3u;
-    return (prefix_key){passage, adapter, policy, h};
+    return (prefix_key){passage, adapter, policy, fnv_text(caption)};
 }
 
 bool prefix_key_same(prefix_key x, prefix_key y)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -71,8 +72,7 @@ static bool read_model(wordpiece *w, const json_t *model, int n_ids, const char 
         return err_set(e, ERR_FILE, "%s: model.vocab lacks model.unk_token", where);
     if (!(w->prefix = mem_strdup(prefix))) return err_set(e, ERR_MEMORY, "%s: out of memory", where);
     w->prefix_len = strlen(prefix);
-    w->prefix_hash = PIECE_HASH_START;
-    for (const char *p = prefix; *p; p++) w->prefix_hash = piece_hash(w->prefix_hash, *p);
+    w->prefix_hash = fnv_text(prefix);
     w->max_word_chars = (int)max_chars;
     return true;
 }
@@ -168,10 +168,10 @@ static int32_t longest_piece(const wordpiece *w, const char *s, size_t n, bool i
 {
     const char *prefix = inside ? w->prefix : "";
     size_t      n_prefix = inside ? w->prefix_len : 0;
-    uint64_t    h = inside ? w->prefix_hash : PIECE_HASH_START;
+    uint64_t    h = inside ? w->prefix_hash : FNV_START;
     int32_t     best = -1;
     for (size_t k = 0; k < n && n_prefix + k < (size_t)w->pieces.longest; k++) {
-        h = piece_hash(h, s[k]);
+        h = fnv_byte(h, s[k]);
         if (k + 1 < n && ((uint8_t)s[k + 1] & 0xc0) == 0x80) continue; /* inside a character */
         int32_t id = pieces_find_hashed(&w->pieces, h, prefix, n_prefix, s, k + 1);
         if (id >= 0) {

@@ -8,9 +8,10 @@
  *   completed      log, count, free: by then nobody else holds the exchange, but for a stream whose worker
  *                  still runs. Then the worker does it, when it has stopped
  *
- * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit is therefore
- * refused with bytes of our own (response_raw) and the connection is dropped. TRAP: suspend before submitting.
- * A worker may resume at once, and resuming what is not suspended is undefined. */
+ * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit, or whose
+ * picture says that it is too large, is therefore refused with bytes of our own (response_raw) and the connection
+ * is dropped. TRAP: suspend before submitting. A worker may resume at once, and resuming what is not suspended is
+ * undefined. */
 #include "server/http.h"
 
 #include <errno.h>

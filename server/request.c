@@ -76,6 +76,7 @@ struct request {
     body_type             type;
     size_t                received, charged;
     buffer                body;  /* JSON: all of it. Multipart: the image. */
+    size_t                look_at; /* the image's size is looked for when so much of it has come */
     multipart             parts;
     const field          *open;  /* the part under way; NULL: none */
     buffer                value; /* of that part, but for the image */
@@ -382,11 +383,24 @@ static size_t part_limit(const field *f)
     }
 }
 
+/* A picture over the limits is refused when the header that says so has come, not when all of it has. A PNG's is its
+ * first bytes; a JPEG's may stand far behind, so it is looked for each time twice as much has come: what is read
+ * again is at most what was received. Any other fault may be one of what is still to come: request_finish() tells. */
+static bool image_admitted(request *r, err *e)
+{
+    int w, h;
+    err look = {0};
+    if (r->body.len < r->look_at) return true;
+    bool sized = image_peek(&w, &h, r->body.p, r->body.len, &r->limits->image, &look);
+    r->look_at = sized ? SIZE_MAX : 2 * r->body.len;
+    return look.code != ERR_TOO_LARGE || (*e = look, false);
+}
+
 static bool part_data(void *ctx, const char *p, size_t n, err *e)
 {
     request     *r = ctx;
     const field *f = r->open;
-    if (f->type == FIELD_IMAGE) return buffer_add(r, &r->body, p, n, e);
+    if (f->type == FIELD_IMAGE) return buffer_add(r, &r->body, p, n, e) && image_admitted(r, e);
     if (r->value.len + n > part_limit(f))
         return err_at(e, ERR_UNUSABLE, f->problem ? f->problem : "field-out-of-range", f->name,
                       "%s is longer than %zu bytes", f->name, part_limit(f));

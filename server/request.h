@@ -74,8 +74,9 @@ bool request_new(request **out, const field *fields, int n_fields, const char *c
                  const request_limits *limits, err *e);
 void request_free(request *r); /* NULL is fine */
 
-/* The next bytes of the body. ERR_TOO_LARGE body-too-large, ERR_BUSY (the budget is spent), ERR_MEMORY: no use to go
- * on. Any other error is about the fields, and stays: later calls return it again without work. */
+/* The next bytes of the body. ERR_TOO_LARGE body-too-large or, of a multipart body, image-too-large as soon as the
+ * picture's header has come; ERR_BUSY (the budget is spent), ERR_MEMORY: no use to go on. Any other error is about
+ * the fields, and stays: later calls return it again without work. */
 bool request_feed(request *r, const char *p, size_t n, err *e);
 /* The body is complete: check it all. diagnosis: also what diagnose_check() checks. now_ms starts the deadline. */
 bool request_finish(request *r, bool diagnosis, double now_ms, err *e);

@@ -100,7 +100,7 @@ bool workers_start(pool *p, err *e)
 static bool draw(image *img, arena *a, err *e)
 {
     enum { SIDE = 64 };
-    *img = (image){SIDE, SIDE, arena_take_n(a, (size_t)3 * SIDE * SIDE, 1, e)};
+    *img = (image){.width = SIDE, .height = SIDE, .rgb = arena_take_n(a, (size_t)3 * SIDE * SIDE, 1, e)};
     if (!img->rgb) return false;
     for (int y = 0; y < SIDE; y++)
         for (int x = 0; x < SIDE; x++) {

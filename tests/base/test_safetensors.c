@@ -159,14 +159,13 @@ static void put_index(const char *json) { put_file(dir, INDEX, json, strlen(json
 
 static void test_shards(void **state)
 {
+    static const char two[] = "{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+                              "\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}";
     (void)state;
     safetensors *s;
     err          e = {0};
     put_tensors("one.safetensors", "{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8);
-    put_tensors(
-        "two.safetensors",
-        "{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}",
-        5);
+    put_tensors("two.safetensors", two, 5);
     put_index(
         "{\"metadata\":{},\"weight_map\":{\"c\":\"two.safetensors\",\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}");
     OK(safetensors_open(&s, dir, &e), e);
@@ -174,6 +173,16 @@ static void test_shards(void **state)
     assert_non_null(strstr(safetensors_find(s, "a")->file, "one.safetensors"));
     assert_non_null(strstr(safetensors_find(s, "c")->file, "two.safetensors"));
     safetensors_close(s);
+
+    /* a download that broke off: the shard and the first tensor that is not all there are named */
+    put_tensors("two.safetensors", two, 4);
+    FAILS(safetensors_open(&s, dir, &e), e, ERR_FILE,
+          "two.safetensors: c: data offsets lie outside the file (is it truncated?)");
+    assert_int_equal(truncate(inside(dir, "two.safetensors"), 60), 0);
+    FAILS(safetensors_open(&s, dir, &e), e, ERR_FILE, "two.safetensors: header length");
+    assert_int_equal(truncate(inside(dir, "two.safetensors"), 0), 0);
+    FAILS(safetensors_open(&s, dir, &e), e, ERR_FILE, "two.safetensors: ");
+    put_tensors("two.safetensors", two, 5);
 
     put_index("{\"weight_map\":{\"a\":\"one.safetensors\",\"d\":\"two.safetensors\"}}");
     FAILS(safetensors_open(&s, dir, &e), e, ERR_FILE, "d is promised in two.safetensors and not there");

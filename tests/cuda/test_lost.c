@@ -43,7 +43,7 @@ static world *open_world(void)
     w->a = arena_new(0);
     OK(device_open(w, &e), e);
     for (int i = 0; i <= K; i++) {
-        w->img[i] = (image){SIDE, SIDE, ARENA_NEW(w->a, uint8_t, 3 * SIDE * SIDE, &e)};
+        w->img[i] = (image){.width = SIDE, .height = SIDE, .rgb = ARENA_NEW(w->a, uint8_t, 3 * SIDE * SIDE, &e)};
         for (int j = 0; j < 3 * SIDE * SIDE; j++) w->img[i].rgb[j] = (uint8_t)(j * (7 + i) + (j >> 7) * 31);
     }
     for (int i = 0; i < K; i++) w->z[i] = (reader_passage){i, "a finding"};

@@ -12,7 +12,7 @@ static image noise(int width, int height, arena *a)
 {
     err      e = {0};
     uint32_t s = (uint32_t)(width * 1000 + height) * 2654435761u + 1;
-    image    img = {width, height, ARENA_NEW(a, uint8_t, width * height * 3, &e)};
+    image    img = {.width = width, .height = height, .rgb = ARENA_NEW(a, uint8_t, width * height * 3, &e)};
     assert_non_null(img.rgb);
     for (int i = 0; i < width * height * 3; i++) /* with whole whites, where bicubic overshoots */
         img.rgb[i] = random_next(&s) % 5 ? (uint8_t)(random_next(&s) >> 24) : 255;

@@ -63,6 +63,10 @@ gives 1 "no-such.png" "a missing image file is not named" ask --answers a,b no-s
 gives 1 "answers: 1 given" "one answer is taken" ask --answers a $picture
 gives 1 "answers\[1\] is empty" "an empty answer is taken" ask --answers a, $picture
 gives 1 "image" "a file that is no image is taken" ask --answers a,b Makefile
+gives 0 "WARNING: the image is 16-bit grey" "a 16-bit radiograph is clipped in silence" ask --answers a,b tests/fixtures/variants/gray16.png
+gives 0 '"warnings":\["the image is 16-bit grey' "a 16-bit radiograph is clipped in silence (JSON)" ask --json --answers a,b tests/fixtures/variants/gray16.png
+gives 0 '"warnings":\[\]' "a warning without a cause" ask --json --answers a,b $picture
+gives 0 "WARNING: the image is 16-bit grey" "retrieve clips a 16-bit radiograph in silence" "$jomed" retrieve $retriever --index "$index" tests/fixtures/variants/gray16.png
 gives 1 "nowhere" "a missing reader folder is not named" "$jomed" diagnose --reader nowhere $retriever --question q --answers a,b $picture
 gives 1 "nowhere" "a missing retriever folder is not named" "$jomed" retrieve --retriever nowhere --index "$index" $picture
 gives 1 "nowhere.*index build" "a missing index is not named" "$jomed" retrieve --retriever $demo/retriever --index nowhere $picture
@@ -94,6 +98,15 @@ ask --beams 2 --json $picture >"$dir/o.json" 2>"$dir/err"
 grep -q '"answer":"3","tokens":1,"ended":true,"log_likelihood":-[0-9.]*,"consistent":' "$dir/o.json"
 ok $? "diagnose --json has no open answer"
 gives 0 "^Answer    3$" "show does not show an open answer" "$jomed" show "$dir/o.json"
+
+# the words come as they are made (dd counts what it is given at a time), below their question, once; then what they rest on
+talk() { ask --reader tests/fixtures/qwen2vl-tiny --question "what?" --max-new-tokens 200 "$@" $picture; }
+talk 2>"$dir/err" | dd bs=64k of="$dir/out" 2>"$dir/dd"
+[ "$(sed -n 's/^0+\([0-9]*\) records in/\1/p' "$dir/dd")" -ge 5 ]; ok $? "an open answer is not printed as it is made"
+talk --json >"$dir/o.json" 2>>"$dir/err"
+[ "$(sed -n 's/^Answer    //p' "$dir/out")" = "$(sed 's/.*"answer":"\([^"]*\)".*/\1/' "$dir/o.json")" ]; ok $? "the words printed are not the answer, or come twice"
+[ "$(sed -n '1s/^Image .*/i/p; 2s/^Question .*/q/p; 3s/^Answer .*/a/p; 4s/^ *log p .*/l/p; 6s/^  Evidence.*/e/p' "$dir/out" | tr -d '\n')" = iqale ] && [ "$(grep -c '^Question\|^Answer\|^  Evidence' "$dir/out")" = 3 ]
+ok $? "an open answer is not printed in the order of question, words, likelihood, evidence"
 
 # labels: each by itself
 grades="Haemorrhages,Severe diabetic retinopathy,A healthy retina"

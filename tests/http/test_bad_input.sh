@@ -32,6 +32,9 @@ bad_picture 422 image-undecodable "a JPEG of 0 x 0" "$dir/0x0.jpg"
 bad_picture 413 image-too-large "a PNG of 65535 x 65535" $corpus/sides_65535.png
 bad_picture 413 image-too-large "a JPEG of 65535 x 65535" "$dir/65535x65535.jpg"
 bad_picture 413 image-too-large "a decompression bomb" $corpus/bomb_20000.png
+{ cat $corpus/bomb_20000.png; head -c 30000000 /dev/zero; } >"$dir/large.png"
+sent=$(ask -w '%{size_upload}' -F "image=@$dir/large.png" "${fields[@]}" "$url/v1/diagnoses")
+grep -q 'image-too-large' "$dir/body" && [ "$sent" -lt 25000000 ]; ok $? "30 MB are stopped by the picture's header (sent: $sent bytes)"
 bad_picture 422 image-undecodable "a truncated PNG" "$dir/cut.png"
 bad_picture 422 image-undecodable "a corrupt PNG" "$dir/corrupt.png"
 bad_picture 422 image-undecodable "a truncated JPEG" "$dir/cut.jpg"

@@ -27,6 +27,7 @@ static void decode_and_compare(const char *path, const char *name, void *goldens
     int      w, h;
     if (!image_decode(&img, bytes, n, &IMAGE_LIMITS, a, &e)) fail_msg("%s: %s", name, e.text);
     same_pixels(&img, need_tensor(goldens, name), name);
+    assert_int_equal(img.clipped, strncmp(name, "gray16", 6) == 0);
     OK(image_peek(&w, &h, bytes, n, &IMAGE_LIMITS, &e), e);
     assert_true(w == img.width && h == img.height);
     arena_free(a);
@@ -120,6 +121,14 @@ static void add_zeros(text *t, size_t n)
     free(out);
 }
 
+static void add_data(text *t, const void *data, size_t n)
+{
+    uint8_t out[256];
+    uLongf  size = sizeof out;
+    assert_int_equal(compress(out, &size, data, (uLong)n), Z_OK);
+    add_chunk(t, "IDAT", out, size);
+}
+
 /* The offset of the first pair of bytes ff, marker at or after from. */
 static size_t find_marker(const uint8_t *p, size_t n, int marker, size_t from)
 {
@@ -167,6 +176,32 @@ static void jpeg_of_scans(text *t, int w, int h, bool progressive, int repeats)
     text_addn(t, "\xff\xd9", 2);
     assert_false(t->failed);
     free(out);
+}
+
+static void test_grey_of_16_bits_says_when_it_was_clipped(void **state)
+{
+    (void)state;
+    static const uint8_t value[6] = {0, 1, 127, 128, 254, 255};
+    for (int above = 0; above < 7; above++) { /* 6: none is */
+        arena  *a = arena_new(0);
+        text    t = {0};
+        err     e = {0};
+        image   img;
+        uint8_t rows[2 * 7] = {0};
+        for (int i = 0; i < 6; i++) {
+            uint8_t *sample = rows + i / 3 * 7 + 1 + 2 * (i % 3);
+            sample[0] = i == above;
+            sample[1] = value[i];
+        }
+        png_start(&t, 3, 2, 16, 0);
+        add_data(&t, rows, sizeof rows);
+        add_chunk(&t, "IEND", "", 0);
+        OK(image_decode(&img, t.s, t.len, &IMAGE_LIMITS, a, &e), e);
+        assert_int_equal(img.clipped, above < 6);
+        for (int i = 0; i < 18; i++) assert_int_equal(img.rgb[i], i / 3 == above ? 255 : value[i / 3]);
+        text_free(&t);
+        arena_free(a);
+    }
 }
 
 /* ---- bad input ------------------------------------------------------------------------------------------------ */
@@ -676,6 +711,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures_give_pillows_pixels),
         cmocka_unit_test(test_every_layout_gives_pillows_pixels),
+        cmocka_unit_test(test_grey_of_16_bits_says_when_it_was_clipped),
         cmocka_unit_test(test_sniffing),
         cmocka_unit_test(test_not_an_image),
         cmocka_unit_test(test_png_headers_of_impossible_sizes),

@@ -15,7 +15,8 @@ static chain read_row(const json_t *row, const safetensors *decoded, arena *a)
                *hash = json_string_value(json_object_get(row, "hash"));
     int w = (int)json_integer_value(json_object_get(row, "width")),
         h = (int)json_integer_value(json_object_get(row, "height"));
-    c.in = name ? (image){w, h, (uint8_t *)(uintptr_t)need_tensor(decoded, name)->data} : synthetic(w, h, a);
+    c.in = name ? (image){.width = w, .height = h, .rgb = (uint8_t *)(uintptr_t)need_tensor(decoded, name)->data}
+                : synthetic(w, h, a);
     c.steps = json_object_get(row, "steps");
     c.hash = hash ? strtoull(hash, NULL, 16) : 0;
     snprintf(c.what, sizeof c.what, "%s %d x %d, %s", name ? name : "synthetic", w, h, c.qwen ? "qwen2_vl" : "llava");
@@ -86,7 +87,7 @@ static void a_longest_side_may_end_at_255(void **state)
     arena           *a = arena_new(0);
     for (int w = 257; w < 3000; w++, arena_reset(a)) {
         err   e = {0};
-        image in = {w, 1, arena_take(a, (size_t)w * 3, &e)}, out;
+        image in = {.width = w, .height = 1, .rgb = arena_take(a, (size_t)w * 3, &e)}, out;
         memset(in.rgb, 7, (size_t)w * 3);
         OK(jomed_256(&out, &in, a, &e), e);
         assert_int_equal(out.height, 28);

@@ -80,7 +80,7 @@ static inline void put_png(const sample *s, const char *path, int width, int hei
     err      e = {0};
     uint8_t *png;
     size_t   n;
-    image    img = {width, height, ARENA_NEW(s->a, uint8_t, width * height * 3, &e)};
+    image    img = {.width = width, .height = height, .rgb = ARENA_NEW(s->a, uint8_t, width * height * 3, &e)};
     for (int i = 0; i < width * height * 3; i++) img.rgb[i] = (uint8_t)(seed >> 8 * (i % 3));
     OK(image_encode_png(&png, &n, &img, s->a, &e), e);
     put(path, png, n);

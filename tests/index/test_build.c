@@ -497,7 +497,7 @@ static void what_cannot_be_built_is_said(void **state)
     import_source src = {.kind = SOURCE_JSONL, .path = at(s, "none.jsonl"), .images = s->dir};
     build_options o = fake_options(at(s, "index"), &src, 1, &f);
     FAILS(build(&o, &c, &e), e, ERR_FILE, "none.jsonl: No such file");
-    remove_tree(at(s, "index.partial"));
+    remove_tree(at(s, "index.partial")); /* so that the next one is seen to make none */
     o.factory = "Flattened";
     FAILS(build(&o, &c, &e), e, ERR_USAGE, "--factory: Flattened");
     assert_false(file_exists(at(s, "index.partial")));
@@ -514,6 +514,60 @@ static void what_cannot_be_built_is_said(void **state)
     put_text(at(s, "none.jsonl"), "{\"img_path\": \"gone.png\", \"text\": \"x\"}\n");
     o.out = at(s, "index");
     FAILS(build(&o, &c, &e), e, ERR_FILE, "no item could be used (1 were refused)");
+}
+
+/* The report stays where the message says; what was mended, be it the list or a picture, is read again, without
+ * --force and without removing anything. */
+static void a_build_of_bad_items_can_be_mended(void **state)
+{
+    sample       *s = *state;
+    fake          f;
+    build_counts  c;
+    err           e = {0};
+    import_source src = {.kind = SOURCE_JSONL, .path = at(s, "items.jsonl"), .images = s->dir};
+    build_options o = fake_options(at(s, "index"), &src, 1, &f);
+    o.checkpoint = 1;
+    put_text(at(s, "items.jsonl"), "{\"img_path\": \"gone.png\", \"text\": \"One.\"}\nnot JSON\n");
+    FAILS(build(&o, &c, &e), e, ERR_FILE, "(2 were refused): see");
+    assert_non_null(strstr(e.text, "index.partial/report.jsonl"));
+    char *report = read_text(at(s, "index.partial/report.jsonl"));
+    assert_true(strstr(report, "gone.png") && strstr(report, "not a JSON object"));
+    free(report);
+    assert_false(file_exists(at(s, "index")));
+
+    put_text(at(s, "items.jsonl"), "{\"img_path\": \"gone.png\", \"text\": \"One.\"}\n"); /* another size */
+    FAILS(build(&o, &c, &e), e, ERR_FILE, "(1 were refused)");
+    put_png(s, at(s, "gone.png"), 4, 5, 11); /* the same list */
+    OK(build(&o, &c, &e), e);
+    assert_int_equal(c.resumed_at, 0);
+    assert_int_equal(c.passages, 1);
+    assert_int_equal(c.bad, 0);
+    report = read_text(at(s, "index/report.jsonl"));
+    assert_string_equal(report, "");
+    free(report);
+    assert_false(file_exists(at(s, "index.partial")));
+    is_whole(at(s, "index"));
+}
+
+/* What Pillow's clipping did to a 16-bit radiograph is told: such a passage is in the index, and in the report. */
+static void a_clipped_picture_is_reported(void **state)
+{
+    sample       *s = *state;
+    fake          f;
+    build_counts  c;
+    err           e = {0};
+    import_source src = {.kind = SOURCE_JSONL, .path = at(s, "items.jsonl"), .images = "tests/fixtures/variants"};
+    build_options o = fake_options(at(s, "index"), &src, 1, &f);
+    put_text(at(s, "items.jsonl"), "{\"img_path\": \"gray8.png\", \"text\": \"One.\"}\n"
+                                   "{\"img_path\": \"gray16.png\", \"text\": \"Two.\"}\n");
+    OK(build(&o, &c, &e), e);
+    assert_int_equal(c.passages, 2);
+    assert_int_equal(c.bad, 0);
+    char *report = read_text(at(s, "index/report.jsonl"));
+    assert_non_null(strstr(report, "line 2"));
+    assert_null(strstr(report, "line 1"));
+    assert_non_null(strstr(report, "\"warning\":\"" IMAGE_CLIPPED));
+    free(report);
 }
 
 static bool long_image(void *ctx, const image *img, float *z, arena *a, err *e)
@@ -592,6 +646,8 @@ int main(void)
         SAMPLE_TEST(captions_share_places_without_mixing),
         SAMPLE_TEST(nothing_is_overwritten),
         SAMPLE_TEST(what_cannot_be_built_is_said),
+        SAMPLE_TEST(a_build_of_bad_items_can_be_mended),
+        SAMPLE_TEST(a_clipped_picture_is_reported),
         SAMPLE_TEST(a_broken_embedder_ends_the_build),
         SAMPLE_TEST(running_out_of_memory_is_an_error_and_leaks_nothing),
     };

@@ -137,6 +137,49 @@ static void other_factories_find_the_same_best(void **state)
     }
 }
 
+/* Of the true ten best, how many a compressed index has among its ten, over both heads and 20 queries. */
+static double recall_of(passage_index *ix, const sample *s, int n)
+{
+    enum { K = 10, QUERIES = 20 };
+    int found = 0;
+    for (int h = 0; h < N_HEADS; h++)
+        for (int i = 0; i < QUERIES; i++) {
+            float z[DIM];
+            err   e = {0};
+            hits  got;
+            pair *want = ARENA_NEW(s->a, pair, n, &e);
+            unit_of(z, (uint64_t)i * 31 + 5);
+            sort_all(want, n, (head)h, z, own_picture, own_caption);
+            OK(index_search(ix, NULL, (head)h, z, K, NULL, &got, s->a, &e), e);
+            assert_int_equal(got.n, K);
+            for (int j = 0; j < K; j++) {
+                assert_true(isfinite(got.score[j]) && (!j || got.score[j] <= got.score[j - 1]));
+                for (int w = 0; w < K; w++) found += got.id[j] == want[w].id;
+            }
+        }
+    return found / (double)(N_HEADS * QUERIES * K);
+}
+
+/* Rotated, divided into lists and quantised: what a corpus of millions is built with. Measured were 0.54, 0.39 and
+ * 0.90 (ten at random would be 0.025; of two lists one is searched). Only the lists of an IVF can stay in the file.
+ * np: without polysemous training, which takes FAISS 0.4 s a sub-quantiser. */
+static void compressed_factories_find_most_of_the_best(void **state)
+{
+    static const struct { const char *factory; double floor; bool mapped; } c[] = {
+        {"PCA16,IVF2,PQ16x4np", 0.45, true}, {"OPQ4_16,PQ4x4np", 0.3, false}, {"PQ19x4np", 0.8, false}};
+    sample *s = *state;
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        passage_index *ix = build_and_open(s, 400, own_picture, own_caption, c[i].factory);
+        assert_string_equal(index_describe(ix)->factory, c[i].factory);
+        assert_int_equal(is_mapped("/index/image.faiss"), c[i].mapped);
+        double recall = recall_of(ix, s, 400);
+        if (!(recall >= c[i].floor))
+            fail_msg("%s: recall@10 is %.3f, the floor is %.3f", c[i].factory, recall, c[i].floor);
+        index_close(ix);
+        remove_tree(at(s, "index"));
+    }
+}
+
 static void a_query_that_is_not_finite_is_our_mistake(void **state)
 {
     sample        *s = *state;
@@ -206,7 +249,7 @@ static void excluding_everything_leaves_nothing(void **state)
 {
     sample        *s = *state;
     passage_index *ix = build_and_open(s, 200, one_picture, own_caption, NULL);
-    image          img = {3, 2, (uint8_t[18]){5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0}};
+    image          img = {.width = 3, .height = 2, .rgb = (uint8_t[18]){5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0, 5, 0, 0}};
     uint8_t        hash[32];
     hits           got;
     image_hash(hash, &img);
@@ -218,7 +261,7 @@ static void the_pixel_hash_is_of_size_and_pixels(void **state)
 {
     (void)state;
     uint8_t a[32], b[32], want[32];
-    image   img = {2, 1, (uint8_t[6]){1, 2, 3, 4, 5, 6}};
+    image   img = {.width = 2, .height = 1, .rgb = (uint8_t[6]){1, 2, 3, 4, 5, 6}};
     image_hash(a, &img);
     sha256(want, "2 1\n\1\2\3\4\5\6", 10);
     assert_memory_equal(a, want, 32);
@@ -486,6 +529,7 @@ int main(void)
         SAMPLE_TEST(one_passage_is_enough),
         SAMPLE_TEST(equal_scores_go_by_id),
         SAMPLE_TEST(other_factories_find_the_same_best),
+        SAMPLE_TEST(compressed_factories_find_most_of_the_best),
         SAMPLE_TEST(an_inverted_file_is_mapped),
         SAMPLE_TEST(a_query_that_is_not_finite_is_our_mistake),
         SAMPLE_TEST(excluded_passages_are_never_found),

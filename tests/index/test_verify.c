@@ -5,6 +5,7 @@
 #include <sqlite3.h>
 
 #include "base/sha256.h"
+#include "index/vectors.h"
 #include "index/verify.h"
 
 typedef struct { int n; char all[2000]; } told;
@@ -95,6 +96,34 @@ static void wrong_contents_are_named(void **state)
     expect(s, false, 2, "1 passages lack their embedded image");
 }
 
+static void say_nothing(void *ctx, const char *line) { (void)ctx, (void)line; }
+static bool go_on(void *ctx) { (void)ctx; return false; }
+
+/* A file of vectors of another dimension, its checksum right; then a manifest with another than both files. */
+static void a_wrong_dimension_is_named(void **state)
+{
+    sample      *s = *state;
+    float        rows[20 * (DIM + 1)] = {0};
+    bool         stopped;
+    err          e = {0};
+    char         first;
+    vectors_plan plan = {.factory = "Flat", .dim = DIM + 1, .n = 20, .what = "text", .note = say_nothing,
+                         .stop = go_on};
+    index_close(build_and_open(s, 20, own_picture, own_caption, NULL));
+    for (int i = 0; i < 20; i++) rows[i * (DIM + 1)] = 1;
+    OK(vectors_build(&plan, rows, at(s, "index/text.faiss"), &stopped, &e), e);
+    int fd = open(at(s, "index/text.faiss"), O_RDONLY);
+    assert_int_equal(pread(fd, &first, 1, 0), 1);
+    close(fd);
+    patch(s, "text.faiss", 0, &first, 1);
+    expect(s, false, 1, "text.faiss: holds 20 vectors of dimension 20, the manifest says 20 of 19");
+    json_t *m = json_load_file(at(s, "index/manifest.json"), 0, NULL);
+    json_object_set_new(m, "dim", json_integer(DIM + 2));
+    assert_int_equal(json_dump_file(m, at(s, "index/manifest.json"), 0), 0);
+    json_decref(m);
+    expect(s, true, 2, "image.faiss: holds 20 vectors of dimension 19, the manifest says 20 of 21");
+}
+
 static void missing_and_changed_images_are_named(void **state)
 {
     sample *s = *state;
@@ -116,6 +145,7 @@ int main(void)
         SAMPLE_TEST(a_whole_index_has_no_problem),
         SAMPLE_TEST(damaged_files_are_named),
         SAMPLE_TEST(wrong_contents_are_named),
+        SAMPLE_TEST(a_wrong_dimension_is_named),
         SAMPLE_TEST(missing_and_changed_images_are_named),
     };
     return cmocka_run_group_tests_name("verify", tests, NULL, NULL);

@@ -34,7 +34,7 @@ static image picture_of(world *w, const char *folder, const char *name)
     if (strstr(folder, "fixtures")) { /* Pillow's pixels */
         const tensor *t = safetensors_find(w->decoded, name);
         assert_non_null(t);
-        return (image){(int)t->dim[1], (int)t->dim[0], (uint8_t *)(uintptr_t)t->data};
+        return (image){.width = (int)t->dim[1], .height = (int)t->dim[0], .rgb = (uint8_t *)(uintptr_t)t->data};
     }
     size_t n;
     snprintf(path, sizeof path, "%s%s", folder, name);

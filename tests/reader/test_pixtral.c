@@ -163,7 +163,7 @@ static image picture_of(const world *w, const char *name)
 {
     const tensor *t = safetensors_find(w->decoded, name);
     assert_non_null(t);
-    return (image){(int)t->dim[1], (int)t->dim[0], (uint8_t *)(uintptr_t)t->data};
+    return (image){.width = (int)t->dim[1], .height = (int)t->dim[0], .rgb = (uint8_t *)(uintptr_t)t->data};
 }
 
 static bool load(void *ctx, int64_t id, image *out, arena *a, err *e)

@@ -24,7 +24,7 @@ static bool print_with(reader *r, kernels *k, float out[PRINT], long fail, bool 
     arena         *a = arena_new(0);
     OK(safetensors_open(&decoded, FIXTURE("images/decoded.safetensors"), &ignored), ignored);
     const tensor  *t = safetensors_find(decoded, "rgb_224x224.png");
-    image          img = {(int)t->dim[1], (int)t->dim[0], (uint8_t *)(uintptr_t)t->data};
+    image          img = {.width = (int)t->dim[1], .height = (int)t->dim[0], .rgb = (uint8_t *)(uintptr_t)t->data};
     reader_passage z = {1, "A drawing."};
     reader_query q = {.img = &img,
                       .question = "Is it a house?",

@@ -238,7 +238,7 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
     world      w = open_world(CACHE, 1), fresh = open_world(0, 1);
     demo_case *c = demo_case_open(w.d, "breast", "test", 3);
     enum { W = 700, H = 300 };
-    image      img = {W, H, arena_take(w.a, W * H * 3, &e)}, first, small;
+    image      img = {.width = W, .height = H, .rgb = arena_take(w.a, W * H * 3, &e)}, first, small;
     for (int i = 0; i < W * H * 3; i++) img.rgb[i] = (uint8_t)(i * 7 + (i >> 9) * 31);
     picture              got;
     patches              want;
@@ -294,7 +294,12 @@ static void what_cannot_be_scored_is_an_error_that_names_the_field(void **state)
     reader_passage z = {c->z[0].id, text};
     q.z = &z;
     q.K = 1;
-    FAILS(reader_score(w.r, w.k, &q, w.a, &y, &e), e, ERR_UNUSABLE, "a retrieved pair makes");
+    char passage[64];
+    snprintf(passage, sizeof passage, "caption of retrieved passage %d make", (int)z.id);
+    FAILS(reader_score(w.r, w.k, &q, w.a, &y, &e), e, ERR_UNUSABLE, passage);
+    assert_non_null(strstr(e.text, "at most 32768: a smaller k"));
+    assert_string_equal(e.problem, "prompt-too-long");
+    assert_string_equal(e.field, "k");
     free(text);
 
     q = c->q;

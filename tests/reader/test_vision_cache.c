@@ -67,7 +67,7 @@ static void another_picture_is_taken_for_it(void **state)
     uint8_t *rgb = arena_take(w.a, W * H * 3, &e);
     assert_non_null(rgb);
     for (int i = 0; i < W * H * 3; i++) rgb[i] = (uint8_t)(i * 11 + (i >> 7));
-    image        wide = {W, H, rgb}, tall = {H, W, rgb};
+    image        wide = {.width = W, .height = H, .rgb = rgb}, tall = {.width = H, .height = W, .rgb = rgb};
     reader_query q = c->q;
     q.K = 1;
     q.img = &wide;
@@ -134,7 +134,7 @@ static void tokens_that_were_not_made_are_kept(void **state)
     kernels      *k = open_cpu(PRECISION_F32, 1);
     vision_cache *v = vision_cache_new(k);
     uint8_t       rgb[12] = {0};
-    image         img = {2, 2, rgb};
+    image         img = {.width = 2, .height = 2, .rgb = rgb};
     act          *out;
     err           e;
     int           left = 0;

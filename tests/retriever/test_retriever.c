@@ -63,7 +63,7 @@ static image picture(const char *name)
 {
     const tensor *t = safetensors_find(decoded, name);
     assert_true(t && t->n_dims == 3 && t->dim[2] == 3);
-    image img = {(int)t->dim[1], (int)t->dim[0], must(arena_take(mem, (size_t)t->count, &(err){0}))};
+    image img = {.width = (int)t->dim[1], .height = (int)t->dim[0], .rgb = must(arena_take(mem, (size_t)t->count, &(err){0}))};
     memcpy(img.rgb, t->data, (size_t)t->count);
     return img;
 }
@@ -458,7 +458,7 @@ static image npz_picture(npz_array *z, int64_t row)
     uint8_t          raw[28 * 28 * 3];
     assert_true(s->row_bytes <= sizeof raw && s->dim[1] == 28 && s->dim[2] == 28);
     OK(npz_row(z, row, raw, &e), e);
-    image img = {28, 28, must(arena_take(mem, sizeof raw, &e))};
+    image img = {.width = 28, .height = 28, .rgb = must(arena_take(mem, sizeof raw, &e))};
     for (int i = 0; i < 28 * 28; i++)
         for (int c = 0; c < 3; c++) img.rgb[3 * i + c] = s->n_dims == 4 ? raw[3 * i + c] : raw[i];
     return img;

@@ -129,6 +129,35 @@ static void a_chunked_body_is_stopped_when_it_passes_the_limit(void **state)
     free(r.body);
 }
 
+/* The first bytes of a picture that is too large, and then nothing: the rest was announced and is never sent. */
+static void a_too_large_picture_is_refused_when_its_header_has_come(void **state)
+{
+    (void)state;
+    static const char *const file[] = {"tests/corpus/image/bomb_20000.png", "tests/corpus/image/sides_65535.png",
+                                       "tests/corpus/image/sides_65535.jpg"};
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
+        err    e = {0};
+        char   first[4096] = {0}, *bytes;
+        size_t n;
+        OK(file_read(&bytes, &n, file[i], sizeof first, &e), e);
+        memcpy(first, bytes, n);
+        int fd = dial(S.port);
+        says(
+            fd,
+            "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            "Content-Length: 90000\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n");
+        say(fd, first, sizeof first);
+        reply r = hear(fd);
+        EXPECT(r, 413, "image-too-large");
+        EXPECT_FIELD(r, "image");
+        assert_true(is_ended(fd));
+        close(fd);
+        free(r.body);
+        free(bytes);
+    }
+    serving_wait_for(&S, "jomed_request_body_bytes", 0);
+}
+
 static void bodies_held_together_are_bounded(void **state)
 {
     (void)state;
@@ -454,6 +483,7 @@ int main(void)
         cmocka_unit_test(a_too_long_body_is_refused_before_it_is_sent),
         cmocka_unit_test(a_client_that_pushes_a_too_long_body_still_reads_the_413),
         cmocka_unit_test(a_chunked_body_is_stopped_when_it_passes_the_limit),
+        cmocka_unit_test(a_too_large_picture_is_refused_when_its_header_has_come),
         cmocka_unit_test(bodies_held_together_are_bounded),
         cmocka_unit_test(too_many_headers_are_refused),
         cmocka_unit_test(a_body_in_single_bytes_is_read_like_any_other),

@@ -214,6 +214,37 @@ static void a_client_that_vanishes_in_the_middle_of_its_body_leaves_nothing(void
     end();
 }
 
+/* Half of a body, an end of sending, and then patience: the rest can never come, so the server ends it. */
+static void a_client_that_half_closes_its_upload_is_let_go(void **state)
+{
+    (void)state;
+    size_t      n;
+    const char *p = picture(&n);
+    begin(1, 4);
+    for (int form = 0; form < 2; form++) {
+        int  fd = dial(S.port);
+        text t = {0};
+        if (form == 0) t = sound_request("", "");
+        else {
+            text_printf(&t,
+                        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                        "Content-Length: %zu\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n",
+                        2 * n + 1000);
+            text_addn(&t, p, n);
+        }
+        say(fd, t.s, form == 0 ? t.len / 2 : t.len);
+        shutdown(fd, SHUT_WR);
+        reply r = hear(fd);
+        assert_int_equal(r.status, 0); /* ended, with nothing said */
+        close(fd);
+        text_free(&t);
+    }
+    wait_for(COUNTED(499), 2);
+    wait_for("jomed_inflight_requests", 1);
+    assert_true(metric("jomed_request_body_bytes") == 0);
+    end();
+}
+
 static void failures_of_the_engine_become_problems_without_their_text(void **state)
 {
     (void)state;
@@ -412,6 +443,7 @@ int main(void)
         cmocka_unit_test(a_deadline_beyond_the_servers_is_refused),
         cmocka_unit_test(a_client_that_gives_up_while_waiting_costs_no_work),
         cmocka_unit_test(a_client_that_vanishes_in_the_middle_of_its_body_leaves_nothing),
+        cmocka_unit_test(a_client_that_half_closes_its_upload_is_let_go),
         cmocka_unit_test(failures_of_the_engine_become_problems_without_their_text),
         cmocka_unit_test(a_failed_device_turns_readiness_red_for_good),
         cmocka_unit_test(sixteen_clients_get_each_their_own_answers),

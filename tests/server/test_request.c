@@ -495,6 +495,36 @@ static void the_body_limit_and_the_budget_are_kept(void **state)
     assert_int_equal(atomic_load(&small.used), 0);
 }
 
+/* The header of the picture decides, however finely the body is cut: a PNG's is its first 33 bytes, the JPEG's frame
+ * is known at its first scan, and what has come is looked at whenever it has doubled. */
+static void a_too_large_picture_is_refused_by_its_first_bytes(void **state)
+{
+    (void)state;
+    static const char type[] = "multipart/form-data; boundary=b",
+                      start[] = "--b\r\nContent-Disposition: form-data; name=image\r\n\r\n";
+    static const struct { const char *file; size_t header; } c[] = {{"tests/corpus/image/bomb_20000.png", 33},
+                                                                    {"tests/corpus/image/sides_65535.jpg", 0x274}};
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        for (size_t piece = 1; piece <= 512; piece *= 8) {
+            request *r;
+            err      e = {0};
+            char     first[4096] = {0}, *bytes;
+            size_t   n, at = 0;
+            OK(file_read(&bytes, &n, c[i].file, sizeof first, &e), e);
+            memcpy(first, bytes, n);
+            OK(request_new(&r, RETRIEVAL_FIELDS, N_RETRIEVAL_FIELDS, type, &LIMITS, &e), e);
+            OK(request_feed(r, start, sizeof start - 1, &e), e);
+            while (at < sizeof first && request_feed(r, first + at, piece, &e)) at += piece;
+            assert_int_equal(e.code, ERR_TOO_LARGE);
+            assert_string_equal(e.problem, "image-too-large");
+            assert_string_equal(e.field, "image");
+            assert_true(at + piece >= c[i].header && at < 2 * c[i].header + piece);
+            request_free(r);
+            free(bytes);
+        }
+    }
+}
+
 static void every_failed_allocation_is_an_error_and_no_leak(void **state)
 {
     (void)state;
@@ -533,6 +563,7 @@ int main(void)
         cmocka_unit_test(defaults_and_retrievals),
         cmocka_unit_test(errors_never_hold_content),
         cmocka_unit_test(the_body_limit_and_the_budget_are_kept),
+        cmocka_unit_test(a_too_large_picture_is_refused_by_its_first_bytes),
         cmocka_unit_test(every_failed_allocation_is_an_error_and_no_leak),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -64,6 +64,30 @@ static void a_body_that_stops_is_answered_408_and_closed(void **state)
     serving_stop(&S);
 }
 
+/* In the middle of its picture: what had come is given back with the connection. */
+static void an_upload_that_stalls_leaves_nothing(void **state)
+{
+    (void)state;
+    size_t      n;
+    const char *p = picture(&n);
+    begin();
+    int fd = dial(S.port);
+    says(
+        fd,
+        "POST /v1/diagnoses HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "Content-Length: 90000\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n");
+    say(fd, p, n / 2);
+    reply r = hear(fd);
+    EXPECT(r, 408, "request-timeout");
+    assert_true(is_ended(fd));
+    close(fd);
+    free(r.body);
+    serving_wait_for(&S, COUNTED(408), 1);
+    serving_wait_for(&S, "jomed_request_body_bytes", 0);
+    serving_wait_for(&S, "jomed_inflight_requests", 1); /* the one that asks */
+    serving_stop(&S);
+}
+
 static void headers_that_trickle_and_silent_connections_are_closed(void **state)
 {
     (void)state;
@@ -120,6 +144,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_body_that_trickles_is_answered_408_and_closed),
         cmocka_unit_test(a_body_that_stops_is_answered_408_and_closed),
+        cmocka_unit_test(an_upload_that_stalls_leaves_nothing),
         cmocka_unit_test(headers_that_trickle_and_silent_connections_are_closed),
         cmocka_unit_test(an_idle_connection_is_closed_after_its_answer),
         cmocka_unit_test(a_request_that_computes_for_longer_than_the_read_limit_is_left_alone),
