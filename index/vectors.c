@@ -41,6 +41,8 @@ struct vectors {
 static bool faiss_ok(int status, const char *what, const char *where, err_code code, err *e)
 {
     if (status == 0) return true;
+    if (status == STD_EXCEPT) /* a C++ exception that is none of FAISS's own: std::bad_alloc, its text lost */
+        return err_set(e, ERR_MEMORY, "%s: %s: no memory for it, or a damaged length", where, what);
     const char *why = faiss_get_last_error();
     /* FAISS puts its own function, file and line in front: "Error in FUNCTION at FILE:LINE: ..." */
     const char *cut = why ? strstr(why, ": ") : NULL;

@@ -3,10 +3,12 @@
 
 #include <pthread.h>
 #include <jansson.h>
+#include <sys/resource.h>
 
 #include "base/sha256.h"
 #include "base/text.h"
 #include "index/manifest.h"
+#include "index/vectors.h"
 
 /* ---- Search against a sort of everything ---- */
 
@@ -178,6 +180,46 @@ static void compressed_factories_find_most_of_the_best(void **state)
         index_close(ix);
         remove_tree(at(s, "index"));
     }
+}
+
+static void say_nothing(void *ctx, const char *line) { (void)ctx, (void)line; }
+static bool go_on(void *ctx) { (void)ctx; return false; }
+
+/* A sound file of 2^22 vectors, 300 MB and nearly all of it a hole, read with addresses for 64 MB. */
+static void vectors_without_memory_are_no_damaged_file(void **state)
+{
+#ifdef __SANITIZE_ADDRESS__
+    (void)state;
+    SKIP("the sanitizer's operator new does not throw");
+#else
+    sample       *s = *state;
+    err           e = {0};
+    bool          stopped;
+    vectors      *v = NULL;
+    long          pages = 0;
+    struct rlimit before, tight;
+    float         row[DIM] = {1};
+    const int64_t n = 1 << 22, numbers = n * DIM;
+    vectors_plan  plan = {.factory = "Flat", .dim = DIM, .n = 1, .what = "image", .note = say_nothing, .stop = go_on};
+    const char   *path = at(s, "large.faiss");
+    OK(vectors_build(&plan, row, path, &stopped, &e), e);
+    int fd = open(path, O_RDWR); /* IndexFlat: the count at byte 8, the length of the data at 37, the data at 45 */
+    assert_true(pwrite(fd, &n, 8, 8) == 8 && pwrite(fd, &numbers, 8, 37) == 8);
+    assert_int_equal(ftruncate(fd, 45 + numbers * 4), 0);
+    close(fd);
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_true(f && fscanf(f, "%ld", &pages) == 1);
+    fclose(f);
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    tight = before;
+    tight.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + (64 << 20);
+    assert_int_equal(setrlimit(RLIMIT_AS, &tight), 0);
+    bool ok = vectors_open(&v, path, DIM, n, &e);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_false(ok);
+    assert_int_equal(e.code, ERR_MEMORY);
+    assert_non_null(strstr(e.text, "large.faiss: FAISS cannot read it: no memory for it"));
+#endif
 }
 
 static void a_query_that_is_not_finite_is_our_mistake(void **state)
@@ -530,6 +572,7 @@ int main(void)
         SAMPLE_TEST(equal_scores_go_by_id),
         SAMPLE_TEST(other_factories_find_the_same_best),
         SAMPLE_TEST(compressed_factories_find_most_of_the_best),
+        SAMPLE_TEST(vectors_without_memory_are_no_damaged_file),
         SAMPLE_TEST(an_inverted_file_is_mapped),
         SAMPLE_TEST(a_query_that_is_not_finite_is_our_mistake),
         SAMPLE_TEST(excluded_passages_are_never_found),
