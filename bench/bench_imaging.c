@@ -113,16 +113,26 @@ static bool nearest_256(const picture *p, int copy, arena *a, err *e)
     return image_resize_nearest(&out, &p->img[copy], 256, 256, a, e);
 }
 
+static kernels *kern; /* the CPU's */
+
+static bool make_pixels(const pixel_plan *p, err *e)
+{
+    size_t mark = kern->mark(kern);
+    kern->pixels(kern, kern->take(kern, (size_t)3 * p->temporal * p->x.n_out * p->y.n_out), p);
+    kern->back(kern, mark);
+    return kern->sync(kern, e);
+}
+
 static bool jina(const picture *p, int copy, arena *a, err *e)
 {
-    float *px;
-    return jina_pixels(&px, NULL, &p->img[copy], &JINA, a, e);
+    pixel_plan plan;
+    return jina_plan(&plan, &p->img[copy], &JINA, 16, a, e) && make_pixels(&plan, e);
 }
 
 static bool qwen(const picture *p, int copy, arena *a, err *e)
 {
-    patches out;
-    return qwen2vl_patches(&out, NULL, &p->img[copy], &QWEN, a, e);
+    pixel_plan plan;
+    return qwen2vl_plan(&plan, &p->img[copy], &QWEN, a, e) && make_pixels(&plan, e);
 }
 
 static bool both_models(const picture *p, int copy, arena *a, err *e)
@@ -169,6 +179,8 @@ int main(int argc, char **argv)
         {"jina", jina},               {"Qwen2-VL", qwen},            {"jina and Qwen2-VL", both_models},
     };
     const double seconds = argc > 1 ? atof(argv[1]) : 0.5;
+    err          no_table = {0};
+    if (!kernels_open(&kern, &(kernels_options){.device = "cpu", .threads = 1}, &no_table)) fail(&no_table);
     for (size_t i = 0; i < sizeof side / sizeof *side; i++) {
         arena  *keep = arena_new(0), *a = arena_new(0);
         picture p = {0};
@@ -184,5 +196,6 @@ int main(int argc, char **argv)
         arena_free(a);
         arena_free(keep);
     }
+    kern->close(kern);
     return 0;
 }

@@ -187,9 +187,14 @@ typedef bool (*work)(bench *b, int i, err *e);
 
 static bool do_pixels(bench *b, int i, err *e)
 {
-    float *px;
+    pixel_plan p;
+    kernels   *x = kernels_exact(b->k);
+    size_t     mark = x->mark(x);
     (void)i;
-    return jina_pixels(&px, NULL, &b->img, &b->c, b->a, e);
+    if (!jina_plan(&p, &b->img, &b->c, 16, b->a, e)) return false;
+    x->pixels(x, x->take(x, (size_t)3 * b->c.size * b->c.size), &p);
+    x->back(x, mark);
+    return x->sync(x, e);
 }
 static bool do_image(bench *b, int i, err *e)
 {

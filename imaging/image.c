@@ -84,19 +84,6 @@ bool image_decode(image *out, const void *bytes, size_t n, const image_limits *l
     return ok;
 }
 
-bool image_crop(image *out, const image *in, int left, int top, int width, int height, arena *a, err *e)
-{
-    if (left < 0 || top < 0 || width < 1 || height < 1 || left > in->width - width || top > in->height - height)
-        return err_set(e, ERR_BUG, "crop %d,%d %dx%d does not lie in %dx%d", left, top, width, height, in->width,
-                       in->height);
-    uint8_t *rgb = arena_take_n(a, (size_t)width * 3, (size_t)height, e);
-    if (!rgb) return false;
-    for (int y = 0; y < height; y++)
-        memcpy(rgb + (size_t)y * width * 3, in->rgb + ((size_t)(top + y) * in->width + left) * 3, (size_t)width * 3);
-    *out = (image){.width = width, .height = height, .rgb = rgb};
-    return true;
-}
-
 void image_hash(uint8_t out[32], const image *img)
 {
     char              size[32];

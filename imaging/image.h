@@ -41,7 +41,6 @@ bool image_encode_png(uint8_t **out, size_t *n, const image *img, arena *a, err 
  * [Pillow Resample.c, Geometry.c; ../shared/specs/models.md 2.1, 2.2]. *out lives in a; same size gives a copy. */
 bool image_resize_bicubic(image *out, const image *in, int width, int height, arena *a, err *e);
 bool image_resize_nearest(image *out, const image *in, int width, int height, arena *a, err *e);
-bool image_crop(image *out, const image *in, int left, int top, int width, int height, arena *a, err *e);
 
 void image_hash(uint8_t out[32], const image *img); /* which picture it is: SHA-256 over "W H\n" and the RGB bytes */
 

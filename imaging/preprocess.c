@@ -1,4 +1,4 @@
-/* preprocess.c - RGB to the pixels that each model was trained on, bit for bit as the Python processors that
+/* preprocess.c - how RGB becomes the pixels that each model was trained on, bit for bit as the Python processors that
  * resize with Pillow (transformers' "slow" ones; jina's own). The torchvision ("fast") ones differ by up to two
  * levels. [../shared/specs/models.md 2.3, 2.4, 5.5; goldens in tests/fixtures/golden]
  *
@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "imaging/resize.h"
 
 enum {
     CHANNELS = 3,
@@ -25,16 +26,6 @@ static const char CONFIG[] = "preprocessor_config.json";
 
 /* CLIP's statistics, which all three models share; the files state them. */
 static const pixel_norm CLIP_NORM = {{0.48145466f, 0.4578275f, 0.40821073f}, {0.26862954f, 0.26130258f, 0.27577711f}};
-
-/* One f32 rounding per operation, as numpy does on float32 arrays. */
-static void norm_table(float table[CHANNELS][LEVELS], const pixel_norm *norm)
-{
-    for (int c = 0; c < CHANNELS; c++)
-        for (int v = 0; v < LEVELS; v++) {
-            const float x = (float)v / 255.0f, d = x - norm->mean[c];
-            table[c][v] = d / norm->std[c];
-        }
-}
 
 /* ---- configuration -------------------------------------------------------------------------------------------- */
 
@@ -203,6 +194,30 @@ static bool check_aspect(int w, int h, err *e)
                   "the image is %d x %d; one side may be %d times the other", w, h, MAX_ASPECT);
 }
 
+/* ---- plans ---------------------------------------------------------------------------------------------------- */
+
+/* One f32 rounding per operation, as numpy does on float32 arrays. */
+static bool make_levels(const float **out, const pixel_norm *norm, arena *a, err *e)
+{
+    float *level = ARENA_NEW(a, float, CHANNELS * LEVELS, e);
+    if (!level) return false;
+    *out = level;
+    for (int c = 0; c < CHANNELS; c++)
+        for (int v = 0; v < LEVELS; v++) {
+            const float x = (float)v / 255.0f, d = x - norm->mean[c];
+            *level++ = d / norm->std[c];
+        }
+    return true;
+}
+
+/* in resized to w x h, and all of it kept. */
+static bool plan_whole(pixel_plan *p, const image *in, int w, int h, const pixel_norm *norm, arena *a, err *e)
+{
+    p->rgb = in->rgb;
+    return pixel_axis_make(&p->x, in->width, w, 0, w, a, e) && pixel_axis_make(&p->y, in->height, h, 0, h, a, e)
+           && make_levels(&p->level, norm, a, e);
+}
+
 /* ---- jina-clip ------------------------------------------------------------------------------------------------ */
 
 /* The longer side truncates: int(S * long / short), as torchvision computes it for a Pillow image. */
@@ -215,33 +230,17 @@ static int centre(int n, int size)
     return d % 2 ? half + half % 2 : half;
 }
 
-/* [H,W,3] u8 -> [3,H,W] f32 */
-static void to_planes(float *px, const image *img, float table[CHANNELS][LEVELS])
-{
-    const size_t n = (size_t)img->width * img->height;
-    for (int c = 0; c < CHANNELS; c++) {
-        const uint8_t *from = img->rgb + c;
-        float         *to = px + c * n;
-        for (size_t i = 0; i < n; i++) to[i] = table[c][from[i * CHANNELS]];
-    }
-}
-
-bool jina_pixels(float **px, image *cropped, const image *in, const jina_image_config *c, arena *a, err *e)
+bool jina_plan(pixel_plan *out, const image *in, const jina_image_config *c, int patch, arena *a, err *e)
 {
     const int  S = c->size;
     const bool wide = in->width > in->height;
     const int  w = wide ? scaled(S, in->width, in->height) : S, h = wide ? S : scaled(S, in->height, in->width);
-    float      table[CHANNELS][LEVELS];
-    image      fit, square;
-    if (!check_aspect(in->width, in->height, e)) return false;
-    float *out = arena_take_n(a, (size_t)CHANNELS * S, (size_t)S * sizeof *out, e);
-    if (!out || !image_resize_bicubic(&fit, in, w, h, a, e)
-        || !image_crop(&square, &fit, centre(w, S), centre(h, S), S, S, a, e))
+    pixel_plan p = {.rgb = in->rgb, .patch = patch, .merge = 1, .temporal = 1};
+    if (!check_aspect(in->width, in->height, e) ||
+        !pixel_axis_make(&p.x, in->width, w, centre(w, S), S, a, e) ||
+        !pixel_axis_make(&p.y, in->height, h, centre(h, S), S, a, e) || !make_levels(&p.level, &c->norm, a, e))
         return false;
-    norm_table(table, &c->norm);
-    to_planes(out, &square, table);
-    if (cropped) *cropped = square;
-    *px = out;
+    *out = p;
     return true;
 }
 
@@ -287,45 +286,12 @@ bool qwen_vl_utils_image(image *out, const image *in, arena *a, err *e)
            image_resize_bicubic(out, in, w, h, a, e);
 }
 
-/* One patch: [channel, time, row, column]; a still picture repeats its frame in time. from: its first pixel. */
-static void fill_patch(float *out, const uint8_t *from, size_t row_bytes, float table[CHANNELS][LEVELS], int patch,
-                       int temporal)
+bool qwen2vl_plan(pixel_plan *out, const image *in, const qwen2vl_image_config *c, arena *a, err *e)
 {
-    const size_t frame = (size_t)patch * patch;
-    for (int c = 0; c < CHANNELS; c++) {
-        float *first = out;
-        for (int y = 0; y < patch; y++) {
-            const uint8_t *p = from + y * row_bytes + c;
-            for (int x = 0; x < patch; x++) *out++ = table[c][p[(size_t)x * CHANNELS]];
-        }
-        for (int t = 1; t < temporal; t++, out += frame) memcpy(out, first, frame * sizeof *out);
-    }
-}
-
-/* Patches go merge block by merge block, so that the rows which the merger joins lie together:
- *     0 1 | 4 5
- *     2 3 | 6 7      for merge 2 */
-bool qwen2vl_patches(patches *out, image *resized, const image *in, const qwen2vl_image_config *c, arena *a, err *e)
-{
-    int   h, w;
-    image fit;
-    float table[CHANNELS][LEVELS];
-    if (!qwen2vl_smart_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e))
+    int        h, w;
+    pixel_plan p = {.patch = c->patch, .merge = c->merge, .temporal = c->temporal};
+    if (!qwen2vl_smart_resize(&h, &w, in->height, in->width, c, e) || !plan_whole(&p, in, w, h, &c->norm, a, e))
         return false;
-    patches p = {.grid_h = h / c->patch, .grid_w = w / c->patch, .F = CHANNELS * c->temporal * c->patch * c->patch};
-    p.P = p.grid_h * p.grid_w;
-    p.px = arena_take_n(a, (size_t)p.P, (size_t)p.F * sizeof *p.px, e);
-    if (!p.px) return false;
-    norm_table(table, &c->norm);
-    const size_t row_bytes = (size_t)w * CHANNELS;
-    float       *to = p.px;
-    for (int by = 0; by < p.grid_h; by += c->merge)
-        for (int bx = 0; bx < p.grid_w; bx += c->merge)
-            for (int y = by; y < by + c->merge; y++)
-                for (int x = bx; x < bx + c->merge; x++, to += p.F)
-                    fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS,
-                               row_bytes, table, c->patch, c->temporal);
-    if (resized) *resized = fit;
     *out = p;
     return true;
 }
@@ -348,25 +314,12 @@ bool pixtral_resize(int *new_h, int *new_w, int h, int w, const pixtral_image_co
     return true;
 }
 
-bool pixtral_patches(patches *out, image *resized, const image *in, const pixtral_image_config *c, arena *a, err *e)
+bool pixtral_plan(pixel_plan *out, const image *in, const pixtral_image_config *c, arena *a, err *e)
 {
-    int   h, w;
-    image fit;
-    float table[CHANNELS][LEVELS];
-    if (!pixtral_resize(&h, &w, in->height, in->width, c, e) || !image_resize_bicubic(&fit, in, w, h, a, e))
+    int        h, w;
+    pixel_plan p = {.patch = c->patch, .merge = 1, .temporal = 1};
+    if (!pixtral_resize(&h, &w, in->height, in->width, c, e) || !plan_whole(&p, in, w, h, &c->norm, a, e))
         return false;
-    patches p = {.grid_h = h / c->patch, .grid_w = w / c->patch, .F = CHANNELS * c->patch * c->patch};
-    p.P = p.grid_h * p.grid_w;
-    p.px = arena_take_n(a, (size_t)p.P, (size_t)p.F * sizeof *p.px, e);
-    if (!p.px) return false;
-    norm_table(table, &c->norm);
-    const size_t row_bytes = (size_t)w * CHANNELS;
-    float       *to = p.px;
-    for (int y = 0; y < p.grid_h; y++)
-        for (int x = 0; x < p.grid_w; x++, to += p.F)
-            fill_patch(to, fit.rgb + (size_t)y * c->patch * row_bytes + (size_t)x * c->patch * CHANNELS, row_bytes,
-                       table, c->patch, 1);
-    if (resized) *resized = fit;
     *out = p;
     return true;
 }

@@ -76,6 +76,28 @@ typedef struct {
                       rounding of its sum */
 } vector_set;
 
+/* One side of a picture that is resized, and what is kept of it: sample i is the sum of the n[i] samples from lo[i]
+ * times the weights k[i * stride ..], which have 22 fractional bits; rounded, and clipped to a byte. k NULL: the side
+ * stays whole, nothing else is read. All lies on the host; imaging/resize.h makes it. */
+typedef struct {
+    int      n_in, n_out, stride; /* stride: a multiple of 4 */
+    int     *lo, *n;              /* [n_out]; lo and lo + n never fall */
+    int32_t *k;                   /* [n_out, stride]; zero past n[i] */
+    int16_t *high, *low;          /* k = high * 2^16 + low, for the CPU's products of 16 bits */
+} pixel_axis;
+
+/* A picture as a model takes it: resized, cut, normalised and laid out as patches [P, 3, temporal, patch, patch],
+ * merge block by merge block:
+ *     0 1 | 4 5
+ *     2 3 | 6 7      for merge 2; merge 1 is raster order
+ * The sides that are kept are multiples of patch * merge; a still picture repeats its frame in time. */
+typedef struct {
+    const uint8_t *rgb;   /* [y.n_in, x.n_in, 3] on the host */
+    pixel_axis     x, y;
+    const float   *level; /* [3, 256] on the host: what each channel's levels become */
+    int            patch, merge, temporal;
+} pixel_plan;
+
 typedef struct kernels kernels;
 struct kernels {
     const char *name;      /* "cpu avx512-bf16, 2 threads" */
@@ -100,6 +122,9 @@ struct kernels {
     /* Host numbers to where rope reads them: scratch, so valid until back(), and src must live as long. CPU:
      * src itself. */
     const float *(*upload)(kernels *k, const float *src, size_t n);
+    /* out: p's pixels. Integers up to the levels, so every device has the same ones, rounded as put() rounds. What p
+     * points to is read before it returns. */
+    void (*pixels)(kernels *k, act *out, const pixel_plan *p);
     bool (*weight_open)(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
     void (*weight_close)(kernels *k, weight *w);
     bool (*sync)(kernels *k, err *e);

@@ -9,11 +9,12 @@
 #include "reader/bpe.h"
 #include "reader/decoder.h"
 
-/* A picture as a family's tower takes it; pixels live in the arena it was prepared in. */
+/* A picture as a family's tower takes it; the plan lives in the arena it was prepared in and may borrow the image's
+ * bytes. */
 typedef struct {
-    int          rows, cols;     /* of vision tokens, as the prompt lays them out */
-    int          grid_h, grid_w; /* of patches */
-    const float *px;
+    int        rows, cols;     /* of vision tokens, as the prompt lays them out */
+    int        grid_h, grid_w; /* of patches */
+    pixel_plan plan;
 } picture;
 
 /* What a family opens from. All is borrowed and outlives the model. */
@@ -39,7 +40,7 @@ typedef struct {
     bool (*open)(model **out, const model_files *f, err *e);
     void (*close)(model *m, kernels *k); /* NULL is fine */
 
-    /* The policy's steps of this family, then its own processor. */
+    /* The policy's steps of this family, then its own processor's plan; img outlives *out. */
     bool (*prepare)(const model *m, picture *out, const image *img, image_policy policy, arena *a, err *e);
     /* Vision tokens of n pictures, one behind the other's, out [sum of rows * cols, D] in the order of the
      * prompt's spans. No picture sees another: the bits are those of one by one. adapter: as in linear.h. */

@@ -6,6 +6,12 @@ int picture_tokens(const picture *p) { return p->rows * p->cols; }
 
 int picture_patches(const picture *p) { return p->grid_h * p->grid_w; }
 
+picture picture_from(const pixel_plan *p)
+{
+    int h = p->y.n_out / p->patch, w = p->x.n_out / p->patch;
+    return (picture){h / p->merge, w / p->merge, h, w, *p};
+}
+
 int pictures_patches(const picture *p, int n)
 {
     int sum = 0;
@@ -13,13 +19,12 @@ int pictures_patches(const picture *p, int n)
     return sum;
 }
 
-void pictures_put(kernels *k, act *px, const picture *p, int n, int width)
+void pictures_pixels(kernels *k, act *px, const picture *p, int n, int width)
 {
     size_t at = 0;
     for (int i = 0; i < n; i++) {
-        size_t len = (size_t)picture_patches(&p[i]) * (size_t)width;
-        k->put(k, act_at(k, px, at), p[i].px, len);
-        at += len;
+        k->pixels(k, act_at(k, px, at), &p[i].plan);
+        at += (size_t)picture_patches(&p[i]) * (size_t)width;
     }
 }
 

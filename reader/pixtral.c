@@ -148,11 +148,11 @@ static bool pixtral_open(model **out, const model_files *f, err *e)
 
 static bool pixtral_prepare(const model *base, picture *out, const image *img, image_policy policy, arena *a, err *e)
 {
-    image   small = *img;
-    patches p;
+    image      small = *img;
+    pixel_plan p;
     if (policy == IMAGE_JOMED_256 && !jomed_256(&small, img, a, e)) return false;
-    if (!pixtral_patches(&p, NULL, &small, &((const pixtral *)base)->image, a, e)) return false;
-    *out = (picture){p.grid_h, p.grid_w, p.grid_h, p.grid_w, p.px};
+    if (!pixtral_plan(&p, &small, &((const pixtral *)base)->image, a, e)) return false;
+    *out = picture_from(&p);
     return true;
 }
 
@@ -199,7 +199,7 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
     act         *h = k->take(k, (size_t)P * (size_t)E);
     size_t       inner = k->mark(k);
     act         *px = k->take(k, (size_t)P * (size_t)n_px);
-    pictures_put(k, px, pic, n, n_px);
+    pictures_pixels(k, px, pic, n, n_px);
     k->linear(k, x, E, px, n_px, P, &m->patch_conv, NULL, UNIT_NONE, NULL);
     k->rmsnorm(k, x, x, P, E, &m->ln_pre, RMS_EPS);
     tap_see(t, "vision.ln_pre", -1, k, x, P, E);

@@ -152,11 +152,11 @@ static bool qwen2vl_prepare(const model *base, picture *out, const image *img, i
 {
     const qwen2vl *m = (const qwen2vl *)base;
     image          first, small = *img;
-    patches        p;
+    pixel_plan     p;
     if (policy == IMAGE_JOMED_256 && !(qwen_vl_utils_image(&first, img, a, e) && jomed_256(&small, &first, a, e)))
         return false;
-    if (!qwen2vl_patches(&p, NULL, &small, &m->image, a, e)) return false;
-    *out = (picture){p.grid_h / m->c.merge, p.grid_w / m->c.merge, p.grid_h, p.grid_w, p.px};
+    if (!qwen2vl_plan(&p, &small, &m->image, a, e)) return false;
+    *out = picture_from(&p);
     return true;
 }
 
@@ -222,7 +222,7 @@ static bool qwen2vl_encode(const model *base, kernels *k, int adapter, const pic
     act         *h = k->take(k, (size_t)P * (size_t)E);
     size_t       inner = k->mark(k);
     act         *px = k->take(k, (size_t)P * (size_t)F);
-    pictures_put(k, px, pic, n, F);
+    pictures_pixels(k, px, pic, n, F);
     k->linear(k, x, E, px, F, P, &m->patch_embed, NULL, UNIT_NONE, NULL);
     tap_see(t, "vision.patch_embed", -1, k, x, P, E);
     k->back(k, inner);

@@ -6,8 +6,8 @@
 #include "base/memory.h"
 
 /* Two, since a worker of eval has one picture at a time and a viewer's user goes back and forth between two.
- * Each is a few MB at most (324 tokens of width 3,584 in f32 are 4.6 MB). */
-enum { PLACES = 2 };
+ * 324 tokens of width 3,584 in f32 are 4.6 MB; a picture of more than PLACE_BYTES is not kept. */
+enum { PLACES = 2, PLACE_BYTES = 32 << 20 };
 
 typedef struct {
     uint8_t      picture[32]; /* image_hash() */
@@ -72,6 +72,7 @@ static place *least_recently_used(vision_cache *c)
 /* Room for n activations; what was in p is gone. */
 static bool make_room(place *p, kernels *k, size_t n)
 {
+    if (n > PLACE_BYTES / (size_t)k->act_bytes) return false;
     p->valid = false;
     if (p->room >= n) return true;
     if (p->tokens) k->free_(k, p->tokens);
@@ -90,7 +91,7 @@ bool vision_cache_take(vision_cache *c, kernels *k, const image *img, image_poli
     if (p) {
         c->stats.reused++;
     } else {
-        c->stats.encoded++; /* also where the caller has to, for lack of memory */
+        c->stats.encoded++; /* also where the caller has to, for lack of room */
         p = least_recently_used(c);
         if (!make_room(p, k, n)) return true;
         /* Only what is known to be complete is kept: a device may fail after the call. */

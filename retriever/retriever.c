@@ -135,20 +135,42 @@ static bool normalise(float *z, int E, err *e)
     return true;
 }
 
-static bool embed_pixels(const vision_tower *v, kernels *k, const float *px, int E, float *z, arena *a, err *e)
+/* A picture as all towers take it, made once in the scratch of the table that they run in. */
+typedef struct { kernels *x; size_t mark; const act *px; } seen;
+
+static bool see(seen *s, const retriever *r, kernels *k, const image *img, arena *a, err *e)
 {
+    const int  S = r->image.size;
+    pixel_plan plan;
+    if (!jina_plan(&plan, img, &r->image, r->config.vision.patch, a, e)) return false;
     kernels *x = exact_begin(k);
-    bool     ok = vision_tower_embed(v, x, px, z, NULL, a, e) && normalise(z, E, e);
-    exact_end(k, x);
-    return ok;
+    *s = (seen){.x = x, .mark = x->mark(x)};
+    act *px = x->take(x, (size_t)3 * S * S);
+    x->pixels(x, px, &plan);
+    s->px = px;
+    return true;
+}
+
+static void look_away(const seen *s, kernels *k)
+{
+    s->x->back(s->x, s->mark);
+    exact_end(k, s->x);
+}
+
+static bool embed_seen(const vision_tower *v, const seen *s, int E, float *z, arena *a, err *e)
+{
+    return vision_tower_embed(v, s->x, s->px, z, NULL, a, e) && normalise(z, E, e);
 }
 
 bool retriever_embed_image(const retriever *r, kernels *k, const image *img, float *z, arena *a, err *e)
 {
     const arena_mark here = arena_here(a);
-    float           *px;
-    bool ok =
-        jina_pixels(&px, NULL, img, &r->image, a, e) && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e);
+    seen             s;
+    bool             ok = see(&s, r, k, img, a, e);
+    if (ok) {
+        ok = embed_seen(r->vision, &s, retriever_dim(r), z, a, e);
+        look_away(&s, k);
+    }
     arena_back(a, here);
     return ok;
 }
@@ -168,38 +190,45 @@ bool retriever_embed_text(const retriever *r, kernels *k, const char *caption, i
     return ok;
 }
 
-/* z = TUNED f_theta + FROZEN f_0, or f_0 itself where no tower was tuned. z and f0 may be the same. */
-static bool mix(const retriever *r, kernels *k, head h, const float *px, const float *f0, float *z, arena *a, err *e)
+/* z = TUNED f_theta + FROZEN f_0, or f_0 itself where no tower was tuned. */
+static bool mix(const retriever *r, head h, const seen *s, const float *f0, float *z, arena *a, err *e)
 {
     const int E = retriever_dim(r);
     if (!r->query[h]) {
-        memmove(z, f0, (size_t)E * sizeof *z);
+        memcpy(z, f0, (size_t)E * sizeof *z);
         return true;
     }
     float *tuned = ARENA_NEW(a, float, E, e);
-    if (!tuned || !embed_pixels(r->query[h], k, px, E, tuned, a, e)) return false;
+    if (!tuned || !embed_seen(r->query[h], s, E, tuned, a, e)) return false;
     for (int i = 0; i < E; i++) z[i] = TUNED * tuned[i] + FROZEN * f0[i]; /* TRAP: not normalised again, as trained */
     return true;
+}
+
+/* The queries of the n heads in h. */
+static bool embed_heads(const retriever *r, kernels *k, const image *img, const head *h, float *const *z, int n,
+                        arena *a, err *e)
+{
+    const arena_mark here = arena_here(a);
+    float           *f0 = ARENA_NEW(a, float, retriever_dim(r), e);
+    seen             s;
+    bool             ok = f0 && see(&s, r, k, img, a, e);
+    if (ok) {
+        ok = embed_seen(r->vision, &s, retriever_dim(r), f0, a, e);
+        for (int i = 0; ok && i < n; i++) ok = mix(r, h[i], &s, f0, z[i], a, e);
+        look_away(&s, k);
+    }
+    arena_back(a, here);
+    return ok;
 }
 
 bool retriever_embed_queries(const retriever *r, kernels *k, const image *img, float *const z[N_HEADS], arena *a,
                              err *e)
 {
-    const arena_mark here = arena_here(a);
-    float           *px, *f0 = NULL;
-    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e) && (f0 = ARENA_NEW(a, float, retriever_dim(r), e)) != NULL
-           && embed_pixels(r->vision, k, px, retriever_dim(r), f0, a, e);
-    for (int h = 0; ok && h < N_HEADS; h++) ok = mix(r, k, (head)h, px, f0, z[h], a, e);
-    arena_back(a, here);
-    return ok;
+    static const head BOTH[N_HEADS] = {HEAD_IMAGE, HEAD_TEXT};
+    return embed_heads(r, k, img, BOTH, z, N_HEADS, a, e);
 }
 
 bool retriever_embed_query(const retriever *r, kernels *k, head h, const image *img, float *z, arena *a, err *e)
 {
-    const arena_mark here = arena_here(a);
-    float           *px;
-    bool ok = jina_pixels(&px, NULL, img, &r->image, a, e)
-              && embed_pixels(r->vision, k, px, retriever_dim(r), z, a, e) && mix(r, k, h, px, z, z, a, e);
-    arena_back(a, here);
-    return ok;
+    return embed_heads(r, k, img, &h, &z, 1, a, e);
 }

@@ -17,9 +17,10 @@ typedef struct vision_tower vision_tower;
 bool vision_tower_open(vision_tower **out, const vision_config *c, const safetensors *file, bool only_vision,
                        kernels *k, err *e);
 void vision_tower_close(vision_tower *v);
-/* pixels [3,S,S] as jina_pixels() makes them. z [E], as long as the tower leaves it (not normalised). */
-bool vision_tower_embed(const vision_tower *v, kernels *k, const float *pixels, float *z, const tower_tap *tap,
-                        arena *a, err *e);
+/* px: a picture by jina_plan(), as k makes it: patches [P, 3 * patch^2]. z [E], as long as the tower leaves it (not
+ * normalised). */
+bool vision_tower_embed(const vision_tower *v, kernels *k, const act *px, float *z, const tower_tap *tap, arena *a,
+                        err *e);
 
 /* Text tower: JinaBERT [Guenther et al. 2023, arXiv 2310.19923]: post-norm BERT with symmetric ALiBi and a
  * gated MLP. */

@@ -209,32 +209,13 @@ void vision_tower_close(vision_tower *v)
     free(v);
 }
 
-/* pixels [3,S,S] to patches [P, 3 * patch^2]: raster order, inside a patch channel, row, column, as the convolution's
- * weights lie. */
-static float *cut_patches(const vision_config *c, const float *pixels, arena *a, err *e)
-{
-    const int    S = c->image_size, side = c->patch, g = c->grid;
-    const size_t n = (size_t)g * (size_t)g * 3 * (size_t)side * (size_t)side;
-    float       *patch = ARENA_NEW(a, float, n, e), *to = patch;
-    if (!patch) return NULL;
-    for (int y = 0; y < g; y++)
-        for (int x = 0; x < g; x++)
-            for (int ch = 0; ch < 3; ch++) {
-                const float *from = pixels + ((size_t)ch * S + (size_t)y * side) * S + (size_t)x * side;
-                for (int row = 0; row < side; row++, to += side, from += S)
-                    memcpy(to, from, (size_t)side * sizeof *to);
-            }
-    return patch;
-}
-
-static bool forward(const vision_tower *v, kernels *k, const float *patches, float *z, const tower_tap *tap, arena *a,
+static bool forward(const vision_tower *v, kernels *k, const act *px, float *z, const tower_tap *tap, arena *a,
                     err *e)
 {
     const vision_config *c = &v->c;
     const int P = c->grid * c->grid, T = P + 1, D = c->width, N = c->heads, hd = c->head_width, F = c->ffn;
     const int pixels = 3 * c->patch * c->patch;
 
-    act *px   = k->take(k, (size_t)P * pixels);
     act *x    = k->take(k, (size_t)T * D);     /* the residual stream */
     act *y    = k->take(k, (size_t)T * D);     /* what a branch makes of it */
     act *qkv  = k->take(k, (size_t)T * 3 * D); /* a row: q, k, v, each N heads of hd */
@@ -245,7 +226,6 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
 
     const float *cos_ = k->upload(k, v->cos_, (size_t)P * hd / 2), *sin_ = k->upload(k, v->sin_, (size_t)P * hd / 2);
 
-    k->put(k, px, patches, (size_t)P * pixels);
     k->copy(k, x, v->start, (size_t)T * D);
     k->linear(k, patch_rows, D, px, pixels, P, &v->patch.w, &v->patch.b, UNIT_NONE, patch_rows);
     if (!tower_show(tap, k, x, T, D, a, e, "vision.embed")) return false;
@@ -295,13 +275,12 @@ static bool forward(const vision_tower *v, kernels *k, const float *patches, flo
     return k->sync(k, e);
 }
 
-bool vision_tower_embed(const vision_tower *v, kernels *k, const float *pixels, float *z, const tower_tap *tap,
-                        arena *a, err *e)
+bool vision_tower_embed(const vision_tower *v, kernels *k, const act *px, float *z, const tower_tap *tap, arena *a,
+                        err *e)
 {
     const size_t     scratch = k->mark(k);
     const arena_mark here = arena_here(a);
-    float           *patches = cut_patches(&v->c, pixels, a, e);
-    bool             ok = patches && forward(v, k, patches, z, tap, a, e);
+    bool             ok = forward(v, k, px, z, tap, a, e);
     arena_back(a, here);
     k->back(k, scratch);
     return ok;

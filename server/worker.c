@@ -15,12 +15,13 @@
 #include "server/watch.h"
 
 typedef struct {
-    pool     *p;
-    kernels  *kern;
-    arena    *a[MAX_TOGETHER]; /* one for each job of a batch */
-    pthread_t thread;
-    bool      started;
-    atomic_size_t high; /* of any of them, for others to read */
+    pool         *p;
+    kernels      *kern;
+    vision_cache *vision;          /* of its own: where a viewer asks again about a picture, the tower ran before */
+    arena        *a[MAX_TOGETHER]; /* one for each job of a batch */
+    pthread_t     thread;
+    bool          started;
+    atomic_size_t high;            /* of any of them, for others to read */
 } worker;
 
 struct pool {
@@ -50,6 +51,8 @@ bool workers_open(pool **out, const workers_options *o, err *e)
     for (int i = 0; ok && i < o->workers; i++) {
         p->w[i].p = p;
         p->w[i].kern = o->kern[i];
+        p->w[i].vision = vision_cache_new(o->kern[i]);
+        ok = p->w[i].vision != NULL;
         for (int j = 0; ok && j < p->o.batch; j++) {
             p->w[i].a[j] = arena_new(o->arena_bytes);
             ok = p->w[i].a[j] != NULL;
@@ -73,6 +76,7 @@ void workers_close(pool *p)
     for (int i = 0; p->w && i < p->o.workers; i++) {
         if (p->w[i].started) pthread_join(p->w[i].thread, NULL);
         for (int j = 0; j < p->o.batch; j++) arena_free(p->w[i].a[j]);
+        vision_cache_free(p->w[i].vision);
     }
     queue_free(p->waiting);
     free(p->w);
@@ -210,6 +214,7 @@ static void compute(worker *w, job *j)
     answer           a = {0};
     emitter          to = {w->p, j};
     diagnose_request q = *j->q;
+    q.vision = w->vision;
     if (j->stream) {
         q.open.on_text = emit;
         q.open.on_text_ctx = &to;

@@ -46,6 +46,8 @@ void cpu_score(kernels *k, float *logit, float *lse, const act *x, int R, const 
                const int32_t *token, int n);
 /* attend.c */
 void cpu_attend(kernels *k, const attend_args *a, int n);
+/* resample.c */
+void cpu_pixels(kernels *k, act *out, const pixel_plan *p);
 /* rows.c */
 void cpu_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias, float eps);
 void cpu_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, float eps);

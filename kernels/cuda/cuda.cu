@@ -105,7 +105,7 @@ bool cuda_send(cuda *g, void *device, const void *pinned, size_t bytes)
     return cu_ok(&g->k, cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyHostToDevice, g->stream), "upload");
 }
 
-static bool send_all(cuda *g, void *device, const void *host, size_t bytes)
+bool cuda_send_all(cuda *g, void *device, const void *host, size_t bytes)
 {
     for (size_t at = 0; at < bytes; at += g->staging.half_bytes) {
         size_t   piece = bytes - at < g->staging.half_bytes ? bytes - at : g->staging.half_bytes;
@@ -120,7 +120,7 @@ static bool send_all(cuda *g, void *device, const void *host, size_t bytes)
 const void *cuda_stage(cuda *g, const void *host, size_t bytes)
 {
     void *p = cuda_take(g, bytes);
-    return p && send_all(g, p, host, bytes) ? p : NULL;
+    return p && cuda_send_all(g, p, host, bytes) ? p : NULL;
 }
 
 bool cuda_fetch(cuda *g, void *host, const void *device, size_t bytes)
@@ -135,7 +135,7 @@ static void gpu_put(kernels *k, act *dst, const float *src, size_t n)
     cuda *g = cuda_of(k);
     if (!g || n == 0) return;
     if (g->f32) {
-        send_all(g, dst, src, n * sizeof *src);
+        cuda_send_all(g, dst, src, n * sizeof *src);
         return;
     }
     size_t mark = k->mark(k), most = g->staging.half_bytes / sizeof *src, piece;
@@ -143,7 +143,7 @@ static void gpu_put(kernels *k, act *dst, const float *src, size_t n)
     /* into the same scratch again: the stream has read it by then */
     for (size_t at = 0; wide && at < n; at += piece) {
         piece = n - at < most ? n - at : most;
-        if (!send_all(g, wide, src + at, piece * sizeof *src)) break;
+        if (!cuda_send_all(g, wide, src + at, piece * sizeof *src)) break;
         cuda_round(g, (bf16 *)dst + at, wide, piece);
     }
     k->back(k, mark);
@@ -266,6 +266,7 @@ static kernels table(bool f32)
     k.alloc = gpu_alloc, k.free_ = gpu_free;
     k.take = gpu_take, k.mark = gpu_mark, k.back = gpu_back;
     k.put = gpu_put, k.get = gpu_get, k.copy = gpu_copy, k.upload = gpu_upload;
+    k.pixels = cuda_pixels;
     k.weight_open = cuda_weight_open, k.weight_close = cuda_weight_close;
     k.sync = gpu_sync, k.close = gpu_close;
     k.linear = cuda_linear, k.linear_low_rank = cuda_linear_low_rank;

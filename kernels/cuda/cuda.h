@@ -27,20 +27,6 @@ bool cuda_find(int *device, err *e);
 /* As kernels_open, on device number `device`. ERR_USAGE: no such device. ERR_GPU, ERR_MEMORY: it cannot be used, and
  * why. */
 bool cuda_open(kernels **out, const kernels_options *o, int device, err *e);
-
-/* preprocess.cu: what imaging/ makes of a picture, made on the device. An axis is imaging's resize_axis: output i is
- * the sum of n[i] samples from lo[i], weights k[i * stride ..] of 22 fractional bits; n_in == n_out: the side stays,
- * nothing else is read. */
-typedef struct { int n_in, n_out, stride; const int32_t *lo, *n, *k; } pixel_axis;
-typedef struct {
-    const uint8_t *rgb;                      /* [H,W,3] on the host, as all here */
-    pixel_axis     x, y;
-    int            left, top, width, height; /* what is kept of the resized picture */
-    const float   *level;                    /* [3,256] normalised value of each level */
-    int            patch, merge, temporal;   /* patch 0: planes [3,height,width]; else patches [P, 3 temporal
-                                                patch^2], merge block by merge block */
-} pixel_plan;
-void cuda_pixels(kernels *k, act *out, const pixel_plan *p);
 #ifdef __cplusplus
 }
 
@@ -90,6 +76,8 @@ void *cuda_take(cuda *g, size_t bytes);
 /* The host's bytes in scratch: copied before it returns, so the host's memory may change at once. NULL: spent
  * (kept). */
 const void *cuda_stage(cuda *g, const void *host, size_t bytes);
+/* The same to where the caller says. */
+bool cuda_send_all(cuda *g, void *device, const void *host, size_t bytes);
 /* bytes from the device to the host; waits. */
 bool cuda_fetch(cuda *g, void *host, const void *device, size_t bytes);
 /* Room of at most half_bytes in the pinned half whose turn it is, to be filled and sent. NULL: a failure (kept). */
@@ -113,6 +101,8 @@ void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, cons
                  unit u, const act *residual);
 void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
                           const weight *bias, const weight *a, const weight *b, unit u, const act *residual);
+/* preprocess.cu */
+void cuda_pixels(kernels *k, act *out, const pixel_plan *p);
 /* rows.cu */
 void cuda_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight *gain, const weight *bias,
                     float eps);

@@ -130,6 +130,38 @@ void ref_mean_rows(double *y, const float *x, int T, int D)
     }
 }
 
+/* Sample i of a side whose samples lie `step` bytes apart. */
+static uint8_t ref_sample(const pixel_axis *a, int i, const uint8_t *from, size_t step)
+{
+    if (!a->k) return from[(size_t)i * step];
+    double s = 0; /* whole numbers below 2^53 */
+    for (int j = 0; j < a->n[i]; j++)
+        s += (double)from[(size_t)(a->lo[i] + j) * step] * a->k[(size_t)i * a->stride + j];
+    s = floor(s / 0x1p22 + 0.5);
+    return (uint8_t)(s < 0 ? 0 : s > 255 ? 255 : s);
+}
+
+void ref_pixels(float *out, const pixel_plan *p)
+{
+    const int    W = p->x.n_out, side = p->patch, m = p->merge, across = W / side / m;
+    const size_t wide_bytes = (size_t)W * 3, in_bytes = (size_t)p->x.n_in * 3;
+    uint8_t     *wide = malloc((size_t)p->y.n_in * wide_bytes);
+    for (int y = 0; y < p->y.n_in; y++)
+        for (int x = 0; x < W; x++)
+            for (int c = 0; c < 3; c++)
+                wide[y * wide_bytes + x * 3 + c] = ref_sample(&p->x, x, p->rgb + y * in_bytes + c, 3);
+    for (int y = 0; y < p->y.n_out; y++)
+        for (int x = 0; x < W; x++)
+            for (int c = 0; c < 3; c++)
+                for (int t = 0; t < p->temporal; t++) {
+                    int    row = y / side, col = x / side; /* of the patch */
+                    size_t n = ((size_t)(row / m) * across + col / m) * m * m + row % m * m + col % m;
+                    size_t at = (((n * 3 + c) * p->temporal + t) * side + y % side) * side + x % side;
+                    out[at] = p->level[c * 256 + ref_sample(&p->y, y, wide + x * 3 + c, wide_bytes)];
+                }
+    free(wide);
+}
+
 double ref_lse(const double *logits, int V)
 {
     double max = -INFINITY, sum = 0;

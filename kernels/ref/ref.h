@@ -18,6 +18,7 @@ void ref_rope(double *y, const float *x, int ld, int T, int n_heads, int head_di
 void ref_attend(double *out, const attend_args *a); /* a's acts are f32; out [n_q, n_heads * head_dim]; a->out
                                                        is not used */
 void ref_mean_rows(double *y, const float *x, int T, int D);
+void ref_pixels(float *out, const pixel_plan *p); /* f32 itself: a value is one of p->level's */
 double ref_lse(const double *logits, int V);
 
 /* float round-tripped through bf16, as PRECISION_BF16 does to activations */

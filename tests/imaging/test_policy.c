@@ -51,7 +51,7 @@ static void the_chains_are_pillows_to_the_bit(void **state)
         arena  *a = arena_new(0);
         chain   c = read_row(row, decoded, a);
         image   first = c.in, small, last;
-        patches px;
+        pixel_plan px;
         size_t  step = 0;
         if (c.qwen && !json_is_array(c.steps)) {
             FAILS(qwen_vl_utils_image(&first, &c.in, a, &e), e, ERR_UNUSABLE, "200 times");
@@ -66,8 +66,9 @@ static void the_chains_are_pillows_to_the_bit(void **state)
         }
         OK(jomed_256(&small, &first, a, &e), e);
         has_size(&c, step++, &small);
-        if (c.qwen) OK(qwen2vl_patches(&px, &last, &small, &q, a, &e), e);
-        else OK(pixtral_patches(&px, &last, &small, &p, a, &e), e);
+        if (c.qwen) OK(qwen2vl_plan(&px, &small, &q, a, &e), e);
+        else OK(pixtral_plan(&px, &small, &p, a, &e), e);
+        OK(image_resize_bicubic(&last, &small, px.x.n_out, px.y.n_out, a, &e), e);
         has_size(&c, step, &last);
         if (fnv1a(last.rgb, (size_t)last.width * (size_t)last.height * 3) != c.hash)
             fail_msg("%s: other pixels than Pillow's", c.what);

@@ -6,6 +6,23 @@
 #include "tests/imaging/fixture.h"
 #include "base/json.h"
 #include "imaging/preprocess.h"
+#include "tests/pixels.h"
+
+static kernels *kern; /* the CPU's */
+
+static int setup(void **state)
+{
+    (void)state;
+    err e = {0};
+    return kernels_open(&kern, &(kernels_options){.device = "cpu", .threads = 1}, &e) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    kern->close(kern);
+    return 0;
+}
 
 static qwen2vl_image_config qwen_config(void)
 {
@@ -83,23 +100,24 @@ static void test_qwen2vl_goldens(void **state)
         qwen2vl_image_config c = qwen_config();
         char                 name[128];
         image                in = {.width = (int)t->dim[1], .height = (int)t->dim[0]}, resized;
-        patches              p;
+        pixel_plan           p;
         in.rgb = arena_take(a, (size_t)t->count, &e);
         memcpy(in.rgb, t->data, (size_t)t->count);
         OK(json_int(row, "min_pixels", &c.min_pixels, key, &e)
                && json_int(row, "max_pixels", &c.max_pixels, key, &e),
            e);
-        OK(qwen2vl_patches(&p, &resized, &in, &c, a, &e), e);
+        OK(qwen2vl_plan(&p, &in, &c, a, &e), e);
+        OK(image_resize_bicubic(&resized, &in, p.x.n_out, p.y.n_out, a, &e), e);
         snprintf(name, sizeof name, "%s/resized", key);
         same_pixels(&resized, need_tensor(golden, name), name);
         snprintf(name, sizeof name, "%s/image_grid_thw", key);
         const int64_t *grid = need_tensor(golden, name)->data;
-        assert_true(grid[0] == 1 && grid[1] == p.grid_h && grid[2] == p.grid_w);
+        assert_true(grid[0] == 1 && grid[1] == p.y.n_out / 14 && grid[2] == p.x.n_out / 14);
         snprintf(name, sizeof name, "%s/pixel_values", key);
         const tensor *px = need_tensor(golden, name);
-        assert_int_equal(px->dim[0], p.P);
-        assert_int_equal(px->dim[1], p.F);
-        CLOSE(p.px, (const float *)px->data, (size_t)px->count, 1e-5, name);
+        assert_int_equal(px->dim[0], grid[1] * grid[2]);
+        assert_int_equal(px->dim[1], 3 * 2 * 14 * 14);
+        CLOSE(pixels_of(kern, &p, a), (const float *)px->data, (size_t)px->count, 1e-5, name);
     }
     arena_free(a);
     json_decref(root);
@@ -118,12 +136,13 @@ static void test_qwen2vl_hashes(void **state)
         arena  *a = arena_new(0);
         err     e = {0};
         image   in = synthetic(row[i].w, row[i].h, a);
-        patches p;
-        OK(qwen2vl_patches(&p, NULL, &in, &c, a, &e), e);
-        assert_int_equal(p.grid_w * 14, row[i].nw);
-        assert_int_equal(p.grid_h * 14, row[i].nh);
-        assert_true(fnv1a(p.px, (size_t)p.P * p.F * sizeof(float)) == row[i].hash);
-        if (i == 0) assert_true(p.px[0] == -1.7630656957626343f && p.px[1] == -1.5732861757278442f);
+        pixel_plan p;
+        OK(qwen2vl_plan(&p, &in, &c, a, &e), e);
+        assert_int_equal(p.x.n_out, row[i].nw);
+        assert_int_equal(p.y.n_out, row[i].nh);
+        const float *px = pixels_of(kern, &p, a);
+        assert_true(fnv1a(px, n_pixels(&p) * sizeof *px) == row[i].hash);
+        if (i == 0) assert_true(px[0] == -1.7630656957626343f && px[1] == -1.5732861757278442f);
         arena_free(a);
     }
 }
@@ -169,17 +188,17 @@ static void test_pixtral_resize_table(void **state)
 }
 
 /* Patches back to [3,H,W], as the goldens and hashes have the pixels. */
-static float *planes(const patches *p, int patch, arena *a)
+static float *planes(const pixel_plan *p, arena *a)
 {
-    err    e = {0};
-    int    H = p->grid_h * patch, W = p->grid_w * patch;
-    float *out = ARENA_NEW(a, float, 3 * H * W, &e);
+    err          e = {0};
+    int          H = p->y.n_out, W = p->x.n_out, patch = p->patch;
+    const float *px = pixels_of(kern, p, a);
+    float       *out = ARENA_NEW(a, float, 3 * H * W, &e);
     assert_non_null(out);
-    assert_int_equal(p->F, 3 * patch * patch);
     for (int c = 0; c < 3; c++)
         for (int y = 0; y < H; y++)
             for (int x = 0; x < W; x++) {
-                const float *from = p->px + (size_t)((y / patch) * p->grid_w + x / patch) * (size_t)p->F;
+                const float *from = px + (size_t)(y / patch * (W / patch) + x / patch) * 3 * (size_t)(patch * patch);
                 out[((size_t)c * (size_t)H + (size_t)y) * (size_t)W + (size_t)x] =
                     from[(c * patch + y % patch) * patch + x % patch];
             }
@@ -199,17 +218,18 @@ static void test_pixtral_goldens(void **state)
     for (int i = 0; i < safetensors_count(decoded); i++, arena_reset(a)) {
         const tensor *t = safetensors_at(decoded, i);
         image         in = {.width = (int)t->dim[1], .height = (int)t->dim[0]}, resized;
-        patches       p;
+        pixel_plan    p;
         char          name[128];
         in.rgb = arena_take(a, (size_t)t->count, &e);
         memcpy(in.rgb, t->data, (size_t)t->count);
-        OK(pixtral_patches(&p, &resized, &in, &c, a, &e), e);
+        OK(pixtral_plan(&p, &in, &c, a, &e), e);
+        OK(image_resize_bicubic(&resized, &in, p.x.n_out, p.y.n_out, a, &e), e);
         snprintf(name, sizeof name, "%s/resized", t->name);
         same_pixels(&resized, need_tensor(golden, name), name);
         snprintf(name, sizeof name, "%s/pixel_values", t->name);
         const tensor *px = need_tensor(golden, name);
-        assert_int_equal(px->count, (int64_t)p.P * p.F);
-        CLOSE(planes(&p, c.patch, a), (const float *)px->data, (size_t)px->count, 1e-5, name);
+        assert_int_equal(px->count, (int64_t)n_pixels(&p));
+        CLOSE(planes(&p, a), (const float *)px->data, (size_t)px->count, 1e-5, name);
     }
     arena_free(a);
     safetensors_close(golden);
@@ -229,11 +249,11 @@ static void test_pixtral_hashes(void **state)
         arena  *a = arena_new(0);
         err     e = {0};
         image   in = synthetic(row[i].w, row[i].h, a);
-        patches p;
-        OK(pixtral_patches(&p, NULL, &in, &c, a, &e), e);
-        assert_int_equal(p.grid_w * 16, row[i].nw);
-        assert_int_equal(p.grid_h * 16, row[i].nh);
-        assert_true(fnv1a(planes(&p, 16, a), (size_t)p.P * (size_t)p.F * sizeof(float)) == row[i].hash);
+        pixel_plan p;
+        OK(pixtral_plan(&p, &in, &c, a, &e), e);
+        assert_int_equal(p.x.n_out, row[i].nw);
+        assert_int_equal(p.y.n_out, row[i].nh);
+        assert_true(fnv1a(planes(&p, a), n_pixels(&p) * sizeof(float)) == row[i].hash);
         arena_free(a);
     }
 }
@@ -252,9 +272,11 @@ static void test_jina_hashes(void **state)
     for (size_t i = 0; i < 3; i++) {
         arena *a = arena_new(0);
         image  in = synthetic(row[i].w, row[i].h, a);
-        float *px;
-        OK(jina_pixels(&px, NULL, &in, &c, a, &e), e);
-        assert_true(fnv1a(px, (size_t)3 * 224 * 224 * sizeof(float)) == row[i].hash);
+        pixel_plan p;
+        for (int patch = 16; patch <= 224; patch += 208) { /* one patch is the planes themselves */
+            OK(jina_plan(&p, &in, &c, patch, a, &e), e);
+            assert_true(fnv1a(planes(&p, a), n_pixels(&p) * sizeof(float)) == row[i].hash);
+        }
         arena_free(a);
     }
 }
@@ -272,16 +294,14 @@ static void test_jina_goldens(void **state)
     arena *a = arena_new(0);
     for (int i = 0; i < safetensors_count(decoded); i++, arena_reset(a)) {
         const tensor *t = safetensors_at(decoded, i);
-        image         in = {.width = (int)t->dim[1], .height = (int)t->dim[0]}, cropped;
-        float        *px;
+        image         in = {.width = (int)t->dim[1], .height = (int)t->dim[0]};
+        pixel_plan    p;
         char          name[128];
         in.rgb = arena_take(a, (size_t)t->count, &e);
         memcpy(in.rgb, t->data, (size_t)t->count);
-        OK(jina_pixels(&px, &cropped, &in, &c, a, &e), e);
-        snprintf(name, sizeof name, "%s/cropped", t->name);
-        same_pixels(&cropped, need_tensor(golden, name), name);
+        OK(jina_plan(&p, &in, &c, c.size, a, &e), e); /* one patch: [3, size, size] */
         snprintf(name, sizeof name, "%s/pixel_values", t->name);
-        CLOSE(px, (const float *)need_tensor(golden, name)->data, (size_t)3 * c.size * c.size, 1e-5, name);
+        CLOSE(pixels_of(kern, &p, a), (const float *)need_tensor(golden, name)->data, n_pixels(&p), 1e-5, name);
     }
     arena_free(a);
     safetensors_close(golden);
@@ -297,13 +317,12 @@ static void test_a_line_of_pixels_is_refused(void **state)
     OK(jina_image_config_open(&c, FIXTURE("jina-clip-tiny"), &e), e);
     arena  *a = arena_new(0);
     image   in = synthetic(1, 201, a), edge = synthetic(200, 1, a);
-    float  *px;
-    patches p;
-    FAILS(jina_pixels(&px, NULL, &in, &c, a, &e), e, ERR_UNUSABLE, "1 x 201");
+    pixel_plan p;
+    FAILS(jina_plan(&p, &in, &c, c.size, a, &e), e, ERR_UNUSABLE, "1 x 201");
     assert_string_equal(e.problem, "image-aspect");
-    FAILS(qwen2vl_patches(&p, NULL, &in, &q, a, &e), e, ERR_UNUSABLE, "1 x 201");
+    FAILS(qwen2vl_plan(&p, &in, &q, a, &e), e, ERR_UNUSABLE, "1 x 201");
     e = (err){0};
-    OK(jina_pixels(&px, NULL, &edge, &c, a, &e), e);
+    OK(jina_plan(&p, &edge, &c, c.size, a, &e), e);
     arena_free(a);
 }
 
@@ -401,5 +420,5 @@ int main(void)
         cmocka_unit_test(test_jina_goldens),         cmocka_unit_test(test_a_line_of_pixels_is_refused),
         cmocka_unit_test(test_configurations),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,9 +1,8 @@
 /* test_resize.c - resizing gives Pillow's bytes: hashes of specs/models.md 2.5 and of
- * tests/fixtures/variants/resize.json; the AVX2 loops give the plain loops' bytes; crops; sizes that cannot
- * be. */
+ * tests/fixtures/variants/resize.json; the AVX2 loops give the plain loops' bytes; sizes that cannot be. */
 #include "tests/imaging/fixture.h"
 #include "base/json.h"
-#include "imaging/resize_rows.h"
+#include "kernels/resample.h"
 
 typedef bool (*resizer)(image *, const image *, int, int, arena *, err *);
 
@@ -107,7 +106,7 @@ static void test_avx2_loops_equal_the_plain_ones(void **state)
     if (!__builtin_cpu_supports("avx2")) SKIP("this processor has no AVX2");
     enum { N = 141, TAPS = 13, STRIDE = 16, OUT = 29 };
     uint32_t s = 7;
-    uint8_t  in[TAPS][N + STRIDE * 3 + RESIZE_PAD], got[N + RESIZE_PAD], want[N + RESIZE_PAD];
+    uint8_t  in[TAPS][N + STRIDE * 3 + RESAMPLE_PAD], got[N + RESAMPLE_PAD], want[N + RESAMPLE_PAD];
     int32_t  k[OUT * STRIDE];
     int16_t  high[OUT * STRIDE], low[OUT * STRIDE];
     int      lo[OUT], n[OUT];
@@ -126,40 +125,22 @@ static void test_avx2_loops_equal_the_plain_ones(void **state)
             low[i] = (int16_t)(k[i] & 0xffff);
             high[i] = (int16_t)((k[i] - low[i]) / 65536);
         }
-        const resize_axis axis = {.n_out = OUT, .stride = STRIDE, .lo = lo, .n = n, .k = k, .high = high, .low = low};
-        enum { STEP = OUT * 3 + RESIZE_PAD };
-        uint8_t got_rows[RESIZE_ROWS_AT_ONCE * STEP], want_rows[RESIZE_ROWS_AT_ONCE * STEP];
-        RESIZE_ROWS_PLAIN.rows(want_rows, STEP, in[0], sizeof in[0], &axis);
-        RESIZE_ROWS_AVX2.rows(got_rows, STEP, in[0], sizeof in[0], &axis);
-        for (int y = 0; y < RESIZE_ROWS_AT_ONCE; y++)
+        const pixel_axis axis = {.n_out = OUT, .stride = STRIDE, .lo = lo, .n = n, .k = k, .high = high, .low = low};
+        enum { STEP = OUT * 3 + RESAMPLE_PAD };
+        uint8_t got_rows[RESAMPLE_ROWS * STEP], want_rows[RESAMPLE_ROWS * STEP];
+        RESAMPLE_PLAIN.rows(want_rows, STEP, in[0], sizeof in[0], &axis);
+        RESAMPLE_AVX2.rows(got_rows, STEP, in[0], sizeof in[0], &axis);
+        for (int y = 0; y < RESAMPLE_ROWS; y++)
             assert_memory_equal(got_rows + y * STEP, want_rows + y * STEP, OUT * 3);
         const int bytes = 1 + round % N, i = round % OUT * STRIDE, rows = n[round % OUT];
-        RESIZE_ROWS_PLAIN.column(want, in[0], sizeof in[0], bytes, rows, k + i, high + i, low + i);
+        RESAMPLE_PLAIN.column(want, in[0], sizeof in[0], bytes, rows, k + i, high + i, low + i);
         memset(got, 0xa5, sizeof got);
-        RESIZE_ROWS_AVX2.column(got, in[0], sizeof in[0], bytes, rows, k + i, high + i, low + i);
+        RESAMPLE_AVX2.column(got, in[0], sizeof in[0], bytes, rows, k + i, high + i, low + i);
         assert_memory_equal(got, want, (size_t)bytes);
         assert_int_equal(got[bytes], 0xa5); /* nothing behind the row is written */
     }
 }
 #endif
-
-static void test_crop(void **state)
-{
-    (void)state;
-    arena *a = arena_new(0);
-    err    e = {0};
-    image  in = synthetic(9, 6, a), out;
-    OK(image_crop(&out, &in, 2, 1, 4, 3, a, &e), e);
-    for (int y = 0; y < 3; y++) assert_memory_equal(out.rgb + y * 4 * 3, in.rgb + ((y + 1) * 9 + 2) * 3, 4 * 3);
-    OK(image_crop(&out, &in, 0, 0, 9, 6, a, &e), e);
-    assert_memory_equal(out.rgb, in.rgb, 9 * 6 * 3);
-    static const int bad[][4] = {{-1, 0, 2, 2}, {0, -1, 2, 2}, {0, 0, 0, 2}, {0, 0, 2, 0},
-                                 {6, 0, 4, 2},  {0, 4, 2, 3},  {0, 0, 10, 1}};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        FAILS(image_crop(&out, &in, bad[i][0], bad[i][1], bad[i][2], bad[i][3], a, &e), e, ERR_BUG,
-              "does not lie in 9x6");
-    arena_free(a);
-}
 
 static void test_sizes_that_cannot_be(void **state)
 {
@@ -203,7 +184,6 @@ int main(void)
 #if defined(__x86_64__)
         cmocka_unit_test(test_avx2_loops_equal_the_plain_ones),
 #endif
-        cmocka_unit_test(test_crop),
         cmocka_unit_test(test_sizes_that_cannot_be),
         cmocka_unit_test(test_without_memory),
     };

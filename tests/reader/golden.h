@@ -4,7 +4,9 @@
 
 #include "tests/check.h"
 #include "base/json.h"
+#include "reader/pictures.h"
 #include "reader/reader_internal.h"
+#include "tests/pixels.h"
 
 #ifndef TEST_DEVICE /* tests/cuda has the same cases on another one */
 #define TEST_DEVICE "cpu"
@@ -91,7 +93,9 @@ static inline golden_case golden_open(const safetensors *g, const safetensors *p
         snprintf(path, sizeof path, "%s/image_grid_thw", name);
         const int64_t *grid = golden_ints(g, path, NULL) + 3 * i;
         int gh = (int)grid[1], gw = (int)grid[2];
-        c.pic[i] = (picture){gh / 2, gw / 2, gh, gw, golden_floats(pixels, px->name, (size_t)px->count, a)};
+        const float *values = golden_floats(pixels, px->name, (size_t)gh * gw * 3 * 2 * 14 * 14, a);
+        pixel_plan   plan = plan_holding(values, gh, gw, 14, 2, 2, a);
+        c.pic[i] = picture_from(&plan);
         c.vision_rows += gh * gw / 4;
     }
     for (int t = 0; t < c.p.n_ids; t++) {

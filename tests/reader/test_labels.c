@@ -437,6 +437,11 @@ static void every_failed_allocation_is_an_error_or_harmless(void **state)
     (void)state;
     world        *w = open_world("demo", PRECISION_F32, 1 << 22, 1);
     reader_query  q = w->q;
+    err           none = {0};
+    /* the weights of its resize are larger than an arena's block */
+    image         wide = {.width = 9000, .height = 200, .rgb = arena_take(w->a, 9000 * 200 * 3, &none)};
+    assert_non_null(wide.rgb);
+    q.img = &wide;
     q.K = 2;
     reader_scores want = score(w, &q);
     size_t        bytes = (size_t)q.K * (size_t)q.L * 2 * sizeof(float);

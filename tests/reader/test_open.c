@@ -14,8 +14,9 @@ static void fingerprint(reader *r, kernels *k, float out[PRINT])
     OK(safetensors_open(&pixels, FIXTURE("golden/qwen2vl-preprocess.safetensors"), &e), e);
     const tensor *px = safetensors_find(pixels, "gray_64x48.png/pixel_values");
     const int64_t *grid = golden_ints(pixels, "gray_64x48.png/image_grid_thw", NULL);
-    picture pic = {(int)grid[1] / 2, (int)grid[2] / 2, (int)grid[1], (int)grid[2], px->data};
-    prompt  p;
+    pixel_plan plan = plan_holding(px->data, (int)grid[1], (int)grid[2], 14, 2, 2, a);
+    picture    pic = picture_from(&plan);
+    prompt     p;
     OK(r->f->query(r->m, "Is it grey?", &pic, &p, a, &e), e);
     int32_t *pos = ARENA_NEW(a, int32_t, 3 * p.n_ids, &e);
     r->f->positions(pos, &p, 0);

@@ -24,7 +24,8 @@ static picture patches_of(const tensor *t, arena *a)
             for (int c = 0; c < 3; c++)
                 for (int y = 0; y < PATCH; y++)
                     for (int x = 0; x < PATCH; x++) *to++ = from[(c * H + r * PATCH + y) * W + k * PATCH + x];
-    return (picture){gh, gw, gh, gw, px};
+    pixel_plan plan = plan_holding(px, gh, gw, PATCH, 1, 1, a);
+    return picture_from(&plan);
 }
 
 /* One span a row: the marker's runs, between break tokens. */
@@ -328,15 +329,16 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
     world   *w = open_world(FIXTURE("pixtral-tiny"), 1 << 20, 1), *fresh = open_world(FIXTURE("pixtral-tiny"), 0, 1);
     image    img = picture_of(w, "rgb_300x180.jpg"), small;
     picture  got;
-    patches  want;
+    pixel_plan want;
     pixtral_image_config c;
     OK(pixtral_image_config_open(&c, FIXTURE("pixtral-tiny"), &e), e);
     OK(jomed_256(&small, &img, w->a, &e), e);
     assert_true(small.width == 256 && small.height == 153);
-    OK(pixtral_patches(&want, NULL, &small, &c, w->a, &e), e);
+    OK(pixtral_plan(&want, &small, &c, w->a, &e), e);
     OK(w->r->f->prepare(w->r->m, &got, &img, IMAGE_JOMED_256, w->a, &e), e);
-    assert_true(got.rows == want.grid_h && got.cols == want.grid_w);
-    assert_memory_equal(got.px, want.px, (size_t)want.P * (size_t)want.F * sizeof *want.px);
+    assert_true(got.rows == want.y.n_out / want.patch && got.cols == want.x.n_out / want.patch);
+    assert_memory_equal(pixels_of(w->k, &got.plan, w->a), pixels_of(w->k, &want, w->a),
+                        n_pixels(&want) * sizeof(float));
 
     reader_query jomed = w->q, alone = fresh->q;
     jomed.policy = alone.policy = IMAGE_JOMED_256;

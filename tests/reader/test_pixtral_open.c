@@ -239,7 +239,8 @@ static void the_towers_norm_has_its_epsilon(void **state)
     kernels *k = open_cpu(PRECISION_F32, 1);
     reader  *r = open_reader(y->m.dir, 0, k);
     arena   *a = arena_new(0);
-    picture  pic = {2, 2, 2, 2, px};
+    pixel_plan plan = plan_holding(px, 2, 2, 16, 1, 1, a);
+    picture    pic = picture_from(&plan);
     tap      t = {see_ln_pre, got};
     OK(r->f->encode(r->m, k, 0, &pic, 1, k->take(k, P * 96), &t, a, &e) && k->sync(k, &e), e);
     CLOSE(got, want, P * E, 1e-5, "vision.ln_pre of faint patches");
@@ -417,7 +418,7 @@ static void no_memory_while_scoring_is_an_error_or_harmless(void **state)
         if (ok) { assert_memory_equal(got, want, sizeof got); continue; }
         if (e.code != ERR_MEMORY) fail_msg("allocation %ld: %s '%s'", n, err_code_name(e.code), e.text);
     }
-    assert_true(n > 8); /* arena blocks, and an entry of the cache */
+    assert_true(n > 5); /* arena blocks, and an entry of the cache */
     reader_close(r);
     k->close(k);
 }

@@ -241,16 +241,17 @@ static void a_policy_has_its_own_pixels_and_prefixes(void **state)
     image      img = {.width = W, .height = H, .rgb = arena_take(w.a, W * H * 3, &e)}, first, small;
     for (int i = 0; i < W * H * 3; i++) img.rgb[i] = (uint8_t)(i * 7 + (i >> 9) * 31);
     picture              got;
-    patches              want;
+    pixel_plan           want;
     qwen2vl_image_config q;
     OK(qwen2vl_image_config_open(&q, DEMO("reader"), &e), e);
     OK(qwen_vl_utils_image(&first, &img, w.a, &e) && jomed_256(&small, &first, w.a, &e), e);
     assert_true(first.width == 700 && first.height == 308 && small.width == 256 && small.height == 112);
-    OK(qwen2vl_patches(&want, NULL, &small, &q, w.a, &e), e);
+    OK(qwen2vl_plan(&want, &small, &q, w.a, &e), e);
     OK(w.r->f->prepare(w.r->m, &got, &img, IMAGE_JOMED_256, w.a, &e), e);
-    assert_memory_equal(got.px, want.px, (size_t)want.P * (size_t)want.F * sizeof *want.px);
+    const float *px = pixels_of(w.k, &want, w.a);
+    assert_memory_equal(pixels_of(w.k, &got.plan, w.a), px, n_pixels(&want) * sizeof *px);
     OK(w.r->f->prepare(w.r->m, &got, &img, IMAGE_NATIVE, w.a, &e), e);
-    assert_true(memcmp(got.px, want.px, (size_t)want.P * (size_t)want.F * sizeof *want.px) != 0);
+    assert_true(memcmp(pixels_of(w.k, &got.plan, w.a), px, n_pixels(&want) * sizeof *px) != 0);
 
     reader_query jomed = c->q, alone = c->q;
     jomed.policy = alone.policy = IMAGE_JOMED_256;
@@ -492,6 +493,11 @@ static void every_failed_allocation_is_an_error_or_harmless(void **state)
     world         w = open_world(CACHE, 1);
     demo_case    *c = demo_case_open(w.d, "breast", "val", 6);
     reader_query  q = c->q;
+    err           none = {0};
+    /* the weights of its resize are larger than an arena's block */
+    image         wide = {.width = 9000, .height = 200, .rgb = arena_take(w.a, 9000 * 200 * 3, &none)};
+    assert_non_null(wide.rgb);
+    q.img = &wide;
     q.K = 2;
     reader_scores want = score(&w, &q);
     int errors = 0, uncached = 0;

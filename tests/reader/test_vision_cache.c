@@ -152,6 +152,34 @@ static void tokens_that_were_not_made_are_kept(void **state)
     k->close(k);
 }
 
+/* 32 MiB are kept, one activation more is not; and what was kept before it stays. */
+static void a_picture_has_no_bound(void **state)
+{
+    (void)state;
+    kernels      *k = open_cpu(PRECISION_F32, 1);
+    vision_cache *v = vision_cache_new(k);
+    uint8_t       rgb[12] = {0}, other[12] = {1};
+    image         img = {.width = 2, .height = 2, .rgb = rgb}, large = {2, 2, other};
+    size_t        most = ((size_t)32 << 20) / sizeof(float);
+    act          *out;
+    err           e = {0};
+    int           left = 9;
+    OK(vision_cache_take(v, k, &img, IMAGE_NATIVE, 0, most, half_fill, &left, &out, &e), e);
+    assert_non_null(out);
+    assert_int_equal(left, 8);
+    for (int i = 0; i < 3; i++) {
+        OK(vision_cache_take(v, k, &large, IMAGE_NATIVE, 0, most + 1, half_fill, &left, &out, &e), e);
+        assert_null(out);
+    }
+    OK(vision_cache_take(v, k, &img, IMAGE_NATIVE, 0, most, half_fill, &left, &out, &e), e);
+    assert_non_null(out);
+    assert_int_equal(left, 8); /* found; and nothing was filled for the larger one */
+    assert_int_equal(vision_cache_read_stats(v).encoded, 4);
+    assert_int_equal(vision_cache_read_stats(v).reused, 1);
+    vision_cache_free(v);
+    k->close(k);
+}
+
 /* Each allocation fails in turn: an error or the same bits, and the next request is right. */
 static void lost_memory_changes_an_answer(void **state)
 {
@@ -194,6 +222,7 @@ int main(void)
         cmocka_unit_test(another_picture_is_taken_for_it),
         cmocka_unit_test(adapters_share_tokens),
         cmocka_unit_test(tokens_that_were_not_made_are_kept),
+        cmocka_unit_test(a_picture_has_no_bound),
         cmocka_unit_test(lost_memory_changes_an_answer),
     };
     return cmocka_run_group_tests_name("vision_cache", tests, NULL, NULL);

@@ -26,6 +26,9 @@ static struct {
     int             n_texts, allowed; /* how many of them may go out by now */
     err_code        fail_last;        /* behind the last; ERR_NONE: answer */
     int             stopped;          /* times that nobody took a text any more */
+    /* what the first calls came with */
+    struct { const kernels *kern; const vision_cache *vision; } came[8];
+    int             n_came;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER,
           .changed = PTHREAD_COND_INITIALIZER,
           .fail_text = "",
@@ -168,12 +171,23 @@ static inline bool fake_evidence(answer *out, arena *a, err *e)
     return true;
 }
 
+static inline void fake_came(const kernels *kern, const vision_cache *v)
+{
+    pthread_mutex_lock(&fake.lock);
+    if (fake.n_came < 8) {
+        fake.came[fake.n_came].kern = kern;
+        fake.came[fake.n_came++].vision = v;
+    }
+    pthread_mutex_unlock(&fake.lock);
+}
+
 bool diagnose(const engine *en, kernels *kern, const diagnose_request *q, arena *a, answer *out, err *e)
 {
-    (void)en, (void)kern;
+    (void)en;
     *out = (answer){.task = diagnose_task(q), .A = q->n_answers, .consistent = true, .agreement = 1, .flops = 1000};
     if (q->adapter && !reader_find_adapter(en->reader, q->adapter, &out->adapter, e)) return false;
     bool warm_up = strcmp(q->question, "Is this image normal?") == 0;
+    if (!warm_up) fake_came(kern, q->vision);
     if (!warm_up && !fake_pass(e)) return false;
     if (!fake_evidence(out, a, e)) return false;
     if (out->task == TASK_OPEN && !fake_open(q, out, a, e)) return false;

@@ -326,6 +326,32 @@ static void sixteen_clients_get_each_their_own_answers(void **state)
     end();
 }
 
+/* A question about a picture that a worker had before finds its vision tokens; no other worker's. */
+static void each_worker_brings_the_vision_cache_that_it_brought_before(void **state)
+{
+    (void)state;
+    begin(2, 8);
+    fake.n_came = 0; /* nothing runs yet */
+    for (int round = 0; round < 2; round++) {
+        int fd[2];
+        fake_set(true);
+        for (int i = 0; i < 2; i++) {
+            fd[i] = send_one("", "");
+            fake_wait_inside(i + 1); /* so that both workers have one */
+        }
+        fake_set(false);
+        for (int i = 0; i < 2; i++) finish_one(fd[i], 200, NULL);
+    }
+    assert_int_equal(fake.n_came, 4);
+    assert_ptr_not_equal(fake.came[0].kern, fake.came[1].kern);
+    for (int i = 0; i < 4; i++) {
+        assert_non_null(fake.came[i].vision);
+        for (int j = 0; j < i; j++)
+            assert_int_equal(fake.came[i].kern == fake.came[j].kern, fake.came[i].vision == fake.came[j].vision);
+    }
+    end();
+}
+
 /* ---- draining ---- */
 
 static void draining_finishes_what_runs_and_refuses_what_is_new(void **state)
@@ -447,6 +473,7 @@ int main(void)
         cmocka_unit_test(failures_of_the_engine_become_problems_without_their_text),
         cmocka_unit_test(a_failed_device_turns_readiness_red_for_good),
         cmocka_unit_test(sixteen_clients_get_each_their_own_answers),
+        cmocka_unit_test(each_worker_brings_the_vision_cache_that_it_brought_before),
         cmocka_unit_test(draining_finishes_what_runs_and_refuses_what_is_new),
         cmocka_unit_test(a_request_that_will_not_end_makes_draining_give_up),
         cmocka_unit_test(draining_under_load_breaks_no_request),
