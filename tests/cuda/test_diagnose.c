@@ -5,6 +5,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#ifdef JOMED_SIMT
+#include "tests/simt/control.h"
+#endif
 
 enum { MOST = 60, MAX_A = 8 };
 #ifdef JOMED_SIMT
@@ -184,8 +187,44 @@ static void every_case(products_choice choice, precision p, int n_sets)
 static void every_case_in_f32(void **state) { (void)state, every_case(PRODUCTS_F32, PRECISION_F32, F32_SETS); }
 static void every_case_in_bf16(void **state) { (void)state, every_case(PRODUCTS_BF16, PRECISION_BF16, N_SETS); }
 
+#ifdef JOMED_SIMT
+/* In the retriever's table and in the reader's: what a server's worker relies on when it asks its own case again. */
+static void memory_that_runs_out_fails_one_request(void **state)
+{
+    (void)state;
+    side     gpu = open_side("cuda:0", PRODUCTS_BF16);
+    asked    c;
+    answer   out;
+    float    want[MAX_A];
+    open_cases(&c, 0, 1);
+    size_t   bytes = (size_t)c.q.n_answers * sizeof(float);
+    answer_them(&gpu, &c, 1, &out); /* the passages' prefixes are cached from here on */
+    memcpy(want, out.prob, bytes);
+    long     before = simt_calls();
+    answer_them(&gpu, &c, 1, &out);
+    long     calls = simt_calls() - before, n[] = {20, calls - 8};
+    for (int i = 0; i < 2; i++) {
+        err e = {0};
+        simt_fail(cudaErrorMemoryAllocation, n[i]);
+        assert_false(diagnose(&gpu.en, gpu.k, &c.q, gpu.a[0], &out, &e));
+        assert_int_equal(e.code, ERR_MEMORY);
+        assert_non_null(strstr(e.text, i == 0 ? ", f32, " : ", bf16, ")); /* the retriever's table, the reader's */
+        answer_them(&gpu, &c, 1, &out);
+        assert_memory_equal(out.prob, want, bytes);
+    }
+    close_cases(&c, 1);
+    close_side(&gpu);
+}
+#endif
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_case_in_f32), cmocka_unit_test(every_case_in_bf16)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_case_in_f32),
+        cmocka_unit_test(every_case_in_bf16),
+#ifdef JOMED_SIMT
+        cmocka_unit_test(memory_that_runs_out_fails_one_request),
+#endif
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

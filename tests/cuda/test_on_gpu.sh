@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# test_on_gpu.sh - what `make check-gpu` runs on a GPU machine, here with an nvidia-smi and a compute-sanitizer that do nothing:
-# fails when a failing test, a sanitizer's report or a machine without a GPU would end it with status 0, or a step is left out.
+# test_on_gpu.sh - what `make check-gpu` runs on a GPU machine, here with an nvidia-smi and a compute-sanitizer that do
+# nothing: fails when a failing test, a sanitizer's report or a machine without a GPU would end it with status 0, or a step
+# is left out.
 set -u
 dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT
 status=0
