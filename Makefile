@@ -122,6 +122,8 @@ SIMT_LINK    = @mkdir -p $(@D); $(CXX) $(LDFLAGS) $^ -lcmocka $(LDLIBS) -o $@
 $(SIMT)/tests/simt/%: $(SIMT)/obj/tests/simt/%.o $(SIMT)/libkernels.a $(call lib,base) ; $(SIMT_LINK)
 $(SIMT)/tests/cuda/%: $(SIMT)/obj/tests/cuda/%.o $(SIMT_LIBS) ; $(SIMT_LINK)
 $(SIMT)/bench/%: $(SIMT)/obj/bench/%.o $(SIMT_LIBS) ; $(SIMT_LINK)
+# The program with an emulated cuda:0, for trying what runs on a GPU machine. Slow: seconds a case of the demonstration.
+$(SIMT)/jomed: $(B)/obj/cli/main.o $(call lib,cli) $(call lib,server) $(SIMT_LIBS) ; $(SIMT_LINK)
 
 .PHONY: all deps demo test fuzz check check-programs check-sanitized check-threads check-simt check-gpu bench-gpu gpu-tests gpu-bench clean help install
 .SECONDARY:
@@ -159,15 +161,15 @@ check-threads: export JOMED_SAME_BITS_TIMES := 1
 check-threads: $(call tests,$(THREADED)) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(call tests,$(THREADED)) tests/http/test_same_bits.sh
 check-fuzz: $(REPLAYS) ; $(run) $(call script,tests/fuzz/test_*.sh)
 check-e2e: $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
-check-simt: $(SIMT_TESTS) $(SIMT_BENCH) ; $(run) $(SIMT_TESTS) $(call script,tests/cuda/test_*.sh)
+check-simt: $(SIMT_TESTS) $(SIMT_BENCH) $(DEMO_INDEX)/manifest.json ; $(run) $(SIMT_TESTS) $(call script,tests/cuda/test_*.sh)
 
 # On a real GPU, from a plain copy of the tree: tests/cuda/on_gpu.sh and bench/gpu.sh, in a build folder of their own, with code for
 # this machine's card alone. tools/carry.sh puts what they link into third_party, for machines without the system's packages.
 CARRIED    := $(wildcard third_party/carried)
-GPU_TESTS  := $(patsubst %.c,$(B)/%,$(filter-out $(if $(CARRIED),tests/cuda/test_index.c),$(wildcard tests/cuda/test_*.c)))
+GPU_TESTS  := $(patsubst %.c,$(B)/%,$(filter-out $(if $(CARRIED),tests/cuda/test_index.c tests/cuda/test_diagnose.c),$(wildcard tests/cuda/test_*.c)))
 GPU_BENCH  := $(addprefix $(B)/bench/,bench_gpu bench_reader make_random_checkpoint)
 $(B)/tests/cuda/%: $(B)/obj/tests/cuda/%.o $(call libs,eval) ; @mkdir -p $(@D); $(CC) $(LDFLAGS) $^ -lcmocka $(GPU_LDLIBS) -o $@
-gpu-tests: $(GPU_TESTS)
+gpu-tests: $(GPU_TESTS) $(if $(CARRIED),,$(B)/jomed $(B)/tests/e2e/compare)
 gpu-bench: $(GPU_BENCH)
 on_gpu = $(MAKE) --no-print-directory -j$(shell nproc) GPU=1 B=build-gpu CUDA_ARCHS=$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | \
          head -n 1 | tr -d . | sed 's/^90$$/90a/')

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/memory.h"
 
@@ -23,7 +24,11 @@ queue *queue_new(int capacity)
         free(q);
         return NULL;
     }
-    pthread_cond_init(&q->filled, NULL); /* cannot fail on Linux with default attributes */
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* a wait must not end when the day's time is set */
+    pthread_cond_init(&q->filled, &attr);              /* none of these can fail on Linux */
+    pthread_condattr_destroy(&attr);
     q->capacity = capacity;
     return q;
 }
@@ -49,16 +54,36 @@ bool queue_push(queue *q, void *item)
     return room;
 }
 
+/* The oldest, under the lock; NULL: none. */
+static void *pop(queue *q)
+{
+    if (q->len == 0) return NULL;
+    void *item = q->item[q->head];
+    q->head = (q->head + 1) % q->capacity;
+    q->len--;
+    return item;
+}
+
 void *queue_pop(queue *q)
 {
-    void *item = NULL;
     pthread_mutex_lock(&q->lock);
     while (q->len == 0 && !q->closed) pthread_cond_wait(&q->filled, &q->lock);
-    if (q->len > 0) {
-        item = q->item[q->head];
-        q->head = (q->head + 1) % q->capacity;
-        q->len--;
-    }
+    void *item = pop(q);
+    pthread_mutex_unlock(&q->lock);
+    return item;
+}
+
+void *queue_pop_within(queue *q, int timeout_ms, bool *over)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
+    pthread_mutex_lock(&q->lock);
+    while (q->len == 0 && !q->closed && pthread_cond_timedwait(&q->filled, &q->lock, &until) == 0) { }
+    void *item = pop(q);
+    *over = !item && q->closed;
     pthread_mutex_unlock(&q->lock);
     return item;
 }

@@ -6,7 +6,10 @@
 #include "diagnose/json.h"
 #include "server/http.h"
 
-bool server_ready(const server *s) { return !atomic_load(&s->draining) && !workers_broken(s->pool); }
+bool server_ready(const server *s)
+{
+    return !atomic_load(&s->draining) && !workers_broken(s->pool) && !workers_starved(s->pool);
+}
 
 static void get_passage(server *s, int64_t id, arena *a, const char *request_id, response *out, err *why)
 {
@@ -55,11 +58,11 @@ static void get_ready(server *s, bool verbose, const char *request_id, response 
     /* the models are open and a case has been scored, or the port would not be open */
     if (o && verbose
         && json_object_set_new(o, "checks",
-                               json_pack("{s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:i}", "case_scored_at_start", 1,
-                                         "device", !broken, "accepting", !draining, "queue_has_room",
-                                         !workers_full(s->pool), "waiting", workers_waiting(s->pool), "running",
-                                         workers_running(s->pool), "workers", (int)s->cfg->workers, "in_flight",
-                                         atomic_load(&s->in_flight)))
+                               json_pack("{s:b, s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:i}", "case_scored_at_start", 1,
+                                         "device", !broken, "memory", !workers_starved(s->pool), "accepting",
+                                         !draining, "queue_has_room", !workers_full(s->pool), "waiting",
+                                         workers_waiting(s->pool), "running", workers_running(s->pool), "workers",
+                                         (int)s->cfg->workers, "in_flight", atomic_load(&s->in_flight)))
                != 0) {
         json_decref(o);
         o = NULL;

@@ -21,6 +21,7 @@ typedef struct {
     arena        *a[MAX_TOGETHER]; /* one for each job of a batch */
     pthread_t     thread;
     bool          started;
+    atomic_bool   starved;         /* its own case found no memory the last time */
     atomic_size_t high;            /* of any of them, for others to read */
 } worker;
 
@@ -144,6 +145,32 @@ bool workers_warm_up(pool *p, err *e)
     for (int i = 0; i < p->o.workers; i++)
         if (!warm_up(&p->w[i], e)) return false;
     return true;
+}
+
+/* ---- memory that runs out ---- */
+
+enum { STARVED_RETRY_MS = 1000 };
+
+/* A request went without memory. It alone may have asked for too much, and a client must not be able to turn a server
+ * red with that; or there is none left. The case of the start tells: a worker that cannot score it either would
+ * answer nobody. */
+static void check_memory(worker *w)
+{
+    err  e = {0};
+    bool starved = !warm_up(w, &e);
+    if (e.code == ERR_GPU) atomic_store(&w->p->broken, true);
+    if (atomic_exchange(&w->starved, starved) == starved) return;
+    if (starved) log_err("starved", &e);
+    else LOG(LOG_INFO, "recovered", LOG_S("text", "a worker that had no memory has scored its own case again"));
+}
+
+/* A starved worker gets no request once balancers see /readyz, so it looks by itself whether memory is back. */
+static job *next_job(worker *w)
+{
+    job *j = NULL;
+    for (bool over = false; atomic_load(&w->starved) && !j && !over;)
+        if (!(j = queue_pop_within(w->p->waiting, STARVED_RETRY_MS, &over)) && !over) check_memory(w);
+    return j ? j : queue_pop(w->p->waiting);
 }
 
 /* ---- jobs ---- */
@@ -282,14 +309,17 @@ static void *worker_main(void *arg)
 {
     worker *w = arg;
     pool   *p = w->p;
-    for (job *first, *j[MAX_TOGETHER]; (first = queue_pop(p->waiting)) != NULL;) {
+    for (job *first, *j[MAX_TOGETHER]; (first = next_job(w)) != NULL;) {
         double began = clock_ms();
         int    n = fill_batch(p, j, first);
         if (n == 0) continue;
         atomic_fetch_add(&p->running, n);
         if (n == 1) compute(w, j[0]);
         else compute_together(w, j, n);
+        bool doubtful = atomic_load(&w->starved);
+        for (int i = 0; i < n; i++) doubtful = doubtful || j[i]->why.code == ERR_MEMORY;
         finish_batch(w, j, n, clock_ms() - began);
+        if (doubtful) check_memory(w);
     }
     return NULL;
 }
@@ -312,6 +342,13 @@ bool workers_full(pool *p) { return queue_len(p->waiting) >= queue_capacity(p->w
 int  workers_waiting(pool *p) { return queue_len(p->waiting); }
 int  workers_running(pool *p) { return atomic_load(&p->running); }
 bool workers_broken(pool *p) { return atomic_load(&p->broken); }
+
+bool workers_starved(pool *p)
+{
+    for (int i = 0; i < p->o.workers; i++)
+        if (atomic_load(&p->w[i].starved)) return true;
+    return false;
+}
 
 int workers_retry_after_s(pool *p)
 {

@@ -42,7 +42,8 @@ typedef struct {
 
 /* Threads wait for workers_start(). */
 bool workers_open(pool **out, const workers_options *o, err *e);
-/* Score one real case on every worker's kernels, a drawn picture against the index: what readiness means. */
+/* Score one real case on every worker's kernels, a drawn picture against the index: what readiness means. A worker
+ * does so again when a request went without memory. */
 bool workers_warm_up(pool *p, err *e);
 bool workers_start(pool *p, err *e);
 /* Finish what is queued and running, end the threads, free. NULL is fine. */
@@ -60,6 +61,8 @@ int    workers_running(pool *p);
 int    workers_retry_after_s(pool *p); /* what waits and runs, times the recent time of one, over the workers;
                                           at least 1 */
 bool   workers_broken(pool *p);        /* the device failed: nothing more will be answered */
+bool   workers_starved(pool *p);       /* a worker has no memory for a case: it looks again by itself, and after
+                                          each request that it takes nevertheless */
 size_t workers_arena_bytes(pool *p);   /* most that any worker's arena has held */
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 #include "tests/check.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/queue.h"
 
@@ -40,6 +41,27 @@ static void test_closing_drains(void **state)
     assert_ptr_equal(queue_pop(q), &item[1]);
     assert_null(queue_pop(q));
     assert_null(queue_pop(q));
+    queue_free(q);
+}
+
+static void test_waiting_has_an_end(void **state)
+{
+    (void)state;
+    queue *q = queue_new(2);
+    bool   over = true;
+    double began = clock_ms();
+    assert_null(queue_pop_within(q, 20, &over));
+    assert_true(clock_ms() - began >= 20);
+    assert_false(over);
+    queue_push(q, &item[0]);
+    queue_push(q, &item[1]);
+    assert_ptr_equal(queue_pop_within(q, 3600000, &over), &item[0]); /* at once */
+    assert_false(over);
+    queue_close(q);
+    assert_ptr_equal(queue_pop_within(q, 3600000, &over), &item[1]);
+    assert_false(over);
+    assert_null(queue_pop_within(q, 3600000, &over));
+    assert_true(over);
     queue_free(q);
 }
 
@@ -98,6 +120,15 @@ static void *consume(void *arg)
     return NULL;
 }
 
+static void *consume_impatiently(void *arg)
+{
+    traffic    *t = arg;
+    atomic_int *x;
+    for (bool over = false; !over;)
+        if ((x = queue_pop_within(t->q, 1, &over)) != NULL) atomic_fetch_add(x, 1);
+    return NULL;
+}
+
 static void test_threads_get_every_item_once(void **state)
 {
     (void)state;
@@ -106,7 +137,8 @@ static void test_threads_get_every_item_once(void **state)
     producer       p[PRODUCERS];
     alarm(60);
     t.q = queue_new(7);
-    for (int i = 0; i < CONSUMERS; i++) pthread_create(&out[i], NULL, consume, &t);
+    for (int i = 0; i < CONSUMERS; i++)
+        pthread_create(&out[i], NULL, i == 0 ? consume_impatiently : consume, &t);
     for (int i = 0; i < PRODUCERS; i++) {
         p[i] = (producer){&t, i * EACH};
         pthread_create(&in[i], NULL, produce, &p[i]);
@@ -141,6 +173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order_and_bound), cmocka_unit_test(test_closing_drains),
         cmocka_unit_test(test_taking_one_out),  cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_waiting_has_an_end),
         cmocka_unit_test(test_threads_get_every_item_once), cmocka_unit_test(test_closing_wakes_all_waiters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,7 +10,9 @@ status=0
 not_ok() { echo "not ok - $1"; status=1; [ ! -s "$dir/err" ] || sed 's/^/# /' "$dir/err"; }
 ok() { if [ "$1" -eq 0 ]; then echo "ok - $2"; else not_ok "$2"; fi; }
 
-models="--reader $demo/reader --retriever $demo/retriever ${JOMED_DEVICE:+--device $JOMED_DEVICE}" # a GPU: tests/cuda/on_gpu.sh
+# on a GPU: tests/cuda/on_gpu.sh
+models="--reader $demo/reader --retriever $demo/retriever ${JOMED_DEVICE:+--device $JOMED_DEVICE}"
+models="$models ${JOMED_PRODUCTS:+--products $JOMED_PRODUCTS}"
 run() { # index, predictions, summary, arguments...
     local index=$1 predictions=$2 summary=$3; shift 3
     "$jomed" eval $models --index "$index" --json --predictions "$predictions" "$@" >"$summary" 2>"$dir/err"

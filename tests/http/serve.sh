@@ -2,7 +2,9 @@
 # A sanitizer's report ends the program with a status of its own (tests/run.sh), so every status below is compared exactly.
 set -u
 jomed=$JOMED_BUILD/jomed demo=models/demo index=${JOMED_DEMO_INDEX:-}
-models="--reader $demo/reader --retriever $demo/retriever" # words: no blank in them
+# words: no blank in them; on a GPU: tests/cuda/on_gpu.sh
+models="--reader $demo/reader --retriever $demo/retriever ${JOMED_DEVICE:+--device $JOMED_DEVICE}"
+models="$models ${JOMED_PRODUCTS:+--products $JOMED_PRODUCTS}"
 dir=$(mktemp -d) pid='' url='' code='' status=0
 trap '[ -z "$pid" ] || kill -9 $pid 2>/dev/null; rm -rf "$dir"' EXIT
 ok() { if [ "$1" -eq 0 ]; then echo "ok - $2"; else echo "not ok - $2"; sed 's/^/# /' "$dir/err" "$dir/log" 2>/dev/null | tail -n 25; status=1; fi; }

@@ -20,6 +20,7 @@ static void end(void)
 {
     fake_set(false);
     fake_fail(ERR_NONE, "");
+    fake_fail_own(ERR_NONE);
     serving_stop(&S);
 }
 
@@ -285,6 +286,99 @@ static void a_failed_device_turns_readiness_red_for_good(void **state)
     end();
 }
 
+/* 200 or 503; *memory: what its check of that name says. */
+static int readiness(bool *memory)
+{
+    reply r = ask(S.port, "GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n");
+    int   status = r.status;
+    *memory = strstr(r.body, "\"memory\":true") != NULL;
+    assert_true(*memory || strstr(r.body, "\"memory\":false"));
+    free(r.body);
+    return status;
+}
+
+static void wait_for_readiness(int status)
+{
+    for (bool memory; readiness(&memory) != status;) usleep(2000);
+}
+
+/* Wait until workers have begun their own case n times since the server was opened first. */
+static void wait_for_own_calls(int n)
+{
+    while (fake_own_calls() < n) usleep(2000);
+}
+
+static void memory_that_is_gone_turns_readiness_red_until_it_is_back(void **state)
+{
+    (void)state;
+    bool memory;
+    begin(2, 4);
+    assert_int_equal(readiness(&memory), 200);
+    assert_true(memory);
+
+    fake_fail(ERR_MEMORY, "no memory on the device");
+    fake_fail_own(ERR_MEMORY);
+    finish_one(send_one("", ""), 503, "out-of-memory");
+    wait_for_readiness(503);
+    assert_int_equal(readiness(&memory), 503);
+    assert_false(memory);
+    assert_true(metric("jomed_ready") == 0);
+    wait_for_own_calls(fake_own_calls() + 2); /* it has looked again, and stays red */
+    assert_int_equal(readiness(&memory), 503);
+
+    fake_fail(ERR_NONE, "");
+    fake_fail_own(ERR_NONE);
+    wait_for_readiness(200); /* nobody has sent anything */
+    assert_true(metric("jomed_ready") == 1);
+    finish_one(send_one("", ""), 200, NULL);
+    end();
+}
+
+static void a_request_that_is_too_large_leaves_the_server_ready(void **state)
+{
+    (void)state;
+    bool memory;
+    begin(1, 4);
+    int own = fake_own_calls();
+    fake_fail(ERR_MEMORY, "a request may use 7 bytes");
+    finish_one(send_one("", ""), 503, "out-of-memory");
+    finish_one(send_one("", ""), 503, "out-of-memory"); /* taken after the first one's check */
+    assert_true(fake_own_calls() > own);
+    assert_int_equal(readiness(&memory), 200);
+    assert_true(memory);
+    fake_fail(ERR_FILE, "");
+    finish_one(send_one("", ""), 500, "server-data");
+    fake_fail(ERR_NONE, "");
+    finish_one(send_one("", ""), 200, NULL);
+    assert_int_equal(fake_own_calls(), own + 2); /* only a want of memory is looked into */
+    end();
+}
+
+static void a_starved_worker_takes_work_and_may_find_its_device_gone(void **state)
+{
+    (void)state;
+    bool memory;
+    begin(1, 4);
+    fake_fail(ERR_MEMORY, "");
+    fake_fail_own(ERR_MEMORY);
+    finish_one(send_one("", ""), 503, "out-of-memory");
+    wait_for_readiness(503);
+    fake_fail(ERR_NONE, "");
+    int own = fake_own_calls();
+    finish_one(send_one("", ""), 200, NULL); /* answered; but its own case still fails */
+    wait_for_own_calls(own + 1);
+    assert_int_equal(readiness(&memory), 503);
+    fake_fail_own(ERR_GPU);
+    wait_for_own_calls(fake_own_calls() + 2); /* the first of these has failed */
+    finish_one(send_one("", ""), 503, "device-failed");
+    fake_fail_own(ERR_NONE);
+    while (readiness(&memory) == 503 && !memory) usleep(2000);
+    assert_true(memory);
+    assert_int_equal(readiness(&memory), 503); /* memory or not: a device that was lost is lost */
+    finish_one(send_one("", ""), 503, "device-failed");
+    end();
+}
+
 enum { CLIENTS = 16, EACH = 25 };
 
 static void *hammer(void *arg)
@@ -472,6 +566,9 @@ int main(void)
         cmocka_unit_test(a_client_that_half_closes_its_upload_is_let_go),
         cmocka_unit_test(failures_of_the_engine_become_problems_without_their_text),
         cmocka_unit_test(a_failed_device_turns_readiness_red_for_good),
+        cmocka_unit_test(memory_that_is_gone_turns_readiness_red_until_it_is_back),
+        cmocka_unit_test(a_request_that_is_too_large_leaves_the_server_ready),
+        cmocka_unit_test(a_starved_worker_takes_work_and_may_find_its_device_gone),
         cmocka_unit_test(sixteen_clients_get_each_their_own_answers),
         cmocka_unit_test(each_worker_brings_the_vision_cache_that_it_brought_before),
         cmocka_unit_test(draining_finishes_what_runs_and_refuses_what_is_new),
