@@ -144,7 +144,7 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     model_files files = {dir, config, config_path, r->file, r->tokens, k, &adapters};
     if (!r->f->open(&r->m, &files, e) || !adapters_matched(r, e)) goto done;
     if (!generation_config_open(&r->generation, dir, r->m->end_id, decoder_sizes(r->m->text)->V, e)) goto done;
-    if (!(r->cache = prefix_cache_new(o->cache_bytes))) {
+    if (!(r->cache = prefix_cache_new(o->cache_bytes, o->cache_host_bytes))) {
         err_set(e, ERR_MEMORY, "reader: out of memory");
         goto done;
     }

@@ -18,6 +18,7 @@ bool reader_adapter_name(const char *name); /* it is such a name */
 
 typedef struct {
     size_t                cache_bytes; /* of candidate prefixes' keys and values; 0: no cache */
+    size_t                cache_host_bytes; /* more of them in pinned host memory, behind a GPU's; 0: none */
     const reader_adapter *adapters;    /* borrowed */
     int                   n_adapters;
     bool                  merge;       /* add the one adapter to the weights: no branch to compute, but memory
@@ -179,7 +180,13 @@ bool reader_generate(reader *r, kernels *k, const reader_query *q, const reader_
  * 0: e is set. */
 uint64_t reader_minimum_flops(reader *r, const reader_query *q, arena *a, err *e);
 
-typedef struct { uint64_t hits, misses, evictions; size_t bytes, limit_bytes; int entries; } reader_cache_stats;
+typedef struct {
+    uint64_t hits, misses; /* of prefixes asked for */
+    uint64_t host_hits;    /* those of hits that came from host memory */
+    uint64_t evictions, host_evictions; /* for room: from the device, and of copies in host memory */
+    size_t   bytes, limit_bytes, host_bytes, host_limit_bytes;
+    int      entries, host_entries;
+} reader_cache_stats;
 void reader_cache(reader *r, reader_cache_stats *out);
 void reader_cache_clear(reader *r);
 
