@@ -98,7 +98,8 @@ struct kernels {
     void (*get)(kernels *k, float *dst, const act *src, size_t n); /* device -> host f32; waits */
     void (*copy)(kernels *k, act *dst, const act *src, size_t n);  /* device -> device */
     /* Pinned host memory, which the device copies to and from by itself, and those copies, of device memory as it
-     * is. They are done, and may be read, after sync(). All NULL where the device's memory is the host's (CPU). */
+     * is. They are done, and may be read, after sync(). These five are NULL where the device's memory is the host's
+     * (CPU). */
     void *(*alloc_host)(kernels *k, size_t bytes); /* lives until free_host; NULL: no memory (not kept in failed) */
     void (*free_host)(kernels *k, void *p);
     void (*save)(kernels *k, void *host, const void *src, size_t bytes);

@@ -1,68 +1,15 @@
 /* test_lost.c - a device that fails while a request is read: at any call, by running out of memory or by being
  * gone. Fails when that gives a number instead of an error, other bits, a leak, or a reader that does not serve
  * once there is a device again. The emulation alone can do this: a real GPU is not broken on purpose. */
-#include "tests/cuda/gpu.h"
-#include "tests/reader/golden.h"
+#include "tests/cuda/world.h"
 
 #ifdef JOMED_SIMT
 #include "tests/simt/control.h"
 
-enum { K = 2, A = 2, SIDE = 28, CACHE = 4 << 20 };
-
-typedef struct { kernels *k; reader *r; arena *a; image img[K + 1]; reader_passage z[K]; reader_query q; } world;
-
-/* Passage id's picture. */
-static bool load(void *ctx, int64_t id, image *out, arena *a, err *e)
+/* Nothing may be left on the device. */
+static void close_whole(world *w)
 {
-    (void)a, (void)e;
-    *out = ((world *)ctx)->img[1 + id];
-    return true;
-}
-
-static bool device_open(world *w, err *e)
-{
-    kernels_options o = {.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = (size_t)16 << 20};
-    reader_options  ro = {.cache_bytes = CACHE};
-    return kernels_open(&w->k, &o, e) && reader_open(&w->r, FIXTURE("qwen2vl-tiny"), &ro, w->k, e);
-}
-
-static void device_close(world *w)
-{
-    reader_close(w->r);
-    if (w->k) w->k->close(w->k);
-    w->r = NULL;
-    w->k = NULL;
-}
-
-static world *open_world(void)
-{
-    static const char *const answers[A] = {"Yes", "No"};
-    err    e = {0};
-    world *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    w->a = arena_new(0);
-    OK(device_open(w, &e), e);
-    for (int i = 0; i <= K; i++) {
-        w->img[i] = (image){SIDE, SIDE, ARENA_NEW(w->a, uint8_t, 3 * SIDE * SIDE, &e)};
-        for (int j = 0; j < 3 * SIDE * SIDE; j++) w->img[i].rgb[j] = (uint8_t)(j * (7 + i) + (j >> 7) * 31);
-    }
-    for (int i = 0; i < K; i++) w->z[i] = (reader_passage){i, "a finding"};
-    w->q = (reader_query){.img = &w->img[0],
-                          .question = "Is it?",
-                          .answers = answers,
-                          .A = A,
-                          .z = w->z,
-                          .K = K,
-                          .load = load,
-                          .load_ctx = w};
-    return w;
-}
-
-static void close_world(world *w)
-{
-    device_close(w);
-    arena_free(w->a);
-    free(w);
+    close_world(w);
     assert_int_equal(simt_memory_used(), 0);
     assert_int_equal(simt_handles_used(), 0);
 }
@@ -72,7 +19,7 @@ static long next_n(long n) { return 2 * n + 3; } /* some eight places in a reque
 static void a_device_that_is_gone_gives_an_error_and_no_number(void **state)
 {
     (void)state;
-    world        *w = open_world();
+    world        *w = open_world(CACHE, 0);
     err           e = {0};
     reader_scores want, y;
     OK(reader_score(w->r, w->k, &w->q, w->a, &want, &e), e);
@@ -97,14 +44,14 @@ static void a_device_that_is_gone_gives_an_error_and_no_number(void **state)
     simt_fail(cudaSuccess, 0);
     assert_true(failures > 4);
     assert_memory_equal(y.logp, want.logp, K * A * sizeof(float));
-    close_world(w);
+    close_whole(w);
 }
 
 /* Once: the next request finds the device whole. Where only the cache went without, the answer is the same. */
 static void memory_that_runs_out_fails_one_request_at_most(void **state)
 {
     (void)state;
-    world        *w = open_world();
+    world        *w = open_world(CACHE, 0);
     err           e = {0};
     reader_scores want, y;
     long          n = 0, before = simt_calls(), calls;
@@ -122,7 +69,7 @@ static void memory_that_runs_out_fails_one_request_at_most(void **state)
         OK(reader_score(w->r, w->k, &w->q, w->a, &y, &e), e);
         assert_memory_equal(y.logp, want.logp, K * A * sizeof(float));
     }
-    close_world(w);
+    close_whole(w);
 }
 
 /* Packed passes on the device: the same bits one by one, all together, cold and warm. */
@@ -130,7 +77,7 @@ static void packed_passes_change_no_bit_on_the_device(void **state)
 {
     (void)state;
     static const int width[] = {1, 1 << 20};
-    world        *w = open_world();
+    world        *w = open_world(CACHE, 0);
     err           e = {0};
     reader_scores want = {0}, y;
     for (int i = 0; i < 2; i++) {
@@ -144,7 +91,88 @@ static void packed_passes_change_no_bit_on_the_device(void **state)
             assert_memory_equal(y.logit, want.logit, K * A * sizeof(float));
         }
     }
-    close_world(w);
+    close_whole(w);
+}
+
+/* Two pairs of passages in turn, of which the device's cache can hold one: each time the other has gone to host
+ * memory and comes back. Calls of the device, or the memory it gives, fail in both directions. */
+static world *open_two_tiers(reader_scores want[2])
+{
+    err                e = {0};
+    world             *w = open_world(CACHE, 0);
+    reader_cache_stats s;
+    OK(reader_score(w->r, w->k, &w->q, w->a, &want[0], &e), e);
+    reader_cache(w->r, &s);
+    device_close(w);
+    w->o = (reader_options){.cache_bytes = s.bytes, .cache_host_bytes = CACHE};
+    OK(device_open(w, &e), e);
+    for (int i = 0; i < 4; i++) {
+        reader_scores y;
+        w->q.z = w->z + (i & 1) * K;
+        OK(reader_score(w->r, w->k, &w->q, w->a, i < 2 ? &want[i] : &y, &e), e);
+        if (i >= 2) assert_memory_equal(y.logp, want[i & 1].logp, K * A * sizeof(float));
+    }
+    reader_cache(w->r, &s);
+    assert_int_equal(s.host_hits, 2 * K);
+    return w;
+}
+
+/* One turn: the first pair goes down, the second comes up. */
+static bool turn(world *w, int i, reader_scores *y, err *e)
+{
+    *e = (err){0};
+    w->q.z = w->z + (i & 1) * K;
+    return reader_score(w->r, w->k, &w->q, w->a, y, e);
+}
+
+static void memory_that_runs_out_in_the_host_tier_changes_no_bit(void **state)
+{
+    (void)state;
+    reader_scores want[2], y;
+    err           e;
+    world        *w = open_two_tiers(want);
+    long          before = simt_calls(), calls;
+    OK(turn(w, 0, &y, &e), e);
+    calls = simt_calls() - before;
+    for (long n = 0; n < calls; n++) { /* all of them: the copies lie close together */
+        simt_fail(cudaErrorMemoryAllocation, n);
+        if (turn(w, (int)n + 1, &y, &e))
+            assert_memory_equal(y.logp, want[(n + 1) & 1].logp, K * A * sizeof(float));
+        else assert_int_equal(e.code, ERR_MEMORY);
+        simt_fail(cudaSuccess, 0);
+        if (n % 8 == 0) { /* what was left is whole; n goes on with the next pair */
+            for (int i = 0; i < 2; i++) {
+                OK(turn(w, (int)n + i, &y, &e), e);
+                assert_memory_equal(y.logp, want[(n + i) & 1].logp, K * A * sizeof(float));
+            }
+        }
+    }
+    close_whole(w);
+}
+
+static void a_device_that_is_gone_leaves_nothing_in_the_host_tier(void **state)
+{
+    (void)state;
+    reader_scores want[2], y;
+    err           e;
+    world        *w = open_two_tiers(want);
+    long          n = 0, failures = 0;
+    for (;; n = next_n(n)) {
+        reader_cache_stats s;
+        simt_fail(cudaErrorLaunchFailure, n);
+        bool ok = turn(w, 0, &y, &e);
+        reader_cache(w->r, &s);
+        assert_true(s.bytes <= s.limit_bytes && s.host_bytes <= s.host_limit_bytes);
+        simt_fail(cudaSuccess, 0);
+        if (ok) break; /* a turn has no call number n */
+        failures++;
+        assert_int_equal(e.code, ERR_GPU);
+        close_whole(w);
+        w = open_two_tiers(want);
+    }
+    assert_true(failures > 4);
+    assert_memory_equal(y.logp, want[0].logp, K * A * sizeof(float));
+    close_whole(w);
 }
 
 int main(void)
@@ -153,6 +181,8 @@ int main(void)
         cmocka_unit_test(packed_passes_change_no_bit_on_the_device),
         cmocka_unit_test(a_device_that_is_gone_gives_an_error_and_no_number),
         cmocka_unit_test(memory_that_runs_out_fails_one_request_at_most),
+        cmocka_unit_test(memory_that_runs_out_in_the_host_tier_changes_no_bit),
+        cmocka_unit_test(a_device_that_is_gone_leaves_nothing_in_the_host_tier),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
