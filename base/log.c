@@ -19,7 +19,7 @@ static const char *const ALLOWED[] = {
     "index",       "workers",     "threads",  "queue",        "bytes",       "scratch_bytes",
     "cache_bytes", "arena_bytes", "passages", "parameters",   "device",      "signal",
     "waiting",     "adapter",     "sha256",   "merged_bytes", "seconds",     "library",
-    "option",      "count",       "search",
+    "option",      "count",       "search",   "cache_host_bytes",
 };
 
 static atomic_int least_level = LOG_INFO; /* set once by main from the configuration */

@@ -69,6 +69,10 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
         if (!cli_int(&n, "--cache-mb", value, 0, 1 << 20, e)) return false;
         o->cache_bytes = (size_t)n << 20;
         return true;
+    case CLI_CACHE_HOST:
+        if (!cli_int(&n, "--cache-host-mb", value, 0, 1 << 20, e)) return false;
+        o->cache_host_bytes = (size_t)n << 20;
+        return true;
     case CLI_TAU:
         o->tau = strtof(value, &end);
         if (end == value || *end || !(o->tau > 0) || !isfinite(o->tau))

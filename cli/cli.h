@@ -31,7 +31,8 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     {"index", required_argument, NULL, CLI_INDEX}, {"device", required_argument, NULL, CLI_DEVICE}, \
     {"products", required_argument, NULL, CLI_PRODUCTS}, {"search", required_argument, NULL, CLI_SEARCH}, \
     {"threads", required_argument, NULL, CLI_THREADS}, \
-    {"cache-mb", required_argument, NULL, CLI_CACHE}, {"tau", required_argument, NULL, CLI_TAU}, \
+    {"cache-mb", required_argument, NULL, CLI_CACHE}, \
+    {"cache-host-mb", required_argument, NULL, CLI_CACHE_HOST}, {"tau", required_argument, NULL, CLI_TAU}, \
     {"image-policy", required_argument, NULL, CLI_POLICY}
 #define CLI_MODEL_HELP \
     "  --reader DIR       reader checkpoint (config.json, tokenizer.json, *.safetensors)\n" \
@@ -41,7 +42,8 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
     "  --search NAME      what searches the index: auto (default), faiss, faiss-gpu or exact (all vectors on the GPU)\n" \
     "  --threads N        threads (default: one per core; 1 for small models)\n" \
-    "  --cache-mb N       memory for cached candidate prefixes (default 256)\n" \
+    "  --cache-mb N       MiB on the device for cached candidate prefixes (default: for 256 of them)\n" \
+    "  --cache-host-mb N  MiB of pinned host memory for those that a GPU has no more room for (default 0)\n" \
     "  --tau T            temperature of p_R (default 1)\n" \
     "  --image-policy P   what the reader's pictures go through first: native (default: nothing) or jomed-256 (the\n" \
     "                     released code's resizes, longer side 256)\n"
@@ -62,6 +64,7 @@ enum {
     CLI_SEARCH,
     CLI_THREADS,
     CLI_CACHE,
+    CLI_CACHE_HOST,
     CLI_TAU,
     CLI_POLICY,
     CLI_ADAPTER,

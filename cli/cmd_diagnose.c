@@ -211,7 +211,7 @@ static bool answer_one(void *ctx, const engine *en, kernels *k, const char *path
 int cmd_diagnose(int argc, char **argv)
 {
     err     e = {0};
-    options o = {.models.cache_bytes = DEFAULT_CACHE_BYTES, .q.k = 2};
+    options o = {.models.cache_bytes = CACHE_AUTO, .q.k = 2};
     if (!parse(&o, argc, argv, &e)) return cli_fail("diagnose", &e);
     if (o.help) return fputs(HELP, stdout), EXIT_DONE;
     return cli_each_image("diagnose", &o.models, o.image, o.n_images, answer_one, &o);

@@ -259,7 +259,7 @@ static bool run_and_report(session *s, const options *o, err *e)
 int cmd_eval(int argc, char **argv)
 {
     err     e = {0};
-    options o = {.models.cache_bytes = DEFAULT_CACHE_BYTES, .k = 2};
+    options o = {.models.cache_bytes = CACHE_AUTO, .k = 2};
     session s = {.predictions = -1};
     if (!parse(&o, argc, argv, &e)) return cli_fail("eval", &e);
     if (o.help) return fputs(HELP, stdout), EXIT_DONE;

@@ -26,7 +26,8 @@ static int print_text(text *t)
 static engine_options models(const config *c)
 {
     engine_options o = {.reader = c->reader, .retriever = c->retriever, .index = c->index, .device = c->device,
-                        .threads = (int)c->threads, .cache_bytes = (size_t)c->cache_mb << 20, .tau = (float)c->tau,
+                        .threads = (int)c->threads, .cache_bytes = config_cache_bytes(c),
+                        .cache_host_bytes = (size_t)c->cache_host_mb << 20, .tau = (float)c->tau,
                         .max_pixels = c->max_pixels};
     for (int i = 0; i < c->n_adapters; i++)
         o.adapter[o.n_adapters++] = (reader_adapter){c->adapter[i].name, c->adapter[i].dir};
@@ -48,14 +49,17 @@ static bool open_kernels(kernels **kern, const engine_options *o, int n, err *e)
 
 static void report(const config *c, const engine *en, const kernels *k, int port, double seconds)
 {
+    reader_cache_stats cache;
+    reader_cache(en->reader, &cache);
     LOG(LOG_INFO, "ready", LOG_S("version", JOMED_VERSION), LOG_S("host", c->bind), LOG_I("port", port),
         LOG_S("device", k->name), LOG_I("workers", c->workers), LOG_I("threads", c->threads),
         LOG_I("queue", c->queue),
         LOG_I("parameters", reader_parameters(en->reader) + retriever_parameters(en->retriever)),
         LOG_S("reader", reader_hash(en->reader)), LOG_S("retriever", retriever_hash(en->retriever)),
         LOG_S("index", index_describe(en->index)->hash), LOG_I("passages", index_describe(en->index)->n_passages),
-        LOG_S("search", index_searcher(en->index)), LOG_I("cache_bytes", c->cache_mb << 20),
-        LOG_I("arena_bytes", c->arena_bytes), LOG_D("seconds", seconds));
+        LOG_S("search", index_searcher(en->index)), LOG_I("cache_bytes", (int64_t)cache.limit_bytes),
+        LOG_I("cache_host_bytes", (int64_t)cache.host_limit_bytes), LOG_I("arena_bytes", c->arena_bytes),
+        LOG_D("seconds", seconds));
     for (int i = 1; i <= reader_adapters(en->reader); i++) {
         reader_adapter_info a = reader_describe_adapter(en->reader, i);
         LOG(LOG_INFO, "adapter", LOG_S("adapter", a.name), LOG_S("sha256", a.hash), LOG_I("parameters", a.parameters),
@@ -158,6 +162,20 @@ static int run(const config *c)
     return status;
 }
 
+/* --check-config: also how large the cache will be, which the reader decides where it is not set. */
+static int tell_valid(const config *c)
+{
+    engine_options o = models(c);
+    err            e = {0};
+    size_t         bytes = o.cache_bytes;
+    bool           gpu = kernels_on_gpu(o.device), is_auto = bytes == CACHE_AUTO;
+    if (is_auto && !reader_auto_cache(&bytes, o.reader, gpu, engine_precision(&o), &e)) return cli_fail("serve", &e);
+    printf("the configuration is valid\n");
+    printf("cache_mb = %s%zu MiB%s\n", is_auto ? "auto: " : "", bytes >> 20,
+           is_auto && gpu ? ", or half of what the GPU has free once the models are there, if that is less" : "");
+    return EXIT_DONE;
+}
+
 int cmd_serve(int argc, char **argv)
 {
     config        c;
@@ -171,7 +189,7 @@ int cmd_serve(int argc, char **argv)
     if (action == CONFIG_PRINT) return config_print(&c, &t), print_text(&t);
     if (!config_check(&c, (int)sysconf(_SC_NPROCESSORS_ONLN), &e)) return cli_fail("serve", &e);
     if (action == CONFIG_CHECK && !config_check_folders(&c, &e)) return cli_fail("serve", &e);
-    if (action == CONFIG_CHECK) return printf("the configuration is valid\n"), EXIT_DONE;
+    if (action == CONFIG_CHECK) return tell_valid(&c);
     log_level_parse(&level, c.level);
     log_threshold(level);
     return run(&c);

@@ -7,8 +7,6 @@
 
 #include "base/file.h"
 
-const size_t DEFAULT_CACHE_BYTES = (size_t)256 << 20;
-
 /* Below this a reader is a small one: float32 products cost little there, and keep four more digits. */
 static const int64_t SMALL_READER_BYTES = (int64_t)512 << 20;
 /* Below this both models' products are so short that a second thread costs more in waiting than it takes over, above
@@ -74,6 +72,7 @@ bool engine_open(engine *out, const engine_options *o, kernels *k, err *e)
     engine en = {.tau = o->tau > 0 ? o->tau : 1, .limits = IMAGE_LIMITS, .policy = o->policy};
     if (o->max_pixels > 0) en.limits.max_pixels = o->max_pixels;
     reader_options ro = {.cache_bytes = o->cache_bytes,
+                         .cache_host_bytes = o->cache_host_bytes,
                          .adapters = o->adapter,
                          .n_adapters = o->n_adapters,
                          .merge = o->merge_adapter};

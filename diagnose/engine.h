@@ -16,7 +16,7 @@ typedef struct {
                                                    (fast) */
     search_choice   search;                     /* what finds candidates in the index */
     int             threads;                    /* of one kernels; 0: one per core, one alone for small models */
-    size_t          cache_bytes;                /* of candidate prefixes */
+    size_t          cache_bytes, cache_host_bytes; /* of candidate prefixes; see reader.h */
     image_policy    policy;                     /* of the pictures that the reader sees; 0: native */
     float           tau;                        /* of p_R; 0: 1 */
     int64_t         max_pixels;                 /* of a query image; 0: IMAGE_LIMITS */
@@ -25,8 +25,6 @@ typedef struct {
     const char     *use_adapter;                /* of requests that name none; NULL: the base model alone */
     bool            merge_adapter;              /* see reader.h */
 } engine_options;
-
-extern const size_t DEFAULT_CACHE_BYTES; /* 256 MiB */
 
 /* One worker's kernels as the options ask. ERR_USAGE: unknown device. */
 bool engine_kernels(kernels **out, const engine_options *o, err *e);

@@ -112,13 +112,21 @@ struct kernels {
 
     /* memory */
     void *(*alloc)(kernels *k, size_t bytes); /* lives until free_; NULL: out of memory (not kept in failed) */
-    void (*free_)(kernels *k, void *p);
+    void (*free_)(kernels *k, void *p);       /* waits for operations on it, of any stream and after failures too */
     act *(*take)(kernels *k, size_t n);       /* n activations of scratch, contents undefined */
     size_t (*mark)(kernels *k);
     void (*back)(kernels *k, size_t mark);
     void (*put)(kernels *k, act *dst, const float *src, size_t n); /* host f32 -> device */
     void (*get)(kernels *k, float *dst, const act *src, size_t n); /* device -> host f32; waits */
     void (*copy)(kernels *k, act *dst, const act *src, size_t n);  /* device -> device */
+    /* Pinned host memory, which the device copies to and from by itself, and those copies, of device memory as it
+     * is. They are done, and may be read, after sync(). These five are NULL where the device's memory is the host's
+     * (CPU). */
+    void *(*alloc_host)(kernels *k, size_t bytes); /* lives until free_host; NULL: no memory (not kept in failed) */
+    void (*free_host)(kernels *k, void *p);
+    void (*save)(kernels *k, void *host, const void *src, size_t bytes);
+    void (*restore)(kernels *k, void *dst, const void *host, size_t bytes);
+    size_t (*free_bytes)(kernels *k); /* of the device's memory, now; 0: it does not tell */
     /* Host numbers to where rope reads them: scratch, so valid until back(), and src must live as long. CPU:
      * src itself. */
     const float *(*upload)(kernels *k, const float *src, size_t n);

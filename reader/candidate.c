@@ -62,7 +62,7 @@ bool prefix_render(const reader *r, const reader_query *q, const reader_passage 
     return false;
 }
 
-int prefix_tokens(const prefix_kv *p) { return p->ready ? p->keys.n : p->job->p.n_ids; }
+int prefix_tokens(const prefix_kv *p) { return p->job ? p->job->p.n_ids : p->keys.n; }
 
 bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, prefix_kv *out, arena *a, err *e)
 {
@@ -70,8 +70,9 @@ bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, pref
     const prefix_entry *found = prefix_cache_find(r->cache, key);
     *out = (prefix_kv){0};
     if (found) {
-        *out =
-            (prefix_kv){.keys = found->keys, .cursor = found->cursor, .cached = true, .ready = true, .held = found};
+        bool ready = found->keys.data != NULL;
+        *out = (prefix_kv){.keys = found->keys, .cursor = found->cursor, .cached = true, .ready = ready,
+                           .held = ready ? found : NULL, .below = ready ? NULL : found};
         return true;
     }
     prefix_job *job = ARENA_NEW(a, prefix_job, 1, e);
@@ -86,20 +87,23 @@ bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, pref
                      (long long)z->id, job->p.n_ids, r->m->max_tokens);
 }
 
-/* The first of p[0 .. i] that computes what p[i] needs: itself, unless two requests asked for the same pair. */
-static int computed_by(const prefix_kv *p, int i)
+static prefix_key key_of(const prefix_kv *p) { return p->job ? p->job->key : p->below->key; }
+
+/* The first of p[0 .. i] that makes what p[i] needs: itself, unless two requests asked for the same pair. */
+static int made_by(const prefix_kv *p, int i)
 {
     for (int j = 0; j < i; j++)
-        if (!p[j].ready && prefix_key_same(p[j].job->key, p[i].job->key)) return j;
+        if (!p[j].ready && prefix_key_same(key_of(&p[j]), key_of(&p[i]))) return j;
     return i;
 }
 
-/* Room for the keys and values of a job: the cache's if there is some, else scratch. */
+/* Room for the keys and values of what is not ready: the cache's if there is some, else scratch. */
 static void make_room(reader *r, kernels *k, prefix_kv *p)
 {
-    size_t        len = decoder_kv_len(r->m->text, p->job->p.n_ids);
-    prefix_entry *fresh = prefix_cache_reserve(r->cache, k, p->job->key, len * (size_t)k->act_bytes);
-    p->keys = (kv){.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = p->job->p.n_ids};
+    int           n = prefix_tokens(p);
+    size_t        len = decoder_kv_len(r->m->text, n);
+    prefix_entry *fresh = prefix_cache_reserve(r->cache, k, key_of(p), len * (size_t)k->act_bytes);
+    p->keys = (kv){.data = fresh ? fresh->keys.data : k->take(k, len), .capacity = n, .n = p->below ? n : 0};
     p->held = fresh;
 }
 
@@ -133,13 +137,19 @@ static bool run_prefixes(const reader *r, kernels *k, prefix_kv *p, const int *t
     return decoder_forward_packed(r->m->text, k, pass, n, NULL, a, e);
 }
 
+static void release_below(reader *r, kernels *k, prefix_kv *p)
+{
+    prefix_cache_release(r->cache, k, p->below);
+    p->below = NULL;
+}
+
 bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err *e)
 {
-    int  n_todo = 0;
-    int *todo = ARENA_NEW(a, int, n, e);
-    if (!todo) return false;
+    int  n_todo = 0, n_run = 0;
+    int *todo = ARENA_NEW(a, int, n, e), *run = todo ? ARENA_NEW(a, int, n, e) : NULL;
+    if (!run) return false;
     for (int i = 0; i < n; i++)
-        if (!p[i].ready && computed_by(p, i) == i) todo[n_todo++] = i;
+        if (!p[i].ready && made_by(p, i) == i) todo[n_todo++] = i;
     if (n_todo == 0) return true;
 
     arena_mark am = arena_here(a);
@@ -147,15 +157,20 @@ bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err 
     for (int i = 0; i < n_todo; i++) make_room(r, k, &p[todo[i]]);
     size_t mark = k->mark(k);
     range_begin("prefixes");
-    bool ok = run_prefixes(r, k, p, todo, n_todo, a, e);
+    for (int i = 0; i < n_todo; i++) {
+        const prefix_kv *y = &p[todo[i]];
+        if (y->below) prefix_cache_restore(y->below, k, y->keys.data);
+        else run[n_run++] = todo[i];
+    }
+    bool ok = n_run == 0 || run_prefixes(r, k, p, run, n_run, a, e);
     k->back(k, mark);
     arena_back(a, am);
     ok = ok && k->sync(k, e);
     range_end();
     if (!ok) return false;
 
-    for (int i = n - 1; i >= 0; i--) { /* from the end, since what computes another's stands before it */
-        int from = p[i].ready ? i : computed_by(p, i);
+    for (int i = n - 1; i >= 0; i--) { /* from the end, since what makes another's stands before it */
+        int from = p[i].ready ? i : made_by(p, i);
         if (from == i) continue;
         p[i].keys = p[from].keys;
         p[i].cursor = p[from].cursor;
@@ -170,6 +185,7 @@ bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err 
         fresh->cursor = y->cursor;
         prefix_cache_publish(r->cache, fresh); /* only what is known to be complete */
     }
+    for (int i = 0; i < n; i++) release_below(r, k, &p[i]); /* now, so that others may have its room */
     return true;
 }
 
@@ -177,6 +193,7 @@ void prefix_release(reader *r, kernels *k, prefix_kv *p)
 {
     prefix_cache_release(r->cache, k, p->held);
     p->held = NULL;
+    release_below(r, k, p);
 }
 
 bool prefixes_take(reader *r, kernels *k, const reader_query *q, prefix_kv *out, arena *a, err *e)

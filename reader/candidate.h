@@ -43,18 +43,19 @@ typedef struct {
     int  cursor; /* position of the token that follows */
     bool cached, ready;
     bool shared; /* computed for another request that needed it too */
-    const prefix_entry *held; /* the cache's; NULL: the keys are scratch, or lie in an entry that another one of
-                                 them holds */
-    prefix_job         *job;  /* the arena's; NULL: it was in the cache */
+    const prefix_entry *held;  /* the cache's; NULL: the keys are scratch, or lie in an entry that another one of
+                                  them holds */
+    const prefix_entry *below; /* the cache's copy in host memory, until it is ready; NULL: none */
+    prefix_job         *job;   /* the arena's; NULL: it was in the cache */
 } prefix_kv;
 
 /* The prefix of a passage if it is in the cache; else load its picture and render it, and it is not ready yet.
  * *out is to be released also after an error. */
 bool prefix_find(reader *r, const reader_query *q, const reader_passage *z, prefix_kv *out, arena *a, err *e);
 int  prefix_tokens(const prefix_kv *p);
-/* Make ready what is not: one packed pass, into the cache if there is room, into scratch if not; waits for the
- * device. One that is needed twice is computed once. All are of one branch. Valid until released and until
- * scratch goes back. */
+/* Make ready what is not: copied from host memory or computed in one packed pass, into the cache if there is room,
+ * into scratch if not; waits for the device. One that is needed twice is made once. All are of one branch. Valid
+ * until released and until scratch goes back. */
 bool prefixes_compute(reader *r, kernels *k, prefix_kv *p, int n, arena *a, err *e);
 void prefix_release(reader *r, kernels *k, prefix_kv *p); /* a zeroed one is fine */
 

@@ -37,6 +37,8 @@ typedef struct {
 
 typedef struct {
     const char *model_type; /* as config.json spells it */
+    /* Sizes of the decoder from config.json alone, but for V. ERR_FILE. */
+    bool (*sizes)(decoder_config *out, const json_t *config, const char *config_name, err *e);
     bool (*open)(model **out, const model_files *f, err *e);
     void (*close)(model *m, kernels *k); /* NULL is fine */
 

@@ -278,7 +278,7 @@ static int pixtral_positions(int32_t *pos, const prompt *p, int cursor)
 }
 
 const family FAMILY_PIXTRAL = {
-    .model_type = "llava", .open = pixtral_open, .close = pixtral_close,
+    .model_type = "llava", .sizes = pixtral_sizes, .open = pixtral_open, .close = pixtral_close,
     .prepare = pixtral_prepare, .encode = pixtral_encode, .encode_flops = pixtral_encode_flops,
     .prefix = pixtral_prefix, .query = pixtral_query, .positions = pixtral_positions,
 };

@@ -16,5 +16,7 @@ typedef struct {
 
 /* Sizes from config.json in any of its spellings. ERR_FILE names the member. */
 bool pixtral_config_open(pixtral_config *out, const model_files *f, err *e);
+/* The decoder's alone, but for V. */
+bool pixtral_sizes(decoder_config *out, const json_t *config, const char *config_name, err *e);
 
 #endif

@@ -124,6 +124,14 @@ static bool projector_config(const config_fields *s, pixtral_config *c)
     return true;
 }
 
+bool pixtral_sizes(decoder_config *out, const json_t *config, const char *config_name, err *e)
+{
+    config_fields s = {config, config_name, e};
+    int           max_tokens;
+    *out = (decoder_config){0};
+    return text_config(&s, out, &max_tokens);
+}
+
 bool pixtral_config_open(pixtral_config *out, const model_files *f, err *e)
 {
     config_fields  s = {f->config, f->config_name, e};

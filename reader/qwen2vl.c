@@ -287,7 +287,7 @@ static bool qwen2vl_query(const model *m, const char *question, const picture *q
 }
 
 const family FAMILY_QWEN2VL = {
-    .model_type = "qwen2_vl", .open = qwen2vl_open, .close = qwen2vl_close,
+    .model_type = "qwen2_vl", .sizes = qwen2vl_sizes, .open = qwen2vl_open, .close = qwen2vl_close,
     .prepare = qwen2vl_prepare, .encode = qwen2vl_encode, .encode_flops = qwen2vl_encode_flops,
     .prefix = qwen2vl_prefix, .query = qwen2vl_query, .positions = mrope_positions,
 };

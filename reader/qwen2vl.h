@@ -15,5 +15,7 @@ typedef struct {
 /* Sizes from config.json in any of its spellings, and the embedding's rows from the file itself. ERR_FILE names
  * the member. */
 bool qwen2vl_config_open(qwen2vl_config *out, const model_files *f, err *e);
+/* The decoder's alone, but for V. */
+bool qwen2vl_sizes(decoder_config *out, const json_t *config, const char *config_name, err *e);
 
 #endif

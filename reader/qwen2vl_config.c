@@ -139,6 +139,14 @@ static bool tied_config(const config_fields *s, const safetensors *file, bool *t
     return json_bool_or(s->root, path, !safetensors_find(file, "lm_head.weight"), tied, s->where, s->e);
 }
 
+bool qwen2vl_sizes(decoder_config *out, const json_t *config, const char *config_name, err *e)
+{
+    config_fields s = {config, config_name, e};
+    int           max_tokens;
+    *out = (decoder_config){0};
+    return text_config(&s, out, &max_tokens);
+}
+
 bool qwen2vl_config_open(qwen2vl_config *out, const model_files *f, err *e)
 {
     config_fields  s = {f->config, f->config_name, e};

@@ -11,6 +11,7 @@
 #include "base/text.h"
 
 static const family *const FAMILIES[] = {&FAMILY_QWEN2VL, &FAMILY_PIXTRAL};
+static const size_t CPU_CACHE_BYTES = (size_t)1 << 30;
 enum { N_FAMILIES = sizeof FAMILIES / sizeof *FAMILIES };
 
 static bool find_family(const family **out, const json_t *config, const char *where, err *e)
@@ -23,6 +24,51 @@ static bool find_family(const family **out, const json_t *config, const char *wh
         snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", FAMILIES[i]->model_type);
     }
     return err_set(e, ERR_FILE, "%s: model_type '%.40s' is not a reader that is supported (%s)", where, type, known);
+}
+
+/* ---- the size of the cache ---- */
+
+bool reader_cache_agrees(size_t cache_bytes, size_t cache_host_bytes, bool gpu, err *e)
+{
+    if (cache_host_bytes == 0 || (gpu && cache_bytes)) return true;
+    return err_at(e, ERR_USAGE, NULL, "cache_host_mb", "cache_host_mb: %s",
+                  gpu ? "host memory takes what the cache on the GPU has no room for, and cache_mb is 0"
+                      : "on a CPU the cache is host memory already, and a second one would hold the same: raise "
+                        "cache_mb instead");
+}
+
+static size_t auto_cache(const decoder_config *c, bool gpu, size_t act_bytes)
+{
+    size_t token = 2 * (size_t)c->L * (size_t)c->kv_heads * (size_t)c->head_dim * act_bytes,
+           bytes = token * CACHE_PREFIX_TOKENS * CACHE_PREFIXES;
+    return gpu || bytes < CPU_CACHE_BYTES ? bytes : CPU_CACHE_BYTES;
+}
+
+bool reader_auto_cache(size_t *bytes, const char *dir, bool gpu, precision products, err *e)
+{
+    char           path[1024];
+    json_t        *config = NULL;
+    const family  *f;
+    decoder_config c;
+    bool ok = path_join(path, sizeof path, dir, "config.json", e) && json_open(&config, path, e)
+              && find_family(&f, config, path, e) && f->sizes(&c, config, path, e);
+    if (ok) *bytes = auto_cache(&c, gpu, gpu && products == PRECISION_BF16 ? 2 : 4);
+    json_decref(config);
+    return ok;
+}
+
+/* Once the weights are there. */
+static bool open_cache(reader *r, const reader_options *o, err *e)
+{
+    const kernels *k = r->k;
+    size_t         bytes = o->cache_bytes;
+    if (bytes == CACHE_AUTO) {
+        size_t most = k->free_bytes ? k->free_bytes(r->k) / 2 : SIZE_MAX;
+        bytes = auto_cache(decoder_sizes(r->m->text), k->gpu >= 0, (size_t)k->act_bytes);
+        if (bytes > most) bytes = most;
+    }
+    r->cache = prefix_cache_new(bytes, o->cache_host_bytes);
+    return r->cache || err_set(e, ERR_MEMORY, "reader: out of memory");
 }
 
 /* ---- adapters ---- */
@@ -130,6 +176,7 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     reader *r = mem_zalloc(1, sizeof *r);
     if (!r) return err_set(e, ERR_MEMORY, "reader: out of memory");
     r->k = k;
+    if (!reader_cache_agrees(o->cache_bytes, o->cache_host_bytes, k->gpu >= 0, e)) goto done;
     if (!known_layout(dir, e)) goto done;
     if (!path_join(config_path, sizeof config_path, dir, "config.json", e)) goto done;
     if (!path_join(tokens_path, sizeof tokens_path, dir, "tokenizer.json", e)) goto done;
@@ -144,10 +191,7 @@ bool reader_open(reader **out, const char *dir, const reader_options *o, kernels
     model_files files = {dir, config, config_path, r->file, r->tokens, k, &adapters};
     if (!r->f->open(&r->m, &files, e) || !adapters_matched(r, e)) goto done;
     if (!generation_config_open(&r->generation, dir, r->m->end_id, decoder_sizes(r->m->text)->V, e)) goto done;
-    if (!(r->cache = prefix_cache_new(o->cache_bytes))) {
-        err_set(e, ERR_MEMORY, "reader: out of memory");
-        goto done;
-    }
+    if (!open_cache(r, o, e)) goto done;
     if (!sha256_model(r->hash, dir, e)) goto done;
     *out = r;
     r = NULL;

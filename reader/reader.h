@@ -16,17 +16,31 @@ enum { MAX_ADAPTERS = 32, MAX_ADAPTER_NAME = 64 };
 typedef struct { const char *name, *dir; } reader_adapter;
 bool reader_adapter_name(const char *name); /* it is such a name */
 
+/* As cache_bytes: room for 256 prefixes, those of 64 requests with the default k, of 400 tokens, which is a picture
+ * of 448 px with its caption. On a GPU it is at most half of what is free once the weights are there; on a CPU at
+ * most 1 GiB, since what a container may have is not known here. */
+#define CACHE_AUTO SIZE_MAX
+enum { CACHE_PREFIXES = 256, CACHE_PREFIX_TOKENS = 400 };
+
 typedef struct {
-    size_t                cache_bytes; /* of candidate prefixes' keys and values; 0: no cache */
+    size_t                cache_bytes; /* of candidate prefixes' keys and values; 0: no cache; or CACHE_AUTO */
+    size_t                cache_host_bytes; /* pinned host memory for what a GPU has no more room for; 0: none */
     const reader_adapter *adapters;    /* borrowed */
     int                   n_adapters;
     bool                  merge;       /* add the one adapter to the weights: no branch to compute, but memory
                                           of its own */
 } reader_options;
 
+/* Host memory is not behind a CPU, whose cache lies there already, nor behind no cache. ERR_USAGE, field
+ * cache_host_mb. */
+bool reader_cache_agrees(size_t cache_bytes, size_t cache_host_bytes, bool gpu, err *e);
+/* CACHE_AUTO for the reader in dir, from its config.json alone: so without a GPU's bound. ERR_FILE. */
+bool reader_auto_cache(size_t *bytes, const char *dir, bool gpu, precision products, err *e);
+
 /* dir: config.json, tokenizer.json, preprocessor_config.json, model.safetensors or shards. k opens the weights
  * and must outlive the reader. ERR_FILE names file and tensor, or an unknown family; every tensor of an adapter
- * must find its layer. ERR_USAGE: a name that is no name or is used twice, merging of several. */
+ * must find its layer. ERR_USAGE: a name that is no name or is used twice, merging of several, a cache that does not
+ * agree. */
 bool reader_open(reader **out, const char *dir, const reader_options *o, kernels *k, err *e);
 void reader_close(reader *r);
 const char *reader_hash(const reader *r);
@@ -179,7 +193,13 @@ bool reader_generate(reader *r, kernels *k, const reader_query *q, const reader_
  * 0: e is set. */
 uint64_t reader_minimum_flops(reader *r, const reader_query *q, arena *a, err *e);
 
-typedef struct { uint64_t hits, misses, evictions; size_t bytes, limit_bytes; int entries; } reader_cache_stats;
+typedef struct {
+    uint64_t hits, misses; /* of prefixes asked for */
+    uint64_t host_hits;    /* those of hits that came from host memory */
+    uint64_t evictions, host_evictions; /* for room: from the device, and of copies in host memory */
+    size_t   bytes, limit_bytes, host_bytes, host_limit_bytes;
+    int      entries, host_entries;
+} reader_cache_stats;
 void reader_cache(reader *r, reader_cache_stats *out);
 void reader_cache_clear(reader *r);
 

@@ -14,7 +14,8 @@
 #include "diagnose/engine.h"
 #include "base/file.h"
 
-typedef enum { KIND_INT, KIND_NUM, KIND_TEXT, KIND_CHOICE } kind;
+/* KIND_AUTO: a whole number, or the word auto, which is kept as -1. */
+typedef enum { KIND_INT, KIND_AUTO, KIND_NUM, KIND_TEXT, KIND_CHOICE } kind;
 typedef struct {
     const char *section, *key, *flag; /* flag: key with '-' for '_', but where that would be unclear */
     kind        kind;
@@ -73,8 +74,10 @@ static const setting SETTINGS[] = {
            "what searches the index; exact: all its vectors on the GPU"),
     CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native",
            "what the reader's pictures go through first"),
-    INT("models", cache_mb, "cache-mb", 0, 1048576, "64",
-        "MiB for the keys and values of retrieved pairs; 0: no cache"),
+    {"models", "cache_mb", "cache-mb", KIND_AUTO, AT(cache_mb), 0, 1048576, "auto", NULL,
+     "MiB on the device for the keys and values of retrieved pairs; 0: no cache; auto: for 256 pairs"},
+    INT("models", cache_host_mb, "cache-host-mb", 0, 1048576, "0",
+        "MiB of pinned host memory for those that a GPU's cache has no more room for"),
     TEXT("models", use_adapter, "use-adapter", "",
          "adapter of requests that name none; empty: the base model alone"),
     CHOICE("models", lora_merge, "lora-merge", "no|yes", "no",
@@ -105,11 +108,14 @@ static bool assign(config *c, const setting *s, const char *v, const char *where
     char *end;
     errno = 0;
     switch (s->kind) {
+    case KIND_AUTO:
+        if (strcmp(v, "auto") == 0) return *(int64_t *)p = -1, true;
+        /* fall through */
     case KIND_INT: {
         long long n = strtoll(v, &end, 10);
         if (errno || end == v || *end || isspace((unsigned char)*v) || (double)n < s->min || (double)n > s->max)
-            return err_at(e, ERR_USAGE, NULL, s->key, "%s: %s is a whole number from %.0f to %.0f", where, s->key,
-                          s->min, s->max);
+            return err_at(e, ERR_USAGE, NULL, s->key, "%s: %s is %sa whole number from %.0f to %.0f", where, s->key,
+                          s->kind == KIND_AUTO ? "auto or " : "", s->min, s->max);
         *(int64_t *)p = n;
         return true;
     }
@@ -141,6 +147,8 @@ void config_defaults(config *c)
     *c = (config){0};
     for (int i = 0; i < N_SETTINGS; i++) assign(c, &SETTINGS[i], SETTINGS[i].def, "default", &e);
 }
+
+size_t config_cache_bytes(const config *c) { return c->cache_mb < 0 ? CACHE_AUTO : (size_t)c->cache_mb << 20; }
 
 /* ---- adapters: a list, so not in the table ---- */
 
@@ -389,7 +397,9 @@ bool config_check(config *c, int cores, err *e)
         if (((const char *)c)[FOLDERS[i].at] == 0)
             return err_at(e, ERR_USAGE, NULL, FOLDERS[i].key, "%s is not set: give --%s DIR, or %s in [models]",
                           FOLDERS[i].key, FOLDERS[i].key, FOLDERS[i].key);
-    if (!adapters_agree(c, e)) return false;
+    if (!adapters_agree(c, e)
+        || !reader_cache_agrees(config_cache_bytes(c), (size_t)c->cache_host_mb << 20, kernels_on_gpu(c->device), e))
+        return false;
     if (cores < 1) cores = 1;
     if (kernels_on_gpu(c->device)) {
         /* Two, so that one decodes pictures and searches while the other's passes run. */
@@ -410,7 +420,9 @@ bool config_check(config *c, int cores, err *e)
 static void print_value(const config *c, const setting *s, text *out)
 {
     const char *p = (const char *)c + s->offset;
-    if (s->kind == KIND_INT) text_printf(out, "%lld", (long long)*(const int64_t *)(const void *)p);
+    if (s->kind == KIND_AUTO && *(const int64_t *)(const void *)p < 0) text_add(out, "auto");
+    else if (s->kind == KIND_INT || s->kind == KIND_AUTO)
+        text_printf(out, "%lld", (long long)*(const int64_t *)(const void *)p);
     else if (s->kind == KIND_NUM) text_printf(out, "%.17g", *(const double *)(const void *)p);
     else text_add(out, p);
 }

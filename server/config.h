@@ -40,7 +40,8 @@ typedef struct {
     /* [models] */
     char    reader[PATH_MAX], retriever[PATH_MAX], index[PATH_MAX];
     char    device[32], products[8], search[12], image_policy[12];
-    int64_t cache_mb;            /* of candidate prefixes' keys and values */
+    int64_t cache_mb;            /* of candidate prefixes' keys and values, on the device; -1: CACHE_AUTO */
+    int64_t cache_host_mb;       /* of those that it has no more room for */
     double  tau;                 /* temperature of p_R */
     char    use_adapter[MAX_ADAPTER_NAME + 1]; /* of requests that name none; empty: the base model alone */
     char    lora_merge[8];       /* "yes": add the one adapter to the weights */
@@ -52,6 +53,7 @@ typedef struct {
 } config;
 
 void config_defaults(config *c);
+size_t config_cache_bytes(const config *c); /* cache_mb, or CACHE_AUTO */
 
 /* The steps in order. ERR_USAGE names file and line, variable or flag, and what would be taken. */
 bool config_file(config *c, const char *path, err *e);
@@ -65,8 +67,9 @@ typedef enum { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_HELP } config_acti
 bool config_from_args(config *c, int argc, char *const argv[], char *const env[], config_action *what, err *e);
 
 /* What bounds of single settings cannot say: a reader is named, body <= buffered, deadline <= its maximum, the
- * address is an address, the adapter to use is one of those that are set. Fills in what 0 leaves open (workers,
- * threads, batch) for the device, and a machine of so many cores. */
+ * address is an address, the adapter to use is one of those that are set, there is a GPU where the cache has host
+ * memory behind it. Fills in what 0 leaves open (workers, threads, batch) for the device, and a machine of so many
+ * cores. */
 bool config_check(config *c, int cores, err *e);
 /* For --check-config: do the named folders exist? ERR_FILE. What is in them is checked when they are opened. */
 bool config_check_folders(const config *c, err *e);

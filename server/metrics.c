@@ -136,9 +136,20 @@ static void put_identities(const gauges *g, text *out)
 static void put_cache(const reader_cache_stats *c, text *out)
 {
     counter(out, "jomed_prefix_cache_hits_total", "Candidate prefixes found in the cache.", (double)c->hits);
+    counter(out, "jomed_prefix_cache_host_hits_total", "Those of them that came from host memory.",
+            (double)c->host_hits);
     counter(out, "jomed_prefix_cache_misses_total", "Candidate prefixes computed.", (double)c->misses);
-    counter(out, "jomed_prefix_cache_evictions_total", "Candidate prefixes dropped for room.", (double)c->evictions);
-    gauge(out, "jomed_prefix_cache_bytes", "Bytes of cached prefixes.", (double)c->bytes);
+    counter(out, "jomed_prefix_cache_evictions_total", "Candidate prefixes that left the device for room.",
+            (double)c->evictions);
+    counter(out, "jomed_prefix_cache_host_evictions_total", "Those dropped from host memory for room.",
+            (double)c->host_evictions);
+    gauge(out, "jomed_prefix_cache_bytes", "Bytes of cached prefixes on the device.", (double)c->bytes);
+    gauge(out, "jomed_prefix_cache_limit_bytes", "The most that these may be.", (double)c->limit_bytes);
+    gauge(out, "jomed_prefix_cache_host_bytes", "Bytes of cached prefixes in pinned host memory.",
+          (double)c->host_bytes);
+    gauge(out, "jomed_prefix_cache_host_limit_bytes",
+          "The most that these may be: less than was set where the machine gave no more.",
+          (double)c->host_limit_bytes);
 }
 
 /* The few numbers of /proc/self that every Prometheus client exports; a missing /proc leaves them out. */

@@ -174,6 +174,43 @@ static void gpu_copy(kernels *k, act *dst, const act *src, size_t n)
         cu_ok(k, cudaMemcpyAsync(dst, src, n * (size_t)k->act_bytes, cudaMemcpyDeviceToDevice, g->stream), "copy");
 }
 
+/* Locking pages is slow, and freeing them waits for the device: whoever takes such memory should keep it. */
+static void *gpu_alloc_host(kernels *k, size_t bytes)
+{
+    void *p = NULL;
+    if (cudaSetDevice(k->gpu) == cudaSuccess && cudaMallocHost(&p, bytes ? bytes : 1) == cudaSuccess) return p;
+    (void)cudaGetLastError();
+    return NULL;
+}
+
+static void gpu_free_host(kernels *k, void *p)
+{
+    if (!p) return;
+    (void)cudaSetDevice(k->gpu);
+    (void)cudaFreeHost(p);
+    (void)cudaGetLastError();
+}
+
+static void gpu_save(kernels *k, void *host, const void *src, size_t bytes)
+{
+    cuda *g = cuda_of(k);
+    if (g && bytes) cu_ok(k, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, g->stream), "save");
+}
+
+static void gpu_restore(kernels *k, void *dst, const void *host, size_t bytes)
+{
+    cuda *g = cuda_of(k);
+    if (g && bytes) cu_ok(k, cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, g->stream), "restore");
+}
+
+static size_t gpu_free_bytes(kernels *k)
+{
+    size_t free_bytes = 0, all = 0;
+    if (cudaSetDevice(k->gpu) == cudaSuccess && cudaMemGetInfo(&free_bytes, &all) == cudaSuccess) return free_bytes;
+    (void)cudaGetLastError();
+    return 0;
+}
+
 static const float *gpu_upload(kernels *k, const float *src, size_t n)
 {
     cuda *g = cuda_of(k);
@@ -267,6 +304,8 @@ static kernels table(bool f32)
     k.take = gpu_take, k.mark = gpu_mark, k.back = gpu_back;
     k.put = gpu_put, k.get = gpu_get, k.copy = gpu_copy, k.upload = gpu_upload;
     k.pixels = cuda_pixels;
+    k.alloc_host = gpu_alloc_host, k.free_host = gpu_free_host, k.save = gpu_save, k.restore = gpu_restore;
+    k.free_bytes = gpu_free_bytes;
     k.weight_open = cuda_weight_open, k.weight_close = cuda_weight_close;
     k.sync = gpu_sync, k.close = gpu_close;
     k.linear = cuda_linear, k.linear_low_rank = cuda_linear_low_rank;

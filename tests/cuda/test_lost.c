@@ -1,68 +1,15 @@
 /* test_lost.c - a device that fails while a request is read: at any call, by running out of memory or by being
  * gone. Fails when that gives a number instead of an error, other bits, a leak, or a reader that does not serve
  * once there is a device again. The emulation alone can do this: a real GPU is not broken on purpose. */
-#include "tests/cuda/gpu.h"
-#include "tests/reader/golden.h"
+#include "tests/cuda/world.h"
 
 #ifdef JOMED_SIMT
 #include "tests/simt/control.h"
 
-enum { K = 2, A = 2, SIDE = 28, CACHE = 4 << 20 };
-
-typedef struct { kernels *k; reader *r; arena *a; image img[K + 1]; reader_passage z[K]; reader_query q; } world;
-
-/* Passage id's picture. */
-static bool load(void *ctx, int64_t id, image *out, arena *a, err *e)
+/* Nothing may be left on the device. */
+static void close_whole(world *w)
 {
-    (void)a, (void)e;
-    *out = ((world *)ctx)->img[1 + id];
-    return true;
-}
-
-static bool device_open(world *w, err *e)
-{
-    kernels_options o = {.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = (size_t)16 << 20};
-    reader_options  ro = {.cache_bytes = CACHE};
-    return kernels_open(&w->k, &o, e) && reader_open(&w->r, FIXTURE("qwen2vl-tiny"), &ro, w->k, e);
-}
-
-static void device_close(world *w)
-{
-    reader_close(w->r);
-    if (w->k) w->k->close(w->k);
-    w->r = NULL;
-    w->k = NULL;
-}
-
-static world *open_world(void)
-{
-    static const char *const answers[A] = {"Yes", "No"};
-    err    e = {0};
-    world *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    w->a = arena_new(0);
-    OK(device_open(w, &e), e);
-    for (int i = 0; i <= K; i++) {
-        w->img[i] = (image){.width = SIDE, .height = SIDE, .rgb = ARENA_NEW(w->a, uint8_t, 3 * SIDE * SIDE, &e)};
-        for (int j = 0; j < 3 * SIDE * SIDE; j++) w->img[i].rgb[j] = (uint8_t)(j * (7 + i) + (j >> 7) * 31);
-    }
-    for (int i = 0; i < K; i++) w->z[i] = (reader_passage){i, "a finding"};
-    w->q = (reader_query){.img = &w->img[0],
-                          .question = "Is it?",
-                          .answers = answers,
-                          .A = A,
-                          .z = w->z,
-                          .K = K,
-                          .load = load,
-                          .load_ctx = w};
-    return w;
-}
-
-static void close_world(world *w)
-{
-    device_close(w);
-    arena_free(w->a);
-    free(w);
+    close_world(w);
     assert_int_equal(simt_memory_used(), 0);
     assert_int_equal(simt_handles_used(), 0);
 }
@@ -72,7 +19,7 @@ static long next_n(long n) { return 2 * n + 3; } /* some eight places in a reque
 static void a_device_that_is_gone_gives_an_error_and_no_number(void **state)
 {
     (void)state;
-    world        *w = open_world();
+    world        *w = open_world(CACHE, 0);
     err           e = {0};
     reader_scores want, y;
     OK(reader_score(w->r, w->k, &w->q, w->a, &want, &e), e);
@@ -97,14 +44,14 @@ static void a_device_that_is_gone_gives_an_error_and_no_number(void **state)
     simt_fail(cudaSuccess, 0);
     assert_true(failures > 4);
     assert_memory_equal(y.logp, want.logp, K * A * sizeof(float));
-    close_world(w);
+    close_whole(w);
 }
 
 /* Once: the next request finds the device whole. Where only the cache went without, the answer is the same. */
 static void memory_that_runs_out_fails_one_request_at_most(void **state)
 {
     (void)state;
-    world        *w = open_world();
+    world        *w = open_world(CACHE, 0);
     err           e = {0};
     reader_scores want, y;
     long          n = 0, before = simt_calls(), calls;
@@ -122,7 +69,7 @@ static void memory_that_runs_out_fails_one_request_at_most(void **state)
         OK(reader_score(w->r, w->k, &w->q, w->a, &y, &e), e);
         assert_memory_equal(y.logp, want.logp, K * A * sizeof(float));
     }
-    close_world(w);
+    close_whole(w);
 }
 
 /* Packed passes on the device: the same bits one by one, all together, cold and warm. */
@@ -130,7 +77,7 @@ static void packed_passes_change_no_bit_on_the_device(void **state)
 {
     (void)state;
     static const int width[] = {1, 1 << 20};
-    world        *w = open_world();
+    world        *w = open_world(CACHE, 0);
     err           e = {0};
     reader_scores want = {0}, y;
     for (int i = 0; i < 2; i++) {
@@ -144,7 +91,108 @@ static void packed_passes_change_no_bit_on_the_device(void **state)
             assert_memory_equal(y.logit, want.logit, K * A * sizeof(float));
         }
     }
-    close_world(w);
+    close_whole(w);
+}
+
+/* ---- copies to host memory and back ---- */
+
+enum { PAIRS = N_PASSAGES / K };
+
+/* A device with room for one pair of passages, and host memory for all. */
+static void open_two_tiers(world *w)
+{
+    err                e = {0};
+    reader_cache_stats s;
+    reader_cache(w->r, &s);
+    size_t pair = s.bytes / (size_t)s.entries * K;
+    device_close(w);
+    w->o = (reader_options){.cache_bytes = pair, .cache_host_bytes = CACHE};
+    OK(device_open(w, &e), e);
+}
+
+static bool read_pair(world *w, int pair, reader_scores *y, err *e)
+{
+    *e = (err){0};
+    w->q.z = w->z + pair * K;
+    return reader_score(w->r, w->k, &w->q, w->a, y, e);
+}
+
+/* The device fails at the n-th call from its next copy on. */
+static struct {
+    void (*save)(kernels *k, void *host, const void *src, size_t bytes);
+    void (*restore)(kernels *k, void *dst, const void *host, size_t bytes);
+    cudaError_t status;
+    long        n;
+} broken;
+
+static void break_device(void)
+{
+    if (broken.status != cudaSuccess) simt_fail(broken.status, broken.n);
+    broken.status = cudaSuccess;
+}
+static void break_and_save(kernels *k, void *host, const void *src, size_t bytes)
+{
+    break_device();
+    broken.save(k, host, src, bytes);
+}
+static void break_and_restore(kernels *k, void *dst, const void *host, size_t bytes)
+{
+    break_device();
+    broken.restore(k, dst, host, bytes);
+}
+
+/* Pair x is on the device, and for a way up also below; then pair y needs its room, or x comes back, and that breaks
+ * at call n. What the tiers hold afterwards is whole. Blocks were others' before, so an unfilled one would show. */
+static bool copies_break(world *w, const reader_scores *want, cudaError_t status, bool up, long n)
+{
+    reader_scores      got;
+    err                e;
+    int                x = (int)n % PAIRS, y = (x + 1) % PAIRS;
+    reader_cache_stats s;
+    reader_cache_clear(w->r);
+    OK(read_pair(w, x, &got, &e), e);
+    if (up) OK(read_pair(w, y, &got, &e), e);
+
+    broken.save = w->k->save, broken.restore = w->k->restore, broken.status = status, broken.n = n;
+    if (up) w->k->restore = break_and_restore;
+    else w->k->save = break_and_save;
+    bool ok = read_pair(w, up ? x : y, &got, &e);
+    simt_fail(cudaSuccess, 0);
+    w->k->save = broken.save, w->k->restore = broken.restore;
+    assert_int_equal(broken.status, cudaSuccess); /* it came to a copy */
+    reader_cache(w->r, &s);
+    assert_true(s.bytes <= s.limit_bytes && s.host_bytes <= s.host_limit_bytes);
+    if (ok) assert_memory_equal(got.logp, want[up ? x : y].logp, K * A * sizeof(float));
+    else assert_int_equal(e.code, status == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_GPU);
+    if (!ok && status != cudaErrorMemoryAllocation) {
+        device_close(w);
+        assert_int_equal(simt_memory_used() + (size_t)simt_handles_used(), 0);
+        e = (err){0};
+        OK(device_open(w, &e), e);
+    }
+    for (int i = 0; i <= PAIRS; i++) {
+        int pair = (x + i) % PAIRS;
+        OK(read_pair(w, pair, &got, &e), e);
+        assert_memory_equal(got.logp, want[pair].logp, K * A * sizeof(float));
+    }
+    return ok;
+}
+
+static void copies_that_break_leave_no_half_made_prefix(void **state)
+{
+    (void)state;
+    static const cudaError_t status[] = {cudaErrorMemoryAllocation, cudaErrorLaunchFailure};
+    reader_scores want[PAIRS];
+    err           e;
+    world        *w = open_world(CACHE, 0);
+    int           failures = 0;
+    for (int i = 0; i < PAIRS; i++) OK(read_pair(w, i, &want[i], &e), e);
+    open_two_tiers(w);
+    for (int i = 0; i < 2; i++)
+        for (int up = 0; up < 2; up++)
+            for (long n = 0; n < 6; n++) failures += !copies_break(w, want, status[i], up, n);
+    assert_true(failures >= 6);
+    close_whole(w);
 }
 
 int main(void)
@@ -153,6 +201,7 @@ int main(void)
         cmocka_unit_test(packed_passes_change_no_bit_on_the_device),
         cmocka_unit_test(a_device_that_is_gone_gives_an_error_and_no_number),
         cmocka_unit_test(memory_that_runs_out_fails_one_request_at_most),
+        cmocka_unit_test(copies_that_break_leave_no_half_made_prefix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

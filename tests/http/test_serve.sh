@@ -13,6 +13,10 @@ exits 2 "bad.ini:2: port is a whole number" --check-config --config "$dir/bad.in
 printf '[server]\nprot = 1\n' >"$dir/bad.ini"
 exits 2 "bad.ini:2: no setting is called" --check-config --config "$dir/bad.ini"
 exits 1 "index: $dir/none" --check-config --reader $demo/reader --retriever $demo/retriever --index "$dir/none"
+auto=$("$jomed" serve --check-config --reader $demo/reader --retriever $demo/retriever --index "$dir" --device cpu)
+has "$auto" "cache_mb = auto: 250 MiB" "--check-config says how large the cache will be"
+exits 2 "on a CPU the cache is host memory already" --check-config --reader $demo/reader --retriever $demo/retriever --index "$dir" --device cpu --cache-host-mb 1
+exits 1 "config.json" --check-config --reader "$dir" --retriever $demo/retriever --index "$dir" --device cpu
 JOMED_SERVER_PORT=70000 "$jomed" serve --check-config 2>"$dir/err"; is $? 2 "a wrong environment variable"
 has "$(cat "$dir/err")" "JOMED_SERVER_PORT: port is" "a wrong environment variable is named"
 
@@ -35,9 +39,13 @@ start "${set_up[@]}"
 has "$url" http://127.0.0.1: "--port 0 prints the port it took"
 is "$(wc -l <"$dir/out")" 1 "one line on standard output"
 is "$(ask "$url/readyz")" 200 "ready when the port opens"
+has "$(cat "$dir/log")" '"cache_bytes": 262144000, "cache_host_bytes": 0,' "the log says how large the cache is"
 is "$(ask "${diagnose[@]}" "$url/v1/diagnoses")" 200 "a picture is diagnosed"
 first=$(answer "$dir/body")
 ask "${diagnose[@]}" "$url/v1/diagnoses" >"$dir/code"
+numbers=$(curl -s "$url/metrics")
+is "$(awk '$1 ~ /^jomed_prefix_cache_(host_)?limit_bytes$/ {printf "%s ", $2}' <<<"$numbers")" "262144000 0 " "and so do the metrics"
+is "$(awk '$1 ~ /^jomed_prefix_cache_host_hits_total$/ {print $2}' <<<"$numbers")" 0 "hits from host memory are counted"
 is "$(answer "$dir/body")" "$first" "the same request gives the same bits with a warm cache"
 has "$first" '"intended_use":"For research use only' "the answer says what it is for"
 printf '{"image": "%s", "question": "Is this breast ultrasound malignant?", "answers": ["Yes", "No"]}' "$(base64 -w0 $picture)" >"$dir/json"

@@ -152,7 +152,9 @@ static void what_single_settings_cannot_say(void **state)
              {"--reader", "", "reader is not set"},
              {"--index", "", "index is not set"},
              {"--use-adapter", "a", "use_adapter is 'a', which is no adapter"},
-             {"--lora-merge=yes", "--port=1", "exactly one adapter, 0 are set"}};
+             {"--lora-merge=yes", "--port=1", "exactly one adapter, 0 are set"},
+             {"--device=cpu", "--cache-host-mb=1", "cache_host_mb: on a CPU the cache is host memory already"},
+             {"--device=cuda:0", "--cache-host-mb=1", NULL}};
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         config        c;
         config_action action;
@@ -160,8 +162,40 @@ static void what_single_settings_cannot_say(void **state)
         OK(from(&c, ARGS("--reader", "r", "--retriever", "t", "--index", "i", t[i].flag, t[i].value), NO_ENV,
                 &action, &e),
            e);
-        FAILS(config_check(&c, 2, &e), e, ERR_USAGE, t[i].part);
+        if (t[i].part) FAILS(config_check(&c, 2, &e), e, ERR_USAGE, t[i].part);
+        else OK(config_check(&c, 2, &e), e);
     }
+}
+
+static void the_size_of_the_cache_is_a_number_or_auto(void **state)
+{
+    (void)state;
+    static const struct { const char *value; size_t bytes; const char *printed;
+    } t[] = {{"auto", CACHE_AUTO, "\ncache_mb = auto\n"},
+             {"0", 0, "\ncache_mb = 0\n"},
+             {"5", 5 << 20, "\ncache_mb = 5\n"}};
+    static const char *const wrong[] = {"-1", "automatic", "", "1048577"};
+    config        c;
+    config_action action;
+    err           e = {0};
+    config_defaults(&c);
+    assert_true(config_cache_bytes(&c) == CACHE_AUTO);
+    assert_int_equal(c.cache_host_mb, 0);
+    for (int i = 0; i < 3; i++) {
+        text out = {0};
+        OK(from(&c, ARGS("--cache-mb", t[i].value), NO_ENV, &action, &e), e);
+        assert_true(config_cache_bytes(&c) == t[i].bytes);
+        config_print(&c, &out);
+        assert_non_null(strstr(out.s, t[i].printed));
+        text_free(&out);
+    }
+    for (int i = 0; i < 4; i++)
+        FAILS(from(&c, ARGS("--cache-mb", wrong[i]), NO_ENV, &action, &e), e, ERR_USAGE,
+              "--cache-mb: cache_mb is auto or a whole number from 0 to 1048576");
+    e = (err){0};
+    OK(from(&c, ARGS("--reader=r", "--retriever=t", "--index=i", "--device=cuda:0", "--cache-mb=0",
+                     "--cache-host-mb=1"), NO_ENV, &action, &e), e);
+    FAILS(config_check(&c, 2, &e), e, ERR_USAGE, "cache_mb is 0");
 }
 
 static void workers_and_threads_share_the_cores(void **state)
@@ -272,6 +306,7 @@ int main(void)
         cmocka_unit_test(wrong_flags_and_variables_are_named),
         cmocka_unit_test(adapters_come_from_file_and_flags),
         cmocka_unit_test(what_single_settings_cannot_say),
+        cmocka_unit_test(the_size_of_the_cache_is_a_number_or_auto),
         cmocka_unit_test(workers_and_threads_share_the_cores),
         cmocka_unit_test(missing_folders_are_named),
         cmocka_unit_test(what_is_printed_reads_back_the_same),
