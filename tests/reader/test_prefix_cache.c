@@ -37,7 +37,11 @@ static void device_save(kernels *k, void *host, const void *src, size_t bytes)
     ((device *)k)->saves++;
     memcpy(host, src, bytes);
 }
-static void device_restore(kernels *k, void *dst, const void *host, size_t bytes) { (void)k, memcpy(dst, host, bytes); }
+static void device_restore(kernels *k, void *dst, const void *host, size_t bytes)
+{
+    (void)k;
+    memcpy(dst, host, bytes);
+}
 static bool device_sync(kernels *k, err *e)
 {
     return !((device *)k)->lost || err_set(e, ERR_GPU, "gone");
