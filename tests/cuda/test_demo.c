@@ -2,6 +2,9 @@
  * numbers close to those of the CPU's bf16 path, and the same bits for a case alone, among others, with cached
  * prefixes and with its candidates in any order. */
 #include "tests/reader/demo_world.h"
+#ifdef JOMED_SIMT
+#include "tests/simt/control.h"
+#endif
 
 enum { CACHE = 64 << 20, K = 2 /* of DEMO_K, where bits are compared */ };
 
@@ -90,6 +93,9 @@ static void a_case_has_the_same_bits_in_any_company(void **state)
     assert_int_equal(e[0].code, ERR_NONE);
     assert_int_equal(e[1].code, ERR_NONE);
     assert_memory_equal(out[1].logp, cold.logp, n * sizeof(float));
+#ifdef JOMED_SIMT
+    assert_true(simt_cublaslt_products() > 0); /* the library had its part in them */
+#endif
     demo_case_close(c);
     demo_case_close(other);
     close_world(&w);
