@@ -1,7 +1,7 @@
 /* bench_reader.c - how fast is a reader on this machine: prefill, vision, decode, and one case cold and warm.
- *     bench_reader DIR [--threads N] [--products bf16|f32|own] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
- *                      [--k 4] [--case-image 224] [--answers 2] [--adapter DIR] [--device cpu]
- *                      [--pass-tokens N]: what one packed pass takes (default: as the device says)
+ *     bench_reader DIR [--threads N] [--products bf16|f32|own] [--tokens 512] [--image 448] [--decode 32]
+ *                      [--repeats 5] [--k 4] [--case-image 224] [--answers 2] [--adapter DIR]
+ *                      [--device cpu] [--pass-tokens N]: what one packed pass takes (default: as the device says)
  * own: bf16 and, on a GPU, all products by our own kernels, none by cuBLASLt.
  * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by
  * the kernels' own count. The first run is not counted. Ends with the peak of resident memory beside the size
@@ -267,8 +267,8 @@ int main(int argc, char **argv)
     if (!parse(&b.o, argc, argv)) {
         fprintf(
             stderr,
-            "usage: bench_reader DIR [--threads N] [--products bf16|f32|own] [--tokens N] [--image PX] [--decode N]\n"
-            "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
+            "usage: bench_reader DIR [--threads N] [--products bf16|f32|own] [--tokens N] [--image PX]\n"
+            "                    [--decode N] [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
             "                    [--pass-tokens N]\n");
         return 2;
     }

@@ -3,20 +3,21 @@
  *
  * Same bits whatever T. The library promises it of nothing, so it is made so, and looked at before it is used:
  *
- *     one algorithm   per (N, K) and epilogue, chosen once, for the widest pass, and used for every T. It may neither
- *                     split K nor have a workspace, in which partial sums could meet.
- *     trial           when the first weight of a shape opens, rows made to show the order of a sum go through one product
- *                     of the widest pass and through narrow ones, from both its ends: the same bits, and close to our
- *                     own kernel's numbers, or the library's next proposal is tried; after the last the shape is ours.
+ *     one algorithm   per (N, K) and epilogue, chosen once, for the widest pass, and used for every T. It may
+ *                     neither split K nor have a workspace, in which partial sums could meet.
+ *     trial           when the first weight of a shape opens, rows made to show the order of a sum go through one
+ *                     product of the widest pass and through narrow ones, from both its ends: the same bits, and
+ *                     close to our own kernel's numbers, or the library's next proposal is tried; after the last
+ *                     the shape is ours.
  *     the weight      keeps what was found, so all workers, each with a handle of its own, do the same for ever.
  *
  * Which products are the library's depends on N, K, the epilogue and the step (kernels.h: decoding), never on T.
  *
- * Epilogues. The library rounds x w^T, or x w^T + residual, once, as we do. Its GELU is not ours and its bias has the
- * output's type: what has a bias, a unit or a low-rank branch leaves it as f32 sums, and our kernel goes on from them
- * with nothing to multiply but the branch. That moves 10 bytes an output; at 4 TB/s and 700 TFLOP/s it takes 833 / K of the
- * product's own time, so that it pays from K of about 2,000 on if our own kernel reaches 60 % of the library's speed.
- * These are estimates: bench_gpu prints both. */
+ * Epilogues. The library rounds x w^T, or x w^T + residual, once, as we do. Its GELU is not ours and its bias has
+ * the output's type: what has a bias, a unit or a low-rank branch leaves it as f32 sums, and our kernel goes on from
+ * them with nothing to multiply but the branch. That moves 10 bytes an output; at 4 TB/s and 700 TFLOP/s it takes
+ * 833 / K of the product's own time, so that it pays from K of about 2,000 on if our own kernel reaches 60 % of the
+ * library's speed. These are estimates: bench_gpu prints both. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cublaslt.h"
 
@@ -73,7 +74,7 @@ struct lt_library {
     char         name[32];
 };
 
-/* ------------------------------------------------------------------------------------------------ loading the library */
+/* -------------------------------------------------------------------------------------------- loading the library */
 static void *symbol(void *library, const char *name)
 {
 #ifdef JOMED_SIMT
@@ -151,7 +152,7 @@ bool lt_open(cuda *g)
 
 const char *lt_name(const cuda *g) { return g->lt ? g->lt->name : "own products"; }
 
-/* ----------------------------------------------------------------------------------------------------------- products */
+/* ------------------------------------------------------------------------------------------------------- products */
 /* The layouts of one product: the library counts by columns, so our rows are its columns and y^T = w x^T. */
 struct lt_layouts { void *w, *x, *y; };
 
@@ -203,10 +204,10 @@ void lt_run(cuda *g, const weight *w, const lt_product *p)
     kernels_fail(&g->k, g->lt && status == LT_ALLOC_FAILED ? ERR_MEMORY : ERR_GPU, text);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- trials */
-/* Operands that show the order of a sum, which rounding to bf16 would hide: x has its first half twice, every other row of
- * w its own first half negated. That row's sums are 0 but for their rounding, and all of that is seen; the others are
- * ordinary numbers, for comparing with ours. The residual is 0 where sums are. */
+/* --------------------------------------------------------------------------------------------------------- trials */
+/* Operands that show the order of a sum, which rounding to bf16 would hide: x has its first half twice, every other
+ * row of w its own first half negated. That row's sums are 0 but for their rounding, and all of that is seen; the
+ * others are ordinary numbers, for comparing with ours. The residual is 0 where sums are. */
 typedef enum { FILL_X, FILL_W, FILL_RESIDUAL } fill_role;
 static __global__ void __launch_bounds__(256) fill_kernel(bf16 *p, int rows, int cols, fill_role role)
 {
@@ -223,7 +224,8 @@ static __global__ void __launch_bounds__(256) fill_kernel(bf16 *p, int rows, int
 }
 
 /* *wrong: how many of n words differ. */
-static __global__ void __launch_bounds__(256) differ_kernel(const uint32_t *a, const uint32_t *b, size_t n, int *wrong)
+static __global__ void __launch_bounds__(256)
+differ_kernel(const uint32_t *a, const uint32_t *b, size_t n, int *wrong)
 {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n && a[i] != b[i]) atomicAdd(wrong, 1);
@@ -291,8 +293,8 @@ static lt_product trial_product(const lt_trial *t, int from, int T, void *y)
     return p;
 }
 
-/* What one algorithm gives for all rows at once has the bits of narrow products of them, and our numbers. False: *why;
- * a device that fails is kept. */
+/* What one algorithm gives for all rows at once has the bits of narrow products of them, and our numbers. False:
+ * *why; a device that fails is kept. */
 static bool holds(cuda *g, const lt_trial *t, const lt_algorithm *algorithm, const char **why)
 {
     kernels   *k = &g->k;
@@ -318,12 +320,13 @@ static bool holds(cuda *g, const lt_trial *t, const lt_algorithm *algorithm, con
     weight w = {};
     w.data = t->w, w.type = DTYPE_BF16, w.rows = t->N, w.cols = t->K;
     uint64_t flops = k->flops;
-    k->linear(k, t->ours, t->N, t->x, t->K, NARROW_MOST, &w, NULL, UNIT_NONE, t->kind == LT_ADDED ? t->residual : NULL);
+    k->linear(k, t->ours, t->N, t->x, t->K, NARROW_MOST, &w, NULL, UNIT_NONE,
+              t->kind == LT_ADDED ? t->residual : NULL);
     k->flops = flops;
     float within = 0x1p-20f * t->K; /* of the sums in another order; bf16's rounding is in far_kernel */
     if (t->kind == LT_SUMS)
-        LAUNCH((far_kernel<float>), grid_of(few), dim3(256), 0, g->stream, (const float *)t->wide, t->ours, few, within,
-               t->wrong);
+        LAUNCH((far_kernel<float>), grid_of(few), dim3(256), 0, g->stream, (const float *)t->wide, t->ours, few,
+               within, t->wrong);
     else
         LAUNCH((far_kernel<bf16>), grid_of(few), dim3(256), 0, g->stream, (const bf16 *)t->wide, t->ours, few, within,
                t->wrong);
@@ -373,7 +376,8 @@ static int propose(cuda *g, const lt_trial *t, lt_choice found[PROPOSALS])
               open_layouts(f, &l, &p) == 0;
     for (int i = 0; ok && i < 4; i++)
         ok = f->MatmulPreferenceSetAttribute(wish, LT_PREF_ALIGNMENT_A + i, &alignment, sizeof alignment) == 0;
-    ok = ok && f->MatmulAlgoGetHeuristic(g->lt->handle, g->lt->desc, l.w, l.x, l.y, l.y, wish, PROPOSALS, found, &n) == 0;
+    ok = ok && f->MatmulAlgoGetHeuristic(g->lt->handle, g->lt->desc, l.w, l.x, l.y, l.y, wish, PROPOSALS, found,
+                                         &n) == 0;
     close_layouts(f, &l);
     if (wish) f->MatmulPreferenceDestroy(wish);
     return ok ? n : 0;

@@ -1,5 +1,5 @@
-/* cublaslt.h - the part of cuBLASLt that large products use (cublaslt.cu), loaded when a table opens: no build needs its
- * headers, and a machine without the library has our own kernels. tests/simt/cublaslt.cc stands in for it.
+/* cublaslt.h - the part of cuBLASLt that large products use (cublaslt.cu), loaded when a table opens: no build needs
+ * its headers, and a machine without the library has our own kernels. tests/simt/cublaslt.cc stands in for it.
  *
  * The numbers are those of cublasLt.h, cublas_api.h and library_types.h; where nvcc finds these, cublaslt.cu compares
  * them. Functions give 0, or a cublasStatus_t. */

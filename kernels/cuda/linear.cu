@@ -166,8 +166,8 @@ bool cuda_linear_open(cuda *g)
            allow_shared<wide_shape>(k);
 }
 
-/* By the library what a weight's plan gives it: by its epilogue, never by T. Where y lies is as much the place's: rows
- * that are not aligned are so in every batch. True: nothing is left to do; else p is what is. */
+/* By the library what a weight's plan gives it: by its epilogue, never by T. Where y lies is as much the place's:
+ * rows that are not aligned are so in every batch. True: nothing is left to do; else p is what is. */
 static bool run_library(cuda *g, tensor_product *p, const weight *w)
 {
     bool       bare = !p->bias && p->u == UNIT_NONE && p->R == 0;

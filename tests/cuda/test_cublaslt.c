@@ -1,5 +1,6 @@
-/* test_cublaslt.c - products by the library: against the double reference and our own kernels; a row's bits; and in the
- * emulation each way in which the library may disappoint. On a GPU without cuBLASLt the same cases show our own. */
+/* test_cublaslt.c - products by the library: against the double reference and our own kernels; a row's bits; and in
+ * the emulation each way in which the library may disappoint. On a GPU without cuBLASLt the same cases show our
+ * own. */
 #define main all_linear_cases
 #include "tests/cuda/test_linear.c"
 #undef main
@@ -212,7 +213,8 @@ static void a_library_that_does_not_start_is_not_used(void **state)
     k->close(k);
 }
 
-/* A product that fails is an error, since our own kernel would give other bits; memory that ran out is the request's. */
+/* A product that fails is an error, since our own kernel would give other bits; memory that ran out is the
+ * request's. */
 static void a_failed_product_is_no_other_number(void **state)
 {
     (void)state;
@@ -274,8 +276,8 @@ static void sums_want_room(void **state)
     k->close(k);
 }
 
-/* The n-th call to CUDA or the library, or the n-th allocation, fails while a weight opens: it opens, by our own kernel
- * perhaps, or says why; and nothing leaks. */
+/* The n-th call to CUDA or the library, or the n-th allocation, fails while a weight opens: it opens, by our own
+ * kernel perhaps, or says why; and nothing leaks. */
 static void every_call_of_a_trial_may_fail(void **state)
 {
     (void)state;

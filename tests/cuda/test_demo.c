@@ -101,11 +101,43 @@ static void a_case_has_the_same_bits_in_any_company(void **state)
     close_world(&w);
 }
 
+#ifdef JOMED_SIMT
+/* Steps of decoding have our own kernels, whatever the library would give: more tokens, no more products by it. */
+static void steps_are_not_the_librarys(void **state)
+{
+    (void)state;
+    world       w = open_world_on("cuda:0", PRECISION_BF16, CACHE, 1);
+    demo_case  *c = demo_case_open(w.d, "breast", "test", 0);
+    const float half[K] = {0.5f, 0.5f};
+    long        done[2];
+    int         tokens[2];
+    err         e = {0};
+    c->q.K = K;
+    for (int i = 0; i < 2; i++) {
+        reader_decoding d = {.weight = half, .max_new_tokens = 1 + 2 * i, .beams = 1 + i, .repetition_penalty = 1};
+        reader_text     y;
+        long            before = simt_cublaslt_products();
+        reader_cache_clear(w.r);
+        OK(reader_generate(w.r, w.k, &c->q, &d, w.a, &y, &e), e);
+        done[i] = simt_cublaslt_products() - before;
+        tokens[i] = y.n_tokens;
+        assert_false(w.k->decoding);
+    }
+    assert_true(done[0] > 0 && tokens[1] > tokens[0]);
+    assert_int_equal(done[0], done[1]);
+    demo_case_close(c);
+    close_world(&w);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_are_pytorchs_and_near_the_cpus),
         cmocka_unit_test(a_case_has_the_same_bits_in_any_company),
+#ifdef JOMED_SIMT
+        cmocka_unit_test(steps_are_not_the_librarys),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,8 +17,8 @@ void simt_set_memory(size_t bytes);    /* of the device; 16 GiB at start */
 size_t simt_memory_used(void);         /* bytes allocated on the device: 0 when nothing leaked */
 long simt_handles_used(void);          /* streams, events, graphs, pinned blocks not yet given back */
 
-/* The cuBLASLt that is found next (cublaslt.cc): a letter for each algorithm that it proposes, the first first; NULL: there is
- * none. At start "s".
+/* The cuBLASLt that is found next (cublaslt.cc): a letter for each algorithm that it proposes, the first first;
+ * NULL: there is none. At start "s".
  *     s  sound: in another order than our kernels, so that it shows where the two are mixed
  *     t  a row's bits change with T        w  wrong numbers       n  refuses few rows     x  does not run
  *     k  splits K     r  reduces     m  wants a workspace     ?  not to be had: its state is an error */

@@ -1,5 +1,5 @@
-/* cublaslt.cc - stands in for cuBLASLt: plain loops with f32 sums, done in the stream's turn, and proposals of every kind
- * that kernels/cuda/cublaslt.cu must refuse (control.h). */
+/* cublaslt.cc - stands in for cuBLASLt: plain loops with f32 sums, done in the stream's turn, and proposals of every
+ * kind that kernels/cuda/cublaslt.cu must refuse (control.h). */
 #include "tests/simt/device.h"
 
 #include "kernels/cuda/cublaslt.h"
@@ -10,10 +10,10 @@ namespace {
 enum { INVALID = 7 };
 struct layout { int type; uint64_t rows, cols; int64_t ld; };
 
-char              proposals[16] = "s";
-bool              there = true;
-int               start_status, next_status;
-long              n_products;
+char proposals[16] = "s";
+bool there = true;
+int  start_status, next_status;
+long n_products;
 }
 
 void simt_cublaslt(const char *algorithms)
@@ -28,7 +28,9 @@ long simt_cublaslt_products(void) { return n_products; }
 /* A call that a test made fail, as the library reports it. */
 static int status_of(const api_call &c)
 {
-    return c.status == cudaSuccess ? 0 : c.status == cudaErrorMemoryAllocation ? LT_ALLOC_FAILED : LT_EXECUTION_FAILED;
+    return c.status == cudaSuccess                 ? 0
+         : c.status == cudaErrorMemoryAllocation ? LT_ALLOC_FAILED
+                                                 : LT_EXECUTION_FAILED;
 }
 
 static int Create(void **handle)
@@ -123,8 +125,8 @@ static bool agree(const void *desc, const void *w_, const void *x_, const void *
            w->rows == x->rows && w->cols == y->rows && x->cols == y->cols && c->rows == y->rows && c->cols == y->cols;
 }
 
-static int MatmulAlgoGetHeuristic(void *, void *desc, void *w, void *x, void *c, void *y, void *preference, int wanted,
-                                  lt_choice *found, int *n)
+static int MatmulAlgoGetHeuristic(void *, void *desc, void *w, void *x, void *c, void *y, void *preference,
+                                  int wanted, lt_choice *found, int *n)
 {
     api_call        call;
     const uint64_t *wish = (const uint64_t *)preference;
@@ -142,7 +144,8 @@ static int MatmulAlgoGetHeuristic(void *, void *desc, void *w, void *x, void *c,
     }
     return *n ? 0 : LT_NOT_SUPPORTED;
 }
-static int MatmulAlgoConfigGetAttribute(const lt_algorithm *a, int attribute, void *value, size_t bytes, size_t *written)
+static int MatmulAlgoConfigGetAttribute(const lt_algorithm *a, int attribute, void *value, size_t bytes,
+                                        size_t *written)
 {
     if (bytes != 4) return INVALID;
     *(int *)value = attribute == LT_CONFIG_SPLITK ? (a->data[0] == 'k' ? 4 : 1) : a->data[0] == 'r';
@@ -209,8 +212,10 @@ static int Matmul(void *, void *desc, const void *alpha, const void *w, void *w_
         next_status = 0;
         return status;
     }
-    if (!agree(desc, w_layout, x_layout, c_layout, y_layout) || lw.cols % 8 || *(const float *)alpha != 1 || workspace ||
-        workspace_bytes || ((uintptr_t)w | (uintptr_t)x | (uintptr_t)c | (uintptr_t)y) % 16 || lw.ld % 8 || lx.ld % 8 ||
+    if (!agree(desc, w_layout, x_layout, c_layout, y_layout) || *(const float *)alpha != 1 || workspace ||
+        workspace_bytes)
+        return INVALID;
+    if (((uintptr_t)w | (uintptr_t)x | (uintptr_t)c | (uintptr_t)y) % 16 || lw.cols % 8 || lw.ld % 8 || lx.ld % 8 ||
         ly.ld % 8)
         return INVALID;
     if (!memory_holds(w, bytes_of(&lw)) || !memory_holds(x, bytes_of(&lx)) || !memory_holds(c, bytes_of(&ly)) ||
