@@ -5,9 +5,10 @@
  *
  * A line is the median of the repeats; a repeat is as many calls as take some 10 ms, one behind the other, so
  * that launches are hidden as in a forward pass. FLOPs are those that the operation counts. Bytes are what it
- * must read and write at least. Operands come in turn from more memory than any cache holds. --tiny: sizes that
- * an emulated device can do, to see that it runs; its numbers mean nothing. Whole cases: bench/bench_reader.c;
- * both together: bench/gpu.sh, `make bench-gpu`. */
+ * must read and write at least. Operands come in turn from more memory than any cache holds. A product has a second
+ * line, by our own kernel: the first is cuBLASLt's where the device's name has it and it took the shape. A step of
+ * decoding has only the second. --tiny: sizes that an emulated device can do, to see that it runs; its numbers mean
+ * nothing. Whole cases: bench/bench_reader.c; both together: bench/gpu.sh, `make bench-gpu`. */
 #include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ enum { MAX_REPEATS = 200, MAX_WEIGHTS = 64 };
 
 typedef struct {
     kernels *k;
-    bool     tiny;
+    bool     tiny, own; /* own: products as in a step of decoding, which is by our own kernels */
     int      repeats;
     act     *pool; /* operands are taken from it in turn */
     size_t   pool_n, at;
@@ -103,7 +104,16 @@ static double read_and_write(const bench *b, const shape *s) { return act_bytes(
 static void run_linear(bench *b, const shape *s)
 {
     act *x = operand(b, (size_t)s->T * (size_t)s->K), *y = operand(b, (size_t)s->T * (size_t)s->N);
+    b->k->decoding = b->own;
     b->k->linear(b->k, y, s->N, x, s->K, s->T, next_weight(b), NULL, UNIT_NONE, NULL);
+    b->k->decoding = false;
+}
+static void run_biased(bench *b, const shape *s)
+{
+    act *x = operand(b, (size_t)s->T * (size_t)s->K), *y = operand(b, (size_t)s->T * (size_t)s->N);
+    b->k->decoding = b->own;
+    b->k->linear(b->k, y, s->N, x, s->K, s->T, next_weight(b), &b->vector, UNIT_NONE, y);
+    b->k->decoding = false;
 }
 static double linear_bytes(const bench *b, const shape *s)
 {
@@ -217,6 +227,9 @@ static const operation FULL[] = {
     {"product 4096 x 3840 x 1280 (tower qkv)", run_linear, linear_bytes, {.T = 4096, .N = 3840, .K = 1280}, true},
     {"product 4096 x 5120 x 1280 (tower fc1)", run_linear, linear_bytes, {.T = 4096, .N = 5120, .K = 1280}, true},
     {"product 4096 x 1280 x 5120 (tower fc2)", run_linear, linear_bytes, {.T = 4096, .N = 1280, .K = 5120}, true},
+    {"the same + bias + residual", run_biased, linear_bytes, {.T = 4096, .N = 1280, .K = 5120}, true},
+    {"product 4096 x 3584 x 3584 + bias + residual", run_biased, linear_bytes, {.T = 4096, .N = 3584, .K = 3584},
+     true},
     {"decode product 1 x 18944 x 3584", run_linear, linear_bytes, {.T = 1, .N = 18944, .K = 3584}, true},
     {"decode product 1 x 3584 x 18944", run_linear, linear_bytes, {.T = 1, .N = 3584, .K = 18944}, true},
     {"decode product 10 x 18944 x 3584", run_linear, linear_bytes, {.T = 10, .N = 18944, .K = 3584}, true},
@@ -242,8 +255,9 @@ static const operation FULL[] = {
 };
 static const operation TINY[] = {
     {"copy", run_copy, read_and_write, {.T = 5, .K = 64}, false},
-    {"product", run_linear, linear_bytes, {.T = 5, .N = 48, .K = 64}, true},
-    {"decode product", run_linear, linear_bytes, {.T = 1, .N = 48, .K = 64}, true},
+    {"product", run_linear, linear_bytes, {.T = 5, .N = 64, .K = 64}, true},
+    {"product + bias + residual", run_biased, linear_bytes, {.T = 5, .N = 64, .K = 64}, true},
+    {"decode product", run_linear, linear_bytes, {.T = 1, .N = 64, .K = 64}, true},
     {"attention, prefill", run_attend, attend_bytes,
      {.T = 9, .heads = 4, .kv_heads = 2, .dim = 64, .n_seq = 1}, false},
     {"attention behind a prefix", run_attend, attend_bytes,
@@ -305,7 +319,7 @@ static bool run_operation(bench *b, const operation *o, err *e)
     if (!time_calls(b, call_operation, o, &seconds, &flops, e)) return false;
     close_weights(b);
     if (!b->copy_bytes_s) b->copy_bytes_s = bytes / seconds; /* the first of the list */
-    printf("%-48s %10.1f us", o->name, seconds * 1e6);
+    printf("%-48s %10.1f us", b->own ? "  by our own kernel" : o->name, seconds * 1e6);
     if (flops > 0) printf(" %8.2f TFLOP/s", flops / seconds / 1e12);
     else printf(" %8s        ", "");
     if (flops > 0 && b->product_flops_s) printf(" %5.1f %%", 100 * flops / seconds / b->product_flops_s);
@@ -438,7 +452,12 @@ int main(int argc, char **argv)
     }
     const operation *o = b.tiny ? TINY : FULL;
     size_t           n = b.tiny ? sizeof TINY / sizeof *TINY : sizeof FULL / sizeof *FULL;
-    for (size_t i = 0; ok && i < n; i++) ok = run_operation(&b, &o[i], &e);
+    for (size_t i = 0; ok && i < n; i++) {
+        ok = run_operation(&b, &o[i], &e);
+        b.own = true;
+        if (ok && (o[i].run == run_linear || o[i].run == run_biased)) ok = run_operation(&b, &o[i], &e);
+        b.own = false;
+    }
     if (!ok) fprintf(stderr, "bench_gpu: %s\n", e.text);
     bench_close(&b);
     return ok ? 0 : 1;

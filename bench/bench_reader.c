@@ -1,7 +1,8 @@
 /* bench_reader.c - how fast is a reader on this machine: prefill, vision, decode, and one case cold and warm.
- *     bench_reader DIR [--threads N] [--products bf16|f32] [--tokens 512] [--image 448] [--decode 32] [--repeats 5]
- *                      [--k 4] [--case-image 224] [--answers 2] [--adapter DIR] [--device cpu]
- *                      [--pass-tokens N]: what one packed pass takes (default: as the device says)
+ *     bench_reader DIR [--threads N] [--products bf16|f32|own] [--tokens 512] [--image 448] [--decode 32]
+ *                      [--repeats 5] [--k 4] [--case-image 224] [--answers 2] [--adapter DIR]
+ *                      [--device cpu] [--pass-tokens N]: what one packed pass takes (default: as the device says)
+ * own: bf16 and, on a GPU, all products by our own kernels, none by cuBLASLt.
  * A line each: median and best of the repeats, mean processor time of all threads, GFLOP/s (of the median) by
  * the kernels' own count. The first run is not counted. Ends with the peak of resident memory beside the size
  * of the weights. Pictures are grey noise, tokens random: a forward pass takes the same time whatever they say.
@@ -22,6 +23,7 @@ typedef struct {
     const char *dir, *adapter_dir, *device;
     int         threads, tokens, image_px, decode, repeats, k, case_px, answers, pass_tokens;
     precision   products;
+    bool        own_products;
 } options;
 
 typedef struct {
@@ -247,6 +249,7 @@ static bool parse(options *o, int argc, char **argv)
         }
         if (strcmp(argv[i], "--products") == 0) {
             o->products = strcmp(argv[i + 1], "f32") == 0 ? PRECISION_F32 : PRECISION_BF16;
+            o->own_products = strcmp(argv[i + 1], "own") == 0;
             continue;
         }
         while (j < sizeof number / sizeof *number && strcmp(argv[i], number[j].name) != 0) j++;
@@ -264,13 +267,14 @@ int main(int argc, char **argv)
     if (!parse(&b.o, argc, argv)) {
         fprintf(
             stderr,
-            "usage: bench_reader DIR [--threads N] [--products bf16|f32] [--tokens N] [--image PX] [--decode N]\n"
-            "                    [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
+            "usage: bench_reader DIR [--threads N] [--products bf16|f32|own] [--tokens N] [--image PX]\n"
+            "                    [--decode N] [--repeats N] [--k K] [--case-image PX] [--answers N] [--adapter DIR] [--device NAME]\n"
             "                    [--pass-tokens N]\n");
         return 2;
     }
     double          start = clock_ms();
-    kernels_options ko = {.device = b.o.device, .products = b.o.products, .threads = b.o.threads};
+    kernels_options ko = {.device = b.o.device, .products = b.o.products, .own_products = b.o.own_products,
+                          .threads = b.o.threads};
     reader_adapter  adapter = {"adapter", b.o.adapter_dir};
     reader_options ro = {
         .cache_bytes = (size_t)1 << 30, .adapters = &adapter, .n_adapters = b.o.adapter_dir ? 1 : 0};

@@ -38,6 +38,9 @@ for size in $sizes; do
             echo "== $size, K = $k, $px px, round $round of $rounds"
             # shellcheck disable=SC2086
             "$B/bench/bench_reader" "$model" --device "$device" --k $k --case-image "$px" --answers 15 $more
+            echo "== the same, all products by our own kernels"
+            # shellcheck disable=SC2086
+            "$B/bench/bench_reader" "$model" --device "$device" --k $k --case-image "$px" --answers 15 $more --products own
             [ -z "$torch" ] || python3 bench/bench_torch.py "$model" --k $k --image "$px" || echo "(PyTorch failed on this case)"
         done
     done

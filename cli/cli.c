@@ -57,7 +57,8 @@ bool cli_model_option(engine_options *o, int opt, const char *value, bool *taken
     case CLI_INDEX: o->index = value; return true;
     case CLI_DEVICE: o->device = value; return true;
     case CLI_PRODUCTS:
-        return products_parse(&o->products, value) || err_set(e, ERR_USAGE, "--products takes auto, f32 or bf16");
+        return products_parse(&o->products, value)
+            || err_set(e, ERR_USAGE, "--products takes auto, f32, bf16 or own");
     case CLI_SEARCH:
         return search_parse(&o->search, value)
                || err_set(e, ERR_USAGE, "--search takes auto, faiss, faiss-gpu or exact");

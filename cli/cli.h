@@ -39,7 +39,7 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --retriever DIR    jina-clip-v1 checkpoint\n" \
     "  --index DIR        folder made by `jomed index build`\n" \
     "  --device NAME      auto (default: the first GPU, else the CPU), cpu or cuda:N\n" \
-    "  --products TYPE    auto (default), f32 or bf16: precision of matrix products\n" \
+    "  --products TYPE    auto (default), f32, bf16, or own: bf16 without cuBLASLt\n" \
     "  --search NAME      what searches the index: auto (default), faiss, faiss-gpu or exact (all vectors on the GPU)\n" \
     "  --threads N        threads (default: one per core; 1 for small models)\n" \
     "  --cache-mb N       MiB on the device for cached candidate prefixes (default: for 256 of them)\n" \

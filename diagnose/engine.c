@@ -15,8 +15,8 @@ static const int64_t ONE_THREAD_BYTES = (int64_t)64 << 20;
 
 bool products_parse(products_choice *out, const char *name)
 {
-    static const char *const known[] = {"auto", "f32", "bf16"};
-    for (int i = 0; i < 3; i++)
+    static const char *const known[] = {"auto", "f32", "bf16", "own"};
+    for (int i = 0; i < 4; i++)
         if (strcmp(name, known[i]) == 0) return *out = (products_choice)i, true;
     return false;
 }
@@ -42,7 +42,7 @@ static int64_t weight_bytes(const char *dir)
 
 precision engine_precision(const engine_options *o)
 {
-    if (o->products != PRODUCTS_AUTO) return o->products == PRODUCTS_BF16 ? PRECISION_BF16 : PRECISION_F32;
+    if (o->products != PRODUCTS_AUTO) return o->products == PRODUCTS_F32 ? PRECISION_F32 : PRECISION_BF16;
     return o->reader && weight_bytes(o->reader) > SMALL_READER_BYTES ? PRECISION_BF16 : PRECISION_F32;
 }
 
@@ -54,8 +54,10 @@ bool engine_small(const engine_options *o)
 
 bool engine_kernels(kernels **out, const engine_options *o, err *e)
 {
-    kernels_options k = {
-        .device = o->device ? o->device : "auto", .products = engine_precision(o), .threads = o->threads};
+    kernels_options k = {.device = o->device ? o->device : "auto",
+                         .products = engine_precision(o),
+                         .own_products = o->products == PRODUCTS_OWN,
+                         .threads = o->threads};
     if (k.threads == 0 && engine_small(o)) k.threads = 1;
     return kernels_open(out, &k, e);
 }

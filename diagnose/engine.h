@@ -5,8 +5,9 @@
 
 #include "diagnose/diagnose.h"
 
-typedef enum { PRODUCTS_AUTO, PRODUCTS_F32, PRODUCTS_BF16 } products_choice;
-bool products_parse(products_choice *out, const char *name); /* "auto", "f32", "bf16" */
+/* OWN: bf16, on a GPU without cuBLASLt. */
+typedef enum { PRODUCTS_AUTO, PRODUCTS_F32, PRODUCTS_BF16, PRODUCTS_OWN } products_choice;
+bool products_parse(products_choice *out, const char *name); /* "auto", "f32", "bf16", "own" */
 
 typedef struct {
     const char     *reader, *retriever, *index; /* folders; reader NULL: retrieval only; index NULL: neither

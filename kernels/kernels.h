@@ -9,8 +9,8 @@
  * Errors        Operations return nothing: a launch can fail only by our own mistake or because the device is gone,
  *               and on a GPU that shows later anyway. The first failure is kept and every later operation does
  *               nothing; sync() reports it. So a forward pass reads straight down and checks once.
- * Same bits     A row of a result depends on that row of the input and on the weights alone: not on T, not on the
- *               number of threads, not on what else is in the batch. Every sum has one fixed order.
+ * Same bits     A row of a result depends on that row of the input and on the weights alone (and on `decoding`): not
+ *               on T, not on the number of threads, not on what else is in the batch. Every sum has one fixed order.
  * Scratch       take() is a stack: take, use, back() to the mark. NULL is ERR_MEMORY, kept as above.
  * FLOPs         flops counts 2 x multiply-adds of products and attention as really done (masked pairs not
  *               counted). */
@@ -32,6 +32,7 @@ typedef struct {
     dtype       type;  /* of data on the device */
     int64_t     rows, cols;
     void       *owned; /* device memory to free; NULL when data lies in the mapped file */
+    void       *plan;  /* GPU: how a library multiplies by it, the table's own (cublaslt.cu); or NULL */
 } weight;
 
 typedef enum { UNIT_NONE, UNIT_GELU /* exact erf */, UNIT_QUICK_GELU /* x sigmoid(1.702 x) */, UNIT_SILU } unit;
@@ -106,6 +107,8 @@ struct kernels {
     int         pass_tokens; /* rows that fill this device: a pass packed with as many reads each weight once
                                 for all of them, and more rows would gain nothing */
     uint64_t    flops;
+    bool        decoding; /* model code sets it around a step of decoding, whatever its rows, and only there: a device
+                             may have other kernels for few rows, so a row has other bits in it than in a prefill */
     err         failed;
     kernels    *exact; /* the same device with f32 activations and weights, opened and closed with this table;
                           NULL: this one has them */
@@ -195,6 +198,7 @@ typedef struct {
     precision   products;      /* BF16: activations are rounded to bf16 before products with bf16 weights; on a
                                   GPU activations are bf16 throughout, and all matrices too. F32: f32
                                   throughout, bf16 weights widened */
+    bool        own_products;  /* GPU: all by our own kernels, also where cuBLASLt is there */
     int         threads;       /* 0: one per core */
     size_t      scratch_bytes; /* CPU: address space reserved for scratch; pages are touched only when used. 0: 8 GiB.
                                   GPU: memory of the device, taken at once. 0: 2 GiB */

@@ -328,7 +328,9 @@ bool decoder_forward_packed(const decoder *d, kernels *k, const decoder_pass *p,
         b.o = k->take(k, T * Q);
         b.keys = b.in_line ? NULL : k->take(k, T * kv_dim(&d->c));
         b.values = b.in_line ? NULL : k->take(k, T * kv_dim(&d->c));
+        k->decoding = p[0].step;
         run_layers(d, k, &b);
+        k->decoding = false;
         for (int i = 0; i < n; i++) p[i].own->n += p[i].T;
     }
     k->back(k, mark);

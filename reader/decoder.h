@@ -54,6 +54,8 @@ typedef struct {
     int            T;
     int            adapter;  /* counted from 1; 0: none */
     int            want;     /* in the last layer only keys and values are made of the rows before this one */
+    bool           step;     /* of decoding: the tokens are what the model itself gave (kernels.h, decoding); p[0]'s
+                                counts for all */
     int            n_tree;   /* the last n_tree tokens are a tree of answers, see kernels.h */
     const uint8_t *visible;
     const tap     *tap;

@@ -14,7 +14,7 @@ static bool step(const decoder *d, kernels *k, int adapter, kv *own, int32_t id,
 {
     prompt       one = {.ids = &id, .n_ids = 1};
     int32_t      pos[3] = {position, position, position};
-    decoder_pass pass = {.own = own, .pos = pos, .x = x, .T = 1, .adapter = adapter};
+    decoder_pass pass = {.own = own, .pos = pos, .x = x, .T = 1, .adapter = adapter, .step = true};
     decoder_embed(d, k, &one, NULL, x);
     if (!decoder_forward(d, k, &pass, a, e)) return false;
     decoder_norm(d, k, x, 1);

@@ -226,6 +226,7 @@ static bool consume(decoding *s, int n, int t, int n_tree, err *e)
                                     .T = n,
                                     .x = act_at(s->k, s->x, (size_t)(k * n) * D),
                                     .adapter = reader_branch(s->r, &s->q),
+                                    .step = true,
                                     .n_tree = n_tree,
                                     .visible = s->visible};
     }

@@ -69,7 +69,7 @@ static const setting SETTINGS[] = {
     TEXT("models", retriever, "retriever", "", "folder of the retriever"),
     TEXT("models", index, "index", "", "folder made by jomed index build"),
     TEXT("models", device, "device", "auto", "auto (the first GPU, else the CPU), cpu or cuda:N"),
-    CHOICE("models", products, "products", "auto|f32|bf16", "auto", "arithmetic of matrix products"),
+    CHOICE("models", products, "products", "auto|f32|bf16|own", "auto", "arithmetic of matrix products"),
     CHOICE("models", search, "search", "auto|faiss|faiss-gpu|exact", "auto",
            "what searches the index; exact: all its vectors on the GPU"),
     CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native",

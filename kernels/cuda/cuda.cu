@@ -289,6 +289,7 @@ static void gpu_close(kernels *k)
     for (int i = 0; i < 2; i++)
         if (g->staging.done[i]) (void)cudaEventDestroy(g->staging.done[i]);
     if (g->staging.host) (void)cudaFreeHost(g->staging.host);
+    lt_close(g);
     if (g->scratch) (void)cudaFree(g->scratch);
     if (g->stream) (void)cudaStreamDestroy(g->stream);
     (void)cudaGetLastError();
@@ -353,9 +354,11 @@ static bool open_table(kernels **out, const kernels_options *o, int device, err 
     if (!device_check(device, e)) goto done;
     if (!cu_ok(&g->k, cudaGetDeviceProperties(&prop, device), "device")) goto done;
     g->n_sms = prop.multiProcessorCount;
-    snprintf(g->name, sizeof g->name, "cuda:%d %.50s, %s, %zu MiB workspace", device, prop.name,
-             g->f32 ? "f32" : "bf16", g->scratch_bytes >> 20);
-    if (!take_memory(g, e) || !cuda_linear_open(g) || !cuda_attend_open(g) || !cuda_score_open(g)) goto done;
+    g->own_products = o->own_products;
+    if (!take_memory(g, e) || (!g->f32 && !g->own_products && !lt_open(g))) goto done;
+    snprintf(g->name, sizeof g->name, "cuda:%d %.50s, %s, %s, %zu MiB workspace", device, prop.name,
+             g->f32 ? "f32" : "bf16", lt_name(g), g->scratch_bytes >> 20);
+    if (!cuda_linear_open(g) || !cuda_attend_open(g) || !cuda_score_open(g)) goto done;
     *out = &g->k; g = NULL; ok = true;
 done:
     if (!ok && e->code == ERR_NONE) err_at(e, g->k.failed.code, NULL, "device", "%s", g->k.failed.text);

@@ -40,15 +40,18 @@ struct cuda_staging {
     cudaEvent_t done[2]; /* recorded behind the last copy from that half */
 };
 
+struct lt_library;
 struct cuda {
     kernels      k; /* first: a kernels * is a cuda * */
     int          n_sms;
     cudaStream_t stream;
     bool         f32;
+    lt_library  *lt;      /* NULL: products are our own kernels' */
+    bool         own_products;
     uint8_t     *scratch; /* device memory */
     size_t       scratch_bytes, scratch_top;
     cuda_staging staging;
-    char         name[96];
+    char         name[128];
 };
 
 /* Operations begin with this: nothing more is done after a failure. */
@@ -92,6 +95,24 @@ static inline int cuda_pitch(const weight *w)
 static inline bool aligned_16(const void *p) { return (uintptr_t)p % 16 == 0; }
 static inline int  blocks_of(int64_t n, int per) { return (int)((n + per - 1) / per); }
 
+/* cublaslt.cu: products by the library, as a weight's plan has them. The kinds are its epilogues. */
+typedef enum { LT_PLAIN /* x w^T */, LT_ADDED /* + residual */, LT_SUMS /* x w^T in f32 */, LT_KINDS } lt_kind;
+typedef struct {
+    lt_kind     kind;
+    int         T, N, K, ldw, ldx, ldy;
+    const bf16 *w, *x, *residual; /* residual: rows ldy apart; may be y */
+    void       *y;                /* bf16, or f32 for sums. All begin at 16 bytes, as do their rows */
+} lt_product;
+/* Finds the library; one that is not there or does not start leaves g->lt NULL. False: out of memory (kept). */
+bool lt_open(cuda *g);
+void lt_close(cuda *g);
+const char *lt_name(const cuda *g); /* "cuBLASLt 13.1.0", "own products" */
+/* Gives w->plan (heap) where the shape is one for the library: tries a new shape out, in scratch, and waits.
+ * ERR_MEMORY, ERR_GPU. */
+bool lt_weight_open(cuda *g, weight *w, err *e);
+bool lt_takes(const weight *w, lt_kind kind);
+/* A failure is kept: our own kernel in its place would give other bits. */
+void lt_run(cuda *g, const weight *w, const lt_product *p);
 /* weight.cu */
 bool cuda_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int64_t cols, err *e);
 void cuda_weight_close(kernels *k, weight *w);

@@ -12,6 +12,9 @@
  * of K; decoding has N / 8 chains side by side instead, each with 256 elements of k in a stage, so that a barrier is
  * paid once in 16 steps. What lies past K is zeros, and adding 0 * 0 changes nothing.
  *
+ * Large products are cuBLASLt's where it is there (cublaslt.cu); what it cannot finish as we do goes on from its sums
+ * here.
+ *
  * Tiles and fragments are in tile.cuh; cp.async fills STAGES - 1 tiles ahead.
  *
  * f32: plain multiply-adds, one chain of fmaf a sum, on the same two sources. The retriever runs so (docs/DESIGN.md,
@@ -19,11 +22,13 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/tile.cuh"
 
-/* What one launch multiplies. The branch (low, b) of depth R goes on where x w^T ended; R = 0: none. */
+/* What one launch multiplies. The branch (low, b) of depth R goes on where x w^T ended; R = 0: none. start: x w^T as
+ * the library made it, then K is 0. */
 template <class X, class W> struct product {
     const X     *x, *low;
     const W     *w, *b;
     int          ldx, ld_low, ldw, ldb, K, R, T, N;
+    const float *start;    /* [T,N], or NULL */
     const float *bias;     /* [N] or NULL */
     const X     *residual; /* rows ldy apart, or NULL; may be y */
     X           *y;
@@ -59,6 +64,11 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
         float  v[8], r[8];
         size_t at = (size_t)t * p.ldy + n;
         load_8(v, sums + i / (BN / 8) * PITCH + i % (BN / 8) * 8, 8, true);
+        if (p.start) { /* N % 8 == 0 then */
+            load_8(r, p.start + (size_t)t * p.N + n, 8, true);
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[j] += r[j];
+        }
         if (p.residual) load_8(r, p.residual + at, left, aligned);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -129,9 +139,14 @@ typedef shape<64, 32, 128, 16, 32, 4, 2>  few_shape;
 typedef shape<64, 64, 64, 32, 32, 4, 3>   medium_shape;
 typedef shape<128, 128, 64, 64, 32, 3, 2> wide_shape;
 
+static bool rows_at_16(const tensor_product &p)
+{
+    return p.ldy % 8 == 0 && aligned_16(p.y) && aligned_16(p.residual);
+}
+
 template <class S> static void launch(cuda *g, const tensor_product &p)
 {
-    bool aligned = p.ldy % 8 == 0 && aligned_16(p.y) && aligned_16(p.residual);
+    bool aligned = rows_at_16(p);
     auto kernel = S::kernel;
     dim3 grid(blocks_of(p.T, S::BM), blocks_of(p.N, S::BN));
     LAUNCH(kernel, grid, dim3(S::THREADS), S::SHARED, g->stream, p, (int)aligned);
@@ -151,10 +166,30 @@ bool cuda_linear_open(cuda *g)
            allow_shared<wide_shape>(k);
 }
 
-static void run_tensor(cuda *g, tensor_product p)
+/* By the library what a weight's plan gives it: by its epilogue, never by T. Where y lies is as much the place's:
+ * rows that are not aligned are so in every batch. True: nothing is left to do; else p is what is. */
+static bool run_library(cuda *g, tensor_product *p, const weight *w)
+{
+    bool       bare = !p->bias && p->u == UNIT_NONE && p->R == 0;
+    lt_product q = {};
+    q.kind = !bare ? LT_SUMS : p->residual ? LT_ADDED : LT_PLAIN;
+    if (!lt_takes(w, q.kind) || (bare && !rows_at_16(*p))) return false;
+    q.T = p->T, q.N = p->N, q.K = p->K;
+    q.w = p->w, q.ldw = p->ldw, q.x = p->x, q.ldx = p->ldx;
+    q.residual = p->residual, q.y = p->y, q.ldy = p->ldy;
+    if (!bare) {
+        q.y = cuda_take(g, (size_t)p->T * (size_t)p->N * sizeof(float)), q.ldy = p->N;
+        p->start = (const float *)q.y, p->K = 0;
+        if (!q.y) return true;
+    }
+    lt_run(g, w, &q);
+    return bare || g->k.failed.code != ERR_NONE;
+}
+
+static void run_tensor(cuda *g, tensor_product p, const weight *w)
 {
     p.x = cuda_pack_rows(g, p.x, &p.ldx, p.T, p.K);
-    if (!p.x) return;
+    if (!p.x || (!g->own_products && !g->k.decoding && run_library(g, &p, w))) return;
     int64_t wide = (int64_t)blocks_of(p.T, wide_shape::BM) * blocks_of(p.N, wide_shape::BN);
     if (p.T <= narrow_shape::BM) launch<narrow_shape>(g, p);
     else if (p.T <= few_shape::BM) launch<few_shape>(g, p);
@@ -251,7 +286,7 @@ static void run(cuda *g, act *y, int ldy, const act *x, int ldx, int T, const we
     size_t mark = g->k.mark(&g->k);
     if (g->f32) run_fma(g, product_of<float, float>(y, ldy, x, ldx, T, w, bias, low, u, residual));
     else if (w->type == DTYPE_F32) run_fma(g, product_of<bf16, float>(y, ldy, x, ldx, T, w, bias, low, u, residual));
-    else run_tensor(g, product_of<bf16, bf16>(y, ldy, x, ldx, T, w, bias, low, u, residual));
+    else run_tensor(g, product_of<bf16, bf16>(y, ldy, x, ldx, T, w, bias, low, u, residual), w);
     g->k.back(&g->k, mark);
     g->k.flops += product_flops(T, w);
 }

@@ -5,6 +5,8 @@
  * every vector. */
 #include "kernels/cuda/cuda.h"
 
+#include <stdlib.h>
+
 static void convert(void *out, dtype to, const uint8_t *from, dtype type, size_t n)
 {
     if (to == type) memcpy(out, from, n * dtype_bytes(type));
@@ -63,13 +65,16 @@ bool cuda_weight_open(kernels *k, weight *w, const tensor *t, int64_t rows, int6
                        t->name, k->name, bytes >> 20, free_bytes >> 20, all >> 20);
     }
     w->data = w->owned;
-    if (upload_all(g, (uint8_t *)w->owned, w, t) && cu_ok(k, cudaStreamSynchronize(g->stream), t->name)) return true;
-    cuda_weight_close(k, w);
-    return k->sync(k, e);
+    bool ok = upload_all(g, (uint8_t *)w->owned, w, t) && cu_ok(k, cudaStreamSynchronize(g->stream), t->name)
+                  ? lt_weight_open(g, w, e)
+                  : k->sync(k, e);
+    if (!ok) cuda_weight_close(k, w);
+    return ok;
 }
 
 void cuda_weight_close(kernels *k, weight *w)
 {
     k->free_(k, w->owned);
+    free(w->plan);
     *w = weight{};
 }

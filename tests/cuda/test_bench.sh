@@ -20,6 +20,8 @@ rows=$(grep -c ' us .* GB/s ' "$dir/out")
 [ "$rows" -ge 13 ]; ok $? "operations: $rows rows, not 13"
 ! grep -q 'nan\|inf ' "$dir/out"; ok $? "a row has no number"
 cases=$(grep -c '^case K=2 .* cases/s' "$dir/out")
-[ "$cases" -eq 2 ]; ok $? "cases: $cases rows, not one cold and one warm"
+[ "$cases" -eq 4 ]; ok $? "cases: $cases rows, not one cold and one warm of each kind of products"
+own=$(grep -c '^  by our own kernel .* us ' "$dir/out")
+[ "$own" -ge 3 ]; ok $? "products by our own kernel: $own rows, not 3"
 [ "$device" = cpu ] || { grep -q '^cuda:0' "$dir/out"; ok $? "the operations did not run on the emulated device"; }
 exit $status

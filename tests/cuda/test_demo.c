@@ -2,6 +2,9 @@
  * CPU's path of that precision, and in bf16, as larger models are served, the same bits for a case alone, among
  * others, with cached prefixes and with its candidates in any order. */
 #include "tests/reader/demo_world.h"
+#ifdef JOMED_SIMT
+#include "tests/simt/control.h"
+#endif
 
 enum { CACHE = 64 << 20, K = 2 /* of DEMO_K, where bits are compared */ };
 
@@ -93,10 +96,42 @@ static void a_case_has_the_same_bits_in_any_company(void **state)
     assert_int_equal(e[0].code, ERR_NONE);
     assert_int_equal(e[1].code, ERR_NONE);
     assert_memory_equal(out[1].logp, cold.logp, n * sizeof(float));
+#ifdef JOMED_SIMT
+    assert_true(simt_cublaslt_products() > 0); /* the library had its part in them */
+#endif
     demo_case_close(c);
     demo_case_close(other);
     close_world(&w);
 }
+
+#ifdef JOMED_SIMT
+/* Steps of decoding have our own kernels, whatever the library would give: more tokens, no more products by it. */
+static void steps_are_not_the_librarys(void **state)
+{
+    (void)state;
+    world       w = open_world_on("cuda:0", PRECISION_BF16, CACHE, 1);
+    demo_case  *c = demo_case_open(w.d, "breast", "test", 0);
+    const float half[K] = {0.5f, 0.5f};
+    long        done[2];
+    int         tokens[2];
+    err         e = {0};
+    c->q.K = K;
+    for (int i = 0; i < 2; i++) {
+        reader_decoding d = {.weight = half, .max_new_tokens = 1 + 2 * i, .beams = 1 + i, .repetition_penalty = 1};
+        reader_text     y;
+        long            before = simt_cublaslt_products();
+        reader_cache_clear(w.r);
+        OK(reader_generate(w.r, w.k, &c->q, &d, w.a, &y, &e), e);
+        done[i] = simt_cublaslt_products() - before;
+        tokens[i] = y.n_tokens;
+        assert_false(w.k->decoding);
+    }
+    assert_true(done[0] > 0 && tokens[1] > tokens[0]);
+    assert_int_equal(done[0], done[1]);
+    demo_case_close(c);
+    close_world(&w);
+}
+#endif
 
 int main(void)
 {
@@ -104,6 +139,9 @@ int main(void)
         cmocka_unit_test(answers_in_bf16_are_pytorchs),
         cmocka_unit_test(answers_in_f32_are_pytorchs),
         cmocka_unit_test(a_case_has_the_same_bits_in_any_company),
+#ifdef JOMED_SIMT
+        cmocka_unit_test(steps_are_not_the_librarys),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -82,7 +82,7 @@ static void wrong_files_name_their_line(void **state)
         {"[server]\nport = 1\n  bind = x\n", ":3: a line must not be indented"},
         {"[server\nport = 1\n", ":1: a section's name"},
         {"[server]\nnonsense\n", "neither [section] nor key"},
-        {"[models]\nproducts = fp8\n", ":2: products is one of auto|f32|bf16"},
+        {"[models]\nproducts = fp8\n", ":2: products is one of auto|f32|bf16|own"},
         {"[models]\nproducts = f\n", ":2: products is one of"},
         {"[models]\nimage_policy = jomed\n", ":2: image_policy is one of native|jomed-256"},
         {"[models]\ntau = 0\n", ":2: tau is a number from 0.001"},

@@ -16,6 +16,17 @@ void simt_set_devices(int n);          /* 0: no GPU in the machine; 1 at start *
 void simt_set_memory(size_t bytes);    /* of the device; 16 GiB at start */
 size_t simt_memory_used(void);         /* bytes allocated on the device: 0 when nothing leaked */
 long simt_handles_used(void);          /* streams, events, graphs, pinned blocks not yet given back */
+
+/* The cuBLASLt that is found next (cublaslt.cc): a letter for each algorithm that it proposes, the first first;
+ * NULL: there is none. At start "s".
+ *     s  sound: in another order than our kernels, so that it shows where the two are mixed
+ *     t  a row's bits change with T        w  wrong numbers       n  refuses few rows     x  does not run
+ *     k  splits K     r  reduces     m  wants a workspace     ?  not to be had: its state is an error */
+void simt_cublaslt(const char *algorithms);
+void simt_cublaslt_start(int status);        /* what cublasLtCreate gives from now on; 0 at start */
+void simt_cublaslt_fail(int status);         /* the next product gives it */
+long simt_cublaslt_products(void);           /* done so far */
+void *simt_cublaslt_symbol(const char *name); /* as dlsym: of cublaslt.cu's functions */
 #ifdef __cplusplus
 }
 #endif
