@@ -42,7 +42,7 @@ void cli_item_failed(const char *command, const char *item, const err *e);
     "  --products TYPE    auto (default), f32, bf16, or own: bf16 without cuBLASLt\n" \
     "  --search NAME      what searches the index: auto (default), faiss, faiss-gpu or exact (all vectors on the GPU)\n" \
     "  --threads N        threads (default: one per core; 1 for small models)\n" \
-    "  --cache-mb N       MiB on the device for cached candidate prefixes (default: for 256 of them)\n" \
+    "  --cache-mb N       MiB on the device for cached candidate prefixes (default: for 256; a CPU: 64)\n" \
     "  --cache-host-mb N  MiB of pinned host memory for those that a GPU has no more room for (default 0)\n" \
     "  --tau T            temperature of p_R (default 1)\n" \
     "  --image-policy P   what the reader's pictures go through first: native (default: nothing) or jomed-256 (the\n" \

@@ -40,7 +40,7 @@ bool reader_cache_agrees(size_t cache_bytes, size_t cache_host_bytes, bool gpu, 
 static size_t auto_cache(const decoder_config *c, bool gpu, size_t act_bytes)
 {
     size_t token = 2 * (size_t)c->L * (size_t)c->kv_heads * (size_t)c->head_dim * act_bytes,
-           bytes = token * CACHE_PREFIX_TOKENS * CACHE_PREFIXES;
+           bytes = token * CACHE_PREFIX_TOKENS * (gpu ? CACHE_PREFIXES : CACHE_PREFIXES_CPU);
     return gpu || bytes < CPU_CACHE_BYTES ? bytes : CPU_CACHE_BYTES;
 }
 

@@ -16,11 +16,11 @@ enum { MAX_ADAPTERS = 32, MAX_ADAPTER_NAME = 64 };
 typedef struct { const char *name, *dir; } reader_adapter;
 bool reader_adapter_name(const char *name); /* it is such a name */
 
-/* As cache_bytes: room for 256 prefixes, those of 64 requests with the default k, of 400 tokens, which is a picture
- * of 448 px with its caption. On a GPU it is at most half of what is free once the weights are there; on a CPU at
- * most 1 GiB, since what a container may have is not known here. */
+/* As cache_bytes: on a GPU room for 256 prefixes, those of 64 requests with the default k, of 400 tokens, which is a
+ * picture of 448 px with its caption; at most half of what is free once the weights are there. On a CPU a quarter of
+ * it and at most 1 GiB, since what a container may have is not known here. */
 #define CACHE_AUTO SIZE_MAX
-enum { CACHE_PREFIXES = 256, CACHE_PREFIX_TOKENS = 400 };
+enum { CACHE_PREFIXES = 256, CACHE_PREFIXES_CPU = 64, CACHE_PREFIX_TOKENS = 400 };
 
 typedef struct {
     size_t                cache_bytes; /* of candidate prefixes' keys and values; 0: no cache; or CACHE_AUTO */

@@ -75,7 +75,7 @@ static const setting SETTINGS[] = {
     CHOICE("models", image_policy, "image-policy", "native|jomed-256", "native",
            "what the reader's pictures go through first"),
     {"models", "cache_mb", "cache-mb", KIND_AUTO, AT(cache_mb), 0, 1048576, "auto", NULL,
-     "MiB on the device for the keys and values of retrieved pairs; 0: no cache; auto: for 256 pairs"},
+     "MiB on the device for the keys and values of retrieved pairs; 0: no cache; auto: for 256 pairs (a CPU: 64)"},
     INT("models", cache_host_mb, "cache-host-mb", 0, 1048576, "0",
         "MiB of pinned host memory for those that a GPU's cache has no more room for"),
     TEXT("models", use_adapter, "use-adapter", "",

@@ -14,7 +14,7 @@ printf '[server]\nprot = 1\n' >"$dir/bad.ini"
 exits 2 "bad.ini:2: no setting is called" --check-config --config "$dir/bad.ini"
 exits 1 "index: $dir/none" --check-config --reader $demo/reader --retriever $demo/retriever --index "$dir/none"
 auto=$("$jomed" serve --check-config --reader $demo/reader --retriever $demo/retriever --index "$dir" --device cpu)
-has "$auto" "cache_mb = auto: 250 MiB" "--check-config says how large the cache will be"
+has "$auto" "cache_mb = auto: 62 MiB" "--check-config says how large the cache will be"
 exits 2 "on a CPU the cache is host memory already" --check-config --reader $demo/reader --retriever $demo/retriever --index "$dir" --device cpu --cache-host-mb 1
 exits 1 "config.json" --check-config --reader "$dir" --retriever $demo/retriever --index "$dir" --device cpu
 JOMED_SERVER_PORT=70000 "$jomed" serve --check-config 2>"$dir/err"; is $? 2 "a wrong environment variable"
