@@ -159,7 +159,7 @@ static void a_picture_has_no_bound(void **state)
     kernels      *k = open_cpu(PRECISION_F32, 1);
     vision_cache *v = vision_cache_new(k);
     uint8_t       rgb[12] = {0}, other[12] = {1};
-    image         img = {.width = .width = 2, .height = .height = 2, .rgb = .rgb = rgb}, large = {2, 2, other};
+    image         img = {.width = 2, .height = 2, .rgb = rgb}, large = {.width = 2, .height = 2, .rgb = other};
     size_t        most = ((size_t)32 << 20) / sizeof(float);
     act          *out;
     err           e = {0};
