@@ -21,7 +21,9 @@ for t in "$@"; do
     plan=$(sed -n 's/^1\.\.\([0-9][0-9]*\).*/\1/p' "$out" | awk '{n += $1} END {print n + 0}')
     if [ $rc -eq 0 ] && [ "$plan" -gt $((s + f + p)) ]; then f=$((f + 1)); echo "not ok - $t said $plan tests and ran $((s + f + p - 1))"; fi
     printf '%-48s %4d passed %3d failed %3d skipped  %4d s\n' "$t" "$p" "$f" "$s" $(($(date +%s) - start))
-    if [ "$f" -gt 0 ] || [ $rc -ne 0 ]; then sed 's/^/    /' "$out" | tail -n 60; fi
+    if [ "$f" -gt 0 ] || [ $rc -ne 0 ]; then
+        { grep -a -A 6 '^not ok' "$out" | head -n 60; echo ...; tail -n 20 "$out"; } | sed 's/^/    /'
+    fi
     [ "$s" -gt 0 ] && grep -a 'SKIP' "$out" | sed 's/^/    /'
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 done
