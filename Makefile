@@ -94,6 +94,8 @@ $(B)/bench/bench_linear: BENCH_LIBS := -ldnnl # measured against; no part of the
 ISA_avx2       := -mavx2 -mfma -mf16c
 ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+# The inner loops also where the rest is built to be debugged: most of a sanitized test's time is spent in them.
+$(B)/obj/kernels/cpu/isa_%.o: CFLAGS += -O2
 $(B)/obj/%.o: %.c ; @mkdir -p $(@D); $(CC) $(CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $<))))) -c $< -o $@
 
 # ptxas says what each kernel uses: kept beside the object (tools/ptxas.sh prints it as a table) and searched for spills.
