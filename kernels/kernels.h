@@ -86,6 +86,12 @@ typedef struct {
     int32_t *k;                   /* [n_out, stride]; zero past n[i] */
     int16_t *high, *low;          /* k = high * 2^16 + low, for the CPU's products of 16 bits */
 } pixel_axis;
+/* The samples of a side that are read: how many, from the first on. */
+static inline int pixel_axis_first(const pixel_axis *s) { return s->k ? s->lo[0] : 0; }
+static inline int pixel_axis_reads(const pixel_axis *s)
+{
+    return s->k ? s->lo[s->n_out - 1] + s->n[s->n_out - 1] - s->lo[0] : s->n_in;
+}
 
 /* A picture as a model takes it: resized, cut, normalised and laid out as patches [P, 3, temporal, patch, patch],
  * merge block by merge block:

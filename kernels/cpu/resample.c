@@ -62,22 +62,13 @@ static const resample_loops *fastest(void)
 
 /* ---- passes --------------------------------------------------------------------------------------------------- */
 
-/* The rows that the vertical pass reads. */
-static int first_row(const pixel_axis *y) { return y->k ? y->lo[0] : 0; }
-
-static int n_rows(const pixel_axis *y)
-{
-    const int last = y->n_out - 1;
-    return y->k ? y->lo[last] + y->n[last] - y->lo[0] : y->n_in;
-}
-
 /* Taps past the last are multiplied by zero, but read: up to stride pixels past the end of a row. */
 static size_t padded_in(const pixel_axis *x) { return ((size_t)x->n_in + x->stride) * CHANNELS + RESAMPLE_PAD; }
 static size_t padded_out(const pixel_axis *x) { return (size_t)x->n_out * CHANNELS + RESAMPLE_PAD; }
 
 size_t resample_room(const pixel_axis *x, const pixel_axis *y)
 {
-    const size_t between = x->k && y->k ? (size_t)n_rows(y) * x->n_out * CHANNELS : 0;
+    const size_t between = x->k && y->k ? (size_t)pixel_axis_reads(y) * x->n_out * CHANNELS : 0;
     return between + (x->k ? RESAMPLE_ROWS * (padded_in(x) + padded_out(x)) : 0);
 }
 
@@ -109,12 +100,12 @@ static void vertical(uint8_t *out, const uint8_t *in, int64_t bytes, const pixel
 
 void resample(uint8_t *out, const uint8_t *rgb, const pixel_axis *x, const pixel_axis *y, uint8_t *room)
 {
-    const uint8_t *in = rgb + (size_t)first_row(y) * x->n_in * CHANNELS;
-    const size_t   bytes = (size_t)n_rows(y) * x->n_out * CHANNELS;
+    const uint8_t *in = rgb + (size_t)pixel_axis_first(y) * x->n_in * CHANNELS;
+    const size_t   bytes = (size_t)pixel_axis_reads(y) * x->n_out * CHANNELS;
     if (!x->k && !y->k) memcpy(out, in, bytes);
-    else if (!y->k) horizontal(out, in, n_rows(y), x, room);
+    else if (!y->k) horizontal(out, in, pixel_axis_reads(y), x, room);
     else {
-        if (x->k) horizontal(room, in, n_rows(y), x, room + bytes);
+        if (x->k) horizontal(room, in, pixel_axis_reads(y), x, room + bytes);
         vertical(out, x->k ? room : in, (int64_t)x->n_out * CHANNELS, y);
     }
 }

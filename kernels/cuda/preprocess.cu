@@ -107,12 +107,10 @@ static const uint8_t *narrowed(cuda *g, const pixel_plan *p, int first, int rows
 static bool run_pixels(cuda *g, act *out, const pixel_plan *p)
 {
     const pixel_axis *v = &p->y;
-    const int         last = v->n_out - 1, first = v->k ? v->lo[0] : 0;
-    const int         rows = v->k ? v->lo[last] + v->n[last] - first : v->n_in; /* that are read */
     const layout      l = {p->x.n_out, v->n_out, p->patch, p->merge, p->temporal};
     const int         values = blocks_of((int64_t)CHANNELS * l.width * l.height, THREADS);
     const float      *level = (const float *)cuda_stage(g, p->level, CHANNELS * 256 * sizeof *p->level);
-    const uint8_t    *in = narrowed(g, p, first, rows);
+    const uint8_t    *in = narrowed(g, p, pixel_axis_first(v), pixel_axis_reads(v));
     axis              y;
     if (!level || !in || !stage_axis(g, &y, v)) return false;
     if (g->f32) {
