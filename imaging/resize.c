@@ -5,8 +5,8 @@
  * input sample. Weights are made in double, normalised to sum 1, and rounded to 22 fractional bits; sums are
  * 32-bit integers, so they may be taken in any order (kernels/cpu/resample.c takes them). A pass whose side does
  * not change is left out. Pillow 12.2 and later do the vertical pass first where height > 100 width and the height
- * shrinks; 10.x, which the released code ran, never did, nor do we. TRAP: the weights must be computed without fused multiply-add
- * (-ffp-contract=off): one last bit moves a pixel. */
+ * shrinks; 10.x, which the released code ran, never did, nor do we.
+ * TRAP: the weights must be computed without fused multiply-add (-ffp-contract=off): one last bit moves a pixel. */
 #include <math.h>
 #include <string.h>
 

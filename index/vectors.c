@@ -3,7 +3,8 @@
  *   - FAISS_IO_FLAG_MMAP in its headers is 1, which to the library means "leave out the storage". The value
  *     that maps inverted lists is the C++ header's IO_FLAG_MMAP, spelled out below.
  *   - a search runs on OpenMP threads. Their number is set per calling thread, so each search sets it: threads
- *   are ours. - the error text belongs to the calling thread and is read at once. */
+ *     are ours.
+ *   - the error text belongs to the calling thread and is read at once. */
 #include "index/vectors.h"
 
 #include <errno.h>

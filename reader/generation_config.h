@@ -1,7 +1,8 @@
 /* generation_config.h - which tokens end an answer: generation_config.json of the checkpoint, and the end of an
  * assistant's turn that the family knows. The file's sampling settings are not read: an answer here is the
- * likeliest, or what a beam search finds. TRAP: neither is its repetition_penalty (1.05 in the first release of
- * Qwen2-VL): a penalty is asked for or there is none. Internal to reader/. */
+ * likeliest, or what a beam search finds.
+ * TRAP: neither is its repetition_penalty (1.05 in the first release of Qwen2-VL): a penalty is asked for or there
+ * is none. Internal to reader/. */
 #ifndef JOMED_READER_GENERATION_CONFIG_H
 #define JOMED_READER_GENERATION_CONFIG_H
 

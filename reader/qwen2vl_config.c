@@ -1,8 +1,8 @@
 /* qwen2vl_config.c - config.json of Qwen2-VL in the spellings that the library has written over time:
  *   published    all text fields at the top, rope_theta + rope_scaling {type: mrope, mrope_section}
- *   4.45 - 4.51  vision_config cut down to what differs from the 7B's; rope_scaling {rope_type: default, type:
- *   default, ...} 4.52 on text fields in text_config, cut down likewise to what differs from the class's
- *   defaults
+ *   4.45 - 4.51  vision_config cut down to what differs from the 7B's; rope_scaling {rope_type: default,
+ *                type: default, ...}
+ *   4.52 on      text fields in text_config, cut down likewise to what differs from the class's defaults
  *   5.x          rope fields in rope_parameters {rope_theta, rope_type, mrope_section}
  * A field that is absent therefore means the class's default, which is what is filled in here. TRAP: for the
  * text half these are not the 7B's values (the class's rms_norm_eps is 1e-5, the published files say 1e-6);

@@ -53,11 +53,12 @@ bool retrieve(const retriever *r, kernels *kern, passage_index *ix, const image 
  * lives in a. */
 bool retriever_unite(const hits found[N_HEADS], candidate **out, int *K, arena *a, err *e);
 
-/* p_R from the scores alone: each head's scores divided by that head's largest, all entries together, softmax(.
- * / tau); a candidate of both heads gets the sum of its two entries. [design.md section 4; released code
- * evaluate.py:330-337] TRAP: a largest score that is negative or zero cannot divide: it would turn the head's
- * order round. Such a head's scores are shifted instead, s - largest + 1: its best entry counts 1 as in every
- * head, the others less. tau > 0. */
+/* p_R from the scores alone: each head's scores divided by that head's largest, all entries together,
+ * softmax(. / tau); a candidate of both heads gets the sum of its two entries. [design.md section 4; released
+ * code evaluate.py:330-337]
+ * TRAP: a largest score that is negative or zero cannot divide: it would turn the head's order round. Such a
+ * head's scores are shifted instead, s - largest + 1: its best entry counts 1 as in every head, the others less.
+ * tau > 0. */
 void retriever_weigh(candidate *c, int K, float tau);
 
 #endif

@@ -10,8 +10,8 @@
  *
  * TRAP: the library takes no answer while a body is still coming. A body that grows past its limit, or whose
  * picture says that it is too large, is therefore refused with bytes of our own (response_raw) and the connection
- * is dropped. TRAP: suspend before submitting. A worker may resume at once, and resuming what is not suspended is
- * undefined. */
+ * is dropped.
+ * TRAP: suspend before submitting. A worker may resume at once, and resuming what is not suspended is undefined. */
 #include "server/http.h"
 
 #include <errno.h>

@@ -106,8 +106,8 @@ void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const
 }
 
 /* The branch's sums go on where the product's ended, so that it costs neither a pass over y nor a second
- * rounding of x. TRAP: a of rank 1 is a vector to weight_open(), hence f32 whatever w is: then x is taken as it
- * came. */
+ * rounding of x.
+ * TRAP: a of rank 1 is a vector to weight_open(), hence f32 whatever w is: then x is taken as it came. */
 void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
                          const weight *bias, const weight *a, const weight *b, unit u, const act *residual)
 {
