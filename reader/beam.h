@@ -13,8 +13,8 @@
 #define JOMED_READER_BEAM_H
 
 #include "base/arena.h"
+#include "kernels/mixture.h"
 #include "reader/generation_config.h"
-#include "reader/mixture.h"
 
 /* An answer, by its last token's place in the tree of all emitted ones; -1: it has none. */
 typedef struct {

@@ -2,7 +2,7 @@
  * penalty is another function than the one written down. */
 #include "tests/check.h"
 
-#include "reader/mixture.h"
+#include "kernels/mixture.h"
 
 enum { K = 2, V = 4 };
 /* softmax of each: 1/4, 1/4, 1/4, 1/4 and 1/8, 1/2, 1/8, 1/4 */

@@ -1,4 +1,4 @@
-#include "reader/mixture.h"
+#include "kernels/mixture.h"
 
 #include <math.h>
 #include <string.h>

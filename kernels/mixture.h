@@ -1,8 +1,8 @@
-/* mixture.h - from K rows of logits to one next-token distribution, on plain arrays. Sums run over the rows in
- * their order, in double: rows in ascending passage id give the same bits whatever order a request's candidates
- * had. Internal to reader/. */
-#ifndef JOMED_READER_MIXTURE_H
-#define JOMED_READER_MIXTURE_H
+/* mixture.h - from K rows of logits to one next-token distribution, on plain arrays of the host. Sums run over the
+ * rows in their order, in double: rows in ascending passage id give the same bits whatever order a request's
+ * candidates had. The CPU's table calls it (kernels->mixture); other tables' tests compare with it. */
+#ifndef JOMED_KERNELS_MIXTURE_H
+#define JOMED_KERNELS_MIXTURE_H
 
 #include <stdbool.h>
 #include <stddef.h>
