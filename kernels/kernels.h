@@ -68,6 +68,23 @@ typedef struct {
     const float   *alibi;   /* host */
 } attend_args;
 
+/* What comes next behind n answers under way ("beams"), which K branches read side by side: the mixture over the
+ * branches of their next-token distributions, in double, branches in their order.
+ *     p(v | beam b) = sum_k w[k] softmax(row of (k, b))[v]        row of (k, b): k * n + b
+ * Only its likeliest tokens leave the device. All that is pointed to lies on the host. */
+typedef struct {
+    int             n, K, top; /* top: tokens wanted of each beam, 1 <= top <= V */
+    const float    *w;         /* [K] */
+    const uint64_t *seen;      /* [K * n] sets (mixture.h) of the ids that a row is penalised for; NULL: none */
+    double          penalty;   /* what such a logit is divided by above 0, and multiplied by below */
+    /* Results. p[b * top] is NaN where a logit behind beam b is NaN or +inf, or a whole row of them -inf: then
+     * nothing else of that beam is told. */
+    int32_t *token;     /* [n, top] likeliest first, equal ones by the lower id */
+    double  *p;         /* [n, top] */
+    double  *each;      /* [n, top, K] log p of that token in each branch by itself */
+    int32_t *likeliest; /* [n, K] of each branch by itself: the lowest id of equals */
+} mixture_args;
+
 /* Vectors on a device that searches them itself, rounded to f16. */
 typedef struct {
     void   *rows; /* device memory */
@@ -175,13 +192,15 @@ struct kernels {
     void (*gather)(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
     void (*add)(kernels *k, act *y, const act *x, size_t n); /* y += x */
     void (*mean_rows)(kernels *k, act *y, const act *x, int T, int D);
-    /* logits[R, w.rows] f32 on the host; waits. For tests and generation. */
+    /* logits[R, w.rows] f32 on the host; waits. For what is decoded there: the reference's mode, tests. */
     void (*logits)(kernels *k, float *out, const act *x, int R, const weight *w);
     /* For each pair p: the raw logit of token[p] at row row[p] of x, and the log-sum-exp of that row over the
      * vocabulary (logp = logit - lse). Only [n] floats leave the device. x [R, w.cols]; out arrays on the host;
      * waits. */
     void (*score)(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                   const int32_t *token, int n);
+    /* A step of decoding; x [K * n, w.cols]; waits. */
+    void (*mixture)(kernels *k, const mixture_args *m, const act *x, const weight *w);
 
     /* Exact search by inner product. NULL where the index's own library is as fast (CPU).
      * vectors_open copies n rows of dim from the host. ERR_MEMORY, ERR_UNUSABLE: too many, too wide. */

@@ -40,6 +40,41 @@ bool mix_probabilities(double *p, row_facts *facts, const float *logit, size_t s
     return true;
 }
 
+void likeliest_tokens(int32_t *token, double *best, int top, const double *p, int V)
+{
+    int n = 0;
+    for (int v = 0; v < V; v++) {
+        if (n == top && !(p[v] > best[n - 1])) continue;
+        int i = n < top ? n++ : n - 1;
+        for (; i > 0 && p[v] > best[i - 1]; i--) {
+            best[i] = best[i - 1];
+            token[i] = token[i - 1];
+        }
+        best[i] = p[v];
+        token[i] = v;
+    }
+}
+
+void mixture_of_logits(const mixture_args *m, float *logit, int V, row_facts *facts, double *p, double *part)
+{
+    size_t n = (size_t)m->n, K = (size_t)m->K, top = (size_t)m->top, stride = n * (size_t)V;
+    for (size_t row = 0; m->seen && row < K * n; row++)
+        penalise(logit + row * (size_t)V, m->seen + row * id_set_words(V), V, m->penalty);
+    for (size_t b = 0; b < n; b++) {
+        const float *of_beam = logit + b * (size_t)V;
+        int32_t     *token = m->token + b * top;
+        if (!mix_probabilities(p, facts, of_beam, stride, m->w, m->K, V, part)) {
+            m->p[b * top] = NAN;
+            continue;
+        }
+        likeliest_tokens(token, m->p + b * top, m->top, p, V);
+        for (size_t i = 0; i < top; i++)
+            for (size_t k = 0; k < K; k++)
+                m->each[(b * top + i) * K + k] = (double)of_beam[k * stride + (size_t)token[i]] - facts[k].lse;
+        for (size_t k = 0; k < K; k++) m->likeliest[b * K + k] = facts[k].likeliest;
+    }
+}
+
 bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride,
                  const float *w, int K, int V, double *part)
 {

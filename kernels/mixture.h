@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "kernels/kernels.h"
 
 /* A row's log p(v) is logit[v] - lse; likeliest is the first of its largest. */
 typedef struct { double lse; int32_t likeliest; } row_facts;
@@ -23,6 +24,13 @@ void penalise(float *logit, const uint64_t *set, int V, double penalty);
  * is scratch. false: a logit is not a finite number. */
 bool mix_probabilities(double *p, row_facts *facts, const float *logit, size_t stride, const float *w, int K, int V,
                        double *part);
+
+/* The top <= V likeliest of p [V] and their ids, likeliest first, equal ones by the lower id. */
+void likeliest_tokens(int32_t *token, double *best, int top, const double *p, int V);
+
+/* All of kernels->mixture but the product: logit [m->K * m->n, V] is penalised where it lies. facts [m->K], p and
+ * part [V] are scratch. */
+void mixture_of_logits(const mixture_args *m, float *logit, int V, row_facts *facts, double *p, double *part);
 
 /* pooled[v] = sum_k w[k] row_k[v], the released code's pool of logits, and its own facts. Otherwise as above. */
 bool pool_logits(double *pooled, row_facts *of_pool, row_facts *facts, const float *logit, size_t stride,

@@ -156,7 +156,8 @@ static const kernels TABLE = {.act_bytes = sizeof(float),
                               .add = cpu_add,
                               .mean_rows = cpu_mean_rows,
                               .logits = cpu_logits,
-                              .score = cpu_score};
+                              .score = cpu_score,
+                              .mixture = cpu_mixture};
 
 bool cpu_open(kernels **out, const kernels_options *o, const isa *on, err *e)
 {

@@ -44,6 +44,8 @@ void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int
 void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w);
 void cpu_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                const int32_t *token, int n);
+/* mixture.c */
+void cpu_mixture(kernels *k, const mixture_args *m, const act *x, const weight *w);
 /* attend.c */
 void cpu_attend(kernels *k, const attend_args *a, int n);
 /* resample.c */

@@ -1,8 +1,6 @@
-/* test_mixture.c - fails when the mixture of next-token distributions, the pool of logits or the repetition
- * penalty is another function than the one written down. */
-#include "tests/check.h"
-
-#include "kernels/mixture.h"
+/* test_mixture.c - fails when the mixture of next-token distributions, its likeliest tokens, the pool of logits or
+ * the repetition penalty is another function than the one written down, or the CPU's table another than that. */
+#include "tests/kernels/mixture_step.h"
 
 enum { K = 2, V = 4 };
 /* softmax of each: 1/4, 1/4, 1/4, 1/4 and 1/8, 1/2, 1/8, 1/4 */
@@ -110,12 +108,106 @@ static void a_penalty_takes_each_id_once(void **state)
     assert_memory_equal(logit, want, sizeof want);
 }
 
+static const double *sorted; /* what ids are compared by */
+static int by_probability(const void *x, const void *y)
+{
+    int32_t a = *(const int32_t *)x, b = *(const int32_t *)y;
+    return sorted[a] != sorted[b] ? (sorted[a] < sorted[b] ? 1 : -1) : a - b;
+}
+
+/* Few different values, so that most are equal to others. */
+static void the_likeliest_are_the_first_of_a_sort(void **state)
+{
+    (void)state;
+    enum { MANY = 300 };
+    double   p[MANY], best[MANY];
+    int32_t  want[MANY], token[MANY];
+    uint32_t seed = 5;
+    for (int32_t v = 0; v < MANY; v++) {
+        p[v] = random_next(&seed) % 40 / 64.0;
+        want[v] = v;
+    }
+    sorted = p;
+    qsort(want, MANY, sizeof *want, by_probability);
+    static const int tops[] = {1, 2, 17, MANY - 1, MANY};
+    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++) {
+        likeliest_tokens(token, best, tops[i], p, MANY);
+        assert_memory_equal(token, want, (size_t)tops[i] * sizeof *token);
+        for (int j = 0; j < tops[i]; j++) assert_true(best[j] == p[want[j]]);
+    }
+}
+
+/* Two beams of two branches: the first beam's rows are those above, the second's a penalty changes. */
+static void a_step_tells_what_each_branch_thinks(void **state)
+{
+    (void)state;
+    enum { N = 2, TOP = 3 };
+    const float    ln2 = 0.693147181f;
+    float          logit[K * N * V];
+    const uint64_t seen[K * N] = {0, 1 << 2, 0, 1 << 0 | 1 << 3}; /* rows: (0, 0), (0, 1), (1, 0), (1, 1) */
+    const float    first[V] = {0, ln2, 4 * ln2, 0}, second[V] = {-ln2, ln2, ln2, 2 * ln2};
+    const int32_t  want[N * TOP] = {1, 3, 0, 2, 1, 3}, own[N * K] = {0, 1, 2, 1};
+    double         p[V], part[V];
+    row_facts      facts[K];
+    step_case      c = {N, K, V, TOP, true, STEP_PLAIN};
+    mixture_args   m = step_args(&c, W, seen);
+    m.penalty = 2;
+    memcpy(logit, ROWS, sizeof first);
+    memcpy(logit + V, first, sizeof first);           /* becomes 1 2 4 1 over 8 */
+    memcpy(logit + 2 * V, ROWS + V, sizeof first);
+    memcpy(logit + 3 * V, second, sizeof second);     /* becomes 1/4 2 2 2 over 6.25 */
+    mixture_of_logits(&m, logit, V, facts, p, part);
+    assert_memory_equal(m.token, want, sizeof want);
+    const double of_0[V] = {1 / 8.0, 2 / 8.0, 4 / 8.0, 1 / 8.0};
+    const double of_1[V] = {0.25 / 6.25, 2 / 6.25, 2 / 6.25, 2 / 6.25};
+    for (int i = 0; i < TOP; i++) {
+        near(m.p[i], i == 0 ? 0.4375 : i == 1 ? 0.25 : 0.15625, "p of the first beam");
+        near(m.each[i * K], log(0.25), "log p of its first branch");
+    }
+    near(m.each[1], log(0.5), "log p of its second branch");
+    for (int i = 0; i < TOP; i++) {
+        int32_t v = m.token[TOP + i];
+        near(m.p[TOP + i], 0.25 * of_0[v] + 0.75 * of_1[v], "p of the second beam");
+        near(m.each[(TOP + i) * K], log(of_0[v]), "log p of its first branch");
+        near(m.each[(TOP + i) * K + 1], log(of_1[v]), "log p of its second branch");
+    }
+    assert_memory_equal(m.likeliest, own, sizeof own);
+    step_free(&m);
+}
+
+static void the_tables_steps_have_the_bits_of_their_logits(void **state)
+{
+    (void)state;
+    const isa *sets[4];
+    int        n = cpu_isas(sets);
+    for (int s = 0; s < n; s++)
+        for (int i = 0; i < 4; i++) {
+            kernels *k = kern_open(sets[s], i % 2 ? PRECISION_BF16 : PRECISION_F32, 1 + i);
+            for (int c = 0; c < N_STEP_CASES; c++) check_step(k, &STEP_CASES[c], 0);
+            k->close(k);
+        }
+}
+
+static void scratch_that_runs_out_is_an_error(void **state)
+{
+    (void)state;
+    kernels *k = NULL;
+    err      e = {0};
+    OK(kernels_open(&k, &(kernels_options){.device = "cpu", .threads = 1, .scratch_bytes = 1 << 20}, &e), e);
+    check_small_scratch(k, 0);
+    k->close(k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_mixture_weighs_probabilities), cmocka_unit_test(rows_may_lie_apart),
         cmocka_unit_test(a_pool_weighs_logits),           cmocka_unit_test(the_two_differ),
         cmocka_unit_test(what_is_no_number_is_told),      cmocka_unit_test(a_penalty_takes_each_id_once),
+        cmocka_unit_test(the_likeliest_are_the_first_of_a_sort),
+        cmocka_unit_test(a_step_tells_what_each_branch_thinks),
+        cmocka_unit_test(the_tables_steps_have_the_bits_of_their_logits),
+        cmocka_unit_test(scratch_that_runs_out_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
