@@ -312,7 +312,7 @@ static kernels table(bool f32)
     k.linear = cuda_linear, k.linear_low_rank = cuda_linear_low_rank;
     k.layernorm = cuda_layernorm, k.rmsnorm = cuda_rmsnorm, k.glu = cuda_glu, k.rope = cuda_rope;
     k.attend = cuda_attend, k.gather = cuda_gather, k.add = cuda_add, k.mean_rows = cuda_mean_rows;
-    k.logits = cuda_logits, k.score = cuda_score;
+    k.logits = cuda_logits, k.score = cuda_score, k.mixture = cuda_mixture;
     k.vectors_open = cuda_vectors_open, k.vectors_close = cuda_vectors_close, k.search = cuda_search;
     return k;
 }

@@ -146,8 +146,12 @@ void cuda_attend(kernels *k, const attend_args *a, int n);
 /* score.cu */
 bool cuda_score_open(cuda *g);
 void cuda_logits(kernels *k, float *out, const act *x, int R, const weight *w);
+/* [R, w->rows] on the device, in scratch. NULL: a failure (kept). */
+float *cuda_all_logits(cuda *g, const act *x, int R, const weight *w);
 void cuda_score(kernels *k, float *logit, float *lse, const act *x, int R, const weight *w, const int32_t *row,
                 const int32_t *token, int n);
+/* mixture.cu */
+void cuda_mixture(kernels *k, const mixture_args *m, const act *x, const weight *w);
 /* search.cu */
 bool cuda_vectors_open(kernels *k, vector_set *v, const float *rows, int64_t n, int dim, err *e);
 void cuda_vectors_close(kernels *k, vector_set *v);

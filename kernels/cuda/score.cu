@@ -1,5 +1,5 @@
 /* score.cu - the head over the vocabulary: logits = x w^T, and from them the log-sum-exp of a row and the logits of
- * wanted tokens, without [R,V] logits in memory.
+ * wanted tokens, without [R,V] logits in memory. (A step of decoding wants them all: mixture.cu goes on from there.)
  * Reference: ref_linear(), ref_lse().  Test: tests/cuda/test_score.c.
  *
  * A block makes the logits of a few rows for COLUMNS tokens in shared memory and leaves behind, a row, their largest
@@ -205,15 +205,21 @@ static bool run_head(cuda *g, scoring *s, const act *x, const weight *w)
     return cu_launched(&g->k, "head of the vocabulary");
 }
 
+float *cuda_all_logits(cuda *g, const act *x, int R, const weight *w)
+{
+    scoring s = {};
+    s.R = R;
+    s.all = (float *)cuda_take(g, (size_t)R * (size_t)w->rows * sizeof *s.all);
+    return s.all && run_head(g, &s, x, w) ? s.all : NULL;
+}
+
 void cuda_logits(kernels *k, float *out, const act *x, int R, const weight *w)
 {
     cuda *g = cuda_of(k);
     if (!g || R == 0 || w->rows == 0) return;
-    size_t  mark = k->mark(k), bytes = (size_t)R * (size_t)w->rows * sizeof(float);
-    scoring s = {};
-    s.R = R;
-    s.all = (float *)cuda_take(g, bytes);
-    if (s.all && run_head(g, &s, x, w) && cuda_fetch(g, out, s.all, bytes)) k->flops += product_flops(R, w);
+    size_t       mark = k->mark(k);
+    const float *all = cuda_all_logits(g, x, R, w);
+    if (all && cuda_fetch(g, out, all, (size_t)R * (size_t)w->rows * sizeof *all)) k->flops += product_flops(R, w);
     k->back(k, mark);
 }
 

@@ -28,7 +28,7 @@ sanitized() { # tool, test
 }
 if [ -x "$sanitizer" ]; then
     for t in "$@"; do
-        case $t in */test_linear|*/test_rows|*/test_attend|*/test_score|*/test_search|*/test_preprocess) ;; *) continue ;; esac
+        case $t in */test_linear|*/test_rows|*/test_attend|*/test_score|*/test_mixture|*/test_search|*/test_preprocess) ;; *) continue ;; esac
         for tool in memcheck racecheck; do step "$tool $t" sanitized $tool "$t"; done
     done
 else
