@@ -11,11 +11,11 @@ static bool beam_new(beam *b, int K, arena *a, err *e)
     return b->agrees != NULL;
 }
 
-bool beam_begin(beam_search *s, int K, int B, int most, const generation_config *ends, arena *a, err *e)
+bool beam_begin(beam_search *s, int K, int B, int V, int most, const generation_config *ends, arena *a, err *e)
 {
     size_t nodes = (size_t)B * (size_t)most;
-    /* surely B that do not end */
-    *s = (beam_search){.ends = ends, .B = B, .K = K, .n = 1, .room = B * (1 + ends->n_end)};
+    int    room = B * (1 + ends->n_end); /* surely B that do not end */
+    *s = (beam_search){.ends = ends, .B = B, .K = K, .top = room < V ? room : V, .n = 1, .room = room};
     s->run = ARENA_NEW(a, beam, B, e);
     s->next = s->run ? ARENA_NEW(a, beam, B, e) : NULL;
     s->parent = s->next ? ARENA_NEW(a, int, nodes, e) : NULL;
@@ -41,48 +41,41 @@ static void insert(beam_search *s, extension x)
     s->best[i] = x;
 }
 
-void beam_extend(beam_search *s, int b, const double *p, int V)
+void beam_extend(beam_search *s, int b, const int32_t *token, const double *p)
 {
-    double so_far = s->run[b].logp, least = 0; /* a token less likely than that need not be looked at */
-    for (int v = 0; v < V; v++) {
-        if (!(p[v] > least)) continue;
-        extension x = {so_far + log(p[v]), b, v};
-        if (s->n_best == s->room && !before(&x, &s->best[s->room - 1])) continue;
-        insert(s, x);
-        /* safe from rounding */
-        if (s->n_best == s->room) least = exp(s->best[s->room - 1].logp - so_far) * (1 - 1e-9);
+    double so_far = s->run[b].logp;
+    for (int i = 0; i < s->top && p[i] > 0; i++) {
+        extension x = {so_far + log(p[i]), b, token[i], i};
+        if (s->n_best < s->room || before(&x, &s->best[s->room - 1])) insert(s, x);
     }
 }
 
 /* from and one token more. */
-static void extend(const beam_search *s, beam *to, const extension *x, const float *logit, int V,
-                   const row_facts *facts)
+static void extend(const beam_search *s, beam *to, const extension *x, const double *each, const int32_t *likeliest)
 {
     const beam *from = &s->run[x->from];
     bool        end = generation_ends(s->ends, x->token);
     to->logp = x->logp;
     to->node = from->node;
     for (int k = 0; k < s->K; k++) {
-        const row_facts *f = &facts[x->from * s->K + k];
-        size_t           row = (size_t)k * (size_t)s->n + (size_t)x->from;
-        to->each[k] = from->each[k] + ((double)logit[row * (size_t)V + (size_t)x->token] - f->lse);
-        to->agrees[k] =
-            from->agrees[k] && (f->likeliest == x->token || (end && generation_ends(s->ends, f->likeliest)));
+        int32_t own = likeliest[x->from * s->K + k];
+        to->each[k] = from->each[k] + each[(x->from * s->top + x->at) * s->K + k];
+        to->agrees[k] = from->agrees[k] && (own == x->token || (end && generation_ends(s->ends, own)));
     }
 }
 
-void beam_step(beam_search *s, const float *logit, int V, const row_facts *facts)
+void beam_step(beam_search *s, const double *each, const int32_t *likeliest)
 {
     int n = 0;
     for (int i = 0; i < s->n_best; i++) {
         const extension *x = &s->best[i];
         if (generation_ends(s->ends, x->token)) {
             if (i >= s->B || (s->has_done && x->logp <= s->done.logp)) continue;
-            extend(s, &s->done, x, logit, V, facts);
+            extend(s, &s->done, x, each, likeliest);
             s->has_done = true;
         } else if (n < s->B) {
             beam *b = &s->next[n++];
-            extend(s, b, x, logit, V, facts);
+            extend(s, b, x, each, likeliest);
             s->parent[s->n_nodes] = b->node;
             s->token[s->n_nodes] = x->token;
             b->node = s->n_nodes++;

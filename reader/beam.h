@@ -13,7 +13,6 @@
 #define JOMED_READER_BEAM_H
 
 #include "base/arena.h"
-#include "kernels/mixture.h"
 #include "reader/generation_config.h"
 
 /* An answer, by its last token's place in the tree of all emitted ones; -1: it has none. */
@@ -24,11 +23,12 @@ typedef struct {
     bool   *agrees; /* [K] its own likeliest token was the emitted one at every step, all end tokens being one */
 } beam;
 
-typedef struct { double logp; int from; int32_t token; } extension;
+typedef struct { double logp; int from; int32_t token; int at; /* its place among from's likeliest */ } extension;
 
 typedef struct {
     const generation_config *ends;
     int        B, K;
+    int        top;      /* likeliest tokens of each beam that can matter, at most V */
     int        n;        /* under way */
     beam      *run, *next; /* [B] best first */
     beam       done;
@@ -40,12 +40,12 @@ typedef struct {
     int        n_best, room;
 } beam_search;
 
-/* K candidates, B beams, at most `most` tokens; the first beam has none. All lives in a. */
-bool beam_begin(beam_search *s, int K, int B, int most, const generation_config *ends, arena *a, err *e);
-/* The next-token distribution p [V] of beam b. */
-void beam_extend(beam_search *s, int b, const double *p, int V);
-/* Go on with the best extensions. facts[b * K + k] and logit + (k * n + b) * V are candidate k's behind beam b. */
-void beam_step(beam_search *s, const float *logit, int V, const row_facts *facts);
+/* K candidates, B beams, at most `most` tokens of V; the first beam has none. All lives in a. */
+bool beam_begin(beam_search *s, int K, int B, int V, int most, const generation_config *ends, arena *a, err *e);
+/* What may follow beam b: its s->top likeliest tokens and their probabilities, likeliest first. */
+void beam_extend(beam_search *s, int b, const int32_t *token, const double *p);
+/* Go on with the best extensions. each and likeliest: as kernels->mixture gives them for the beams under way. */
+void beam_step(beam_search *s, const double *each, const int32_t *likeliest);
 bool beam_over(const beam_search *s); /* nothing under way can become the answer */
 /* The likeliest answer so far; *ended: by an end token. */
 const beam *beam_best(const beam_search *s, bool *ended);

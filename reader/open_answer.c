@@ -3,7 +3,8 @@
  *   per request    prefixes of all candidates, held to the end; vision tokens of the query image; ids of the
  *                  query part
  *   once           one pass over the K query parts
- *   per step       K rows of logits -> one distribution -> one token, which all K branches consume in one packed pass
+ *   per step       the mixture's likeliest tokens (kernels->mixture) -> one token, which all K branches consume in
+ *                  one packed pass
  *
  * Branches stand in ascending passage id from the start, which fixes the order of every sum over them.
  *
@@ -13,8 +14,10 @@
  *
  *     own keys of a branch    [ query part | a1 b1 | a2 b2 | a3 b3 ]        row b3 sees the query part, a1, b2, b3
  *                                              b2 extends a1 */
+#include <math.h>
 #include <string.h>
 
+#include "kernels/mixture.h"
 #include "reader/beam.h"
 #include "reader/candidate.h"
 #include "reader/detokenise.h"
@@ -41,10 +44,14 @@ typedef struct {
     decoder_pass          *pass;    /* [K] */
     int32_t               *ids, *pos; /* [K * B], [3 * K * B] */
     uint8_t               *visible; /* [nodes, nodes] at most; NULL: one beam, so that causal order is all */
-    float                 *logit;   /* [K * B, V] */
+    uint64_t              *seen;    /* [K * B] sets of ids that a row is penalised for; NULL: there is no penalty */
+    /* synchronised */
+    beam_search            beams;
+    mixture_args           mixture;
+    /* reference */
+    float                 *logit;   /* [K, V] */
     double                *p, *part; /* [V] */
-    row_facts             *facts;   /* [B * K] */
-    uint64_t              *repeated; /* set of ids that a row is penalised for */
+    row_facts             *facts;   /* [K] */
     /* what came of it */
     detokeniser            words;
     int32_t               *token;   /* [n_token] emitted */
@@ -87,31 +94,56 @@ static bool put_in_order(decoding *s, err *e)
     return true;
 }
 
+/* For the mixture's results. */
+static bool take_mixture(decoding *s, err *e)
+{
+    mixture_args *m = &s->mixture;
+    int           most = s->d->max_new_tokens;
+    if (!beam_begin(&s->beams, s->K, s->B, s->V, most, &s->r->generation, s->a, e)) return false;
+    size_t top = (size_t)s->beams.top, B = (size_t)s->B, K = (size_t)s->K;
+    *m = (mixture_args){
+        .K = s->K, .top = s->beams.top, .w = s->w, .seen = s->seen, .penalty = s->d->repetition_penalty};
+    m->token = ARENA_NEW(s->a, int32_t, B * top, e);
+    m->p = m->token ? ARENA_NEW(s->a, double, B * top, e) : NULL;
+    m->each = m->p ? ARENA_NEW(s->a, double, B * top * K, e) : NULL;
+    m->likeliest = m->each ? ARENA_NEW(s->a, int32_t, B * K, e) : NULL;
+    return m->likeliest != NULL;
+}
+
+/* For the pool of logits. */
+static bool take_pool(decoding *s, err *e)
+{
+    size_t V = (size_t)s->V;
+    s->facts = ARENA_NEW(s->a, row_facts, s->K, e);
+    s->logit = s->facts ? ARENA_NEW(s->a, float, (size_t)s->K * V, e) : NULL;
+    s->p = s->logit ? ARENA_NEW(s->a, double, V, e) : NULL;
+    s->part = s->p ? ARENA_NEW(s->a, double, V, e) : NULL;
+    return s->part != NULL;
+}
+
 static bool take_memory(decoding *s, err *e)
 {
-    size_t rows = (size_t)s->K * (size_t)s->B, V = (size_t)s->V, nodes = (size_t)s->B * (size_t)s->d->max_new_tokens;
+    size_t rows = (size_t)s->K * (size_t)s->B, nodes = (size_t)s->B * (size_t)s->d->max_new_tokens;
     s->before = ARENA_NEW(s->a, prefix_kv, s->K, e);
     s->own = s->before ? ARENA_NEW(s->a, kv, s->K, e) : NULL;
     s->after = s->own ? ARENA_NEW(s->a, int, s->K, e) : NULL;
     s->pass = s->after ? ARENA_NEW(s->a, decoder_pass, s->K, e) : NULL;
     s->ids = s->pass ? ARENA_NEW(s->a, int32_t, rows, e) : NULL;
     s->pos = s->ids ? ARENA_NEW(s->a, int32_t, 3 * rows, e) : NULL;
-    s->facts = s->pos ? ARENA_NEW(s->a, row_facts, rows, e) : NULL;
-    s->token = s->facts ? ARENA_NEW(s->a, int32_t, s->d->max_new_tokens, e) : NULL;
-    s->logit = s->token ? ARENA_NEW(s->a, float, rows * V, e) : NULL;
-    s->p = s->logit ? ARENA_NEW(s->a, double, V, e) : NULL;
-    s->part = s->p ? ARENA_NEW(s->a, double, V, e) : NULL;
-    s->repeated = s->part ? ARENA_NEW(s->a, uint64_t, id_set_words(s->V), e) : NULL;
-    if (!s->repeated) return false;
+    s->token = s->pos ? ARENA_NEW(s->a, int32_t, s->d->max_new_tokens, e) : NULL;
+    if (!s->token) return false;
+    if (s->d->repetition_penalty != 1 && !(s->seen = ARENA_NEW(s->a, uint64_t, rows * id_set_words(s->V), e)))
+        return false;
     if (s->B > 1 && !(s->visible = ARENA_NEW(s->a, uint8_t, nodes * nodes, e))) return false;
-    return detokenise_begin(&s->words, s->r->tokens, 8 * (size_t)s->d->max_new_tokens, s->a, e);
+    return (s->d->reference ? take_pool(s, e) : take_mixture(s, e))
+        && detokenise_begin(&s->words, s->r->tokens, 8 * (size_t)s->d->max_new_tokens, s->a, e);
 }
 
 /* The ids of each prompt. A cached prefix does not keep its own, so each pair is rendered once more. */
 static bool read_prompt_ids(decoding *s, err *e)
 {
     size_t words = id_set_words(s->V);
-    if (s->d->repetition_penalty == 1) return true;
+    if (!s->seen) return true;
     if (!(s->told = ARENA_NEW(s->a, uint64_t, (size_t)s->K * words, e))) return false;
     for (int k = 0; k < s->K; k++) {
         arena_mark am = arena_here(s->a);
@@ -185,29 +217,16 @@ static bool read_prompts(decoding *s, const act *vision, err *e)
 
 /* ---- one step ---- */
 
-/* Logits of n rows of each branch. */
-static bool read_logits(decoding *s, int n, err *e)
-{
-    s->k->logits(s->k, s->logit, s->x, s->K * n, decoder_head(s->text));
-    return s->k->sync(s->k, e);
-}
-
-/* Of branch k and beam b, where each branch has n. */
-static float *row_of(const decoding *s, int k, int n, int b)
-{
-    return s->logit + ((size_t)k * (size_t)n + (size_t)b) * (size_t)s->V;
-}
-
 static bool unsound(err *e)
 {
     return err_set(e, ERR_BUG, "reader: logits that are not finite numbers: are the weights sound?");
 }
 
-/* The set of ids that branch k is penalised for before anything was emitted. */
-static uint64_t *begin_repeated(const decoding *s, int k)
+/* The set of ids that row `row` is penalised for: those of branch k's prompt, to which emitted ones are added. */
+static uint64_t *begin_seen(const decoding *s, size_t row, int k)
 {
     size_t words = id_set_words(s->V);
-    return memcpy(s->repeated, s->told + (size_t)k * words, words * sizeof *s->repeated);
+    return memcpy(s->seen + row * words, s->told + (size_t)k * words, words * sizeof *s->seen);
 }
 
 /* All branches consume n tokens each, ids [K * n], which stand t behind the prompt; in a tree of n_tree nodes,
@@ -259,24 +278,24 @@ static bool end_text(decoding *s, err *e)
 
 /* ---- synchronised: all branches have the same tokens behind their prompts ---- */
 
-/* Distribution behind each beam under way, and its extensions. */
+/* What may come behind each beam under way, and the best of it. */
 static bool extend_beams(decoding *s, beam_search *y, err *e)
 {
-    int n = y->n;
-    if (!read_logits(s, n, e)) return false;
-    for (int k = 0; s->told && k < s->K; k++)
-        for (int b = 0; b < n; b++) {
-            uint64_t *set = begin_repeated(s, k);
+    mixture_args *m = &s->mixture;
+    m->n = y->n;
+    for (int k = 0; s->seen && k < s->K; k++)
+        for (int b = 0; b < y->n; b++) {
+            uint64_t *set = begin_seen(s, (size_t)k * (size_t)y->n + (size_t)b, k);
             for (int i = y->run[b].node; i >= 0; i = y->parent[i]) id_set_add(set, &y->token[i], 1);
-            penalise(row_of(s, k, n, b), set, s->V, s->d->repetition_penalty);
         }
-    for (int b = 0; b < n; b++) {
-        const float *first = row_of(s, 0, n, b);
-        if (!mix_probabilities(s->p, s->facts + b * s->K, first, (size_t)(n * s->V), s->w, s->K, s->V, s->part))
-            return unsound(e);
-        beam_extend(y, b, s->p, s->V);
+    s->k->mixture(s->k, m, s->x, decoder_head(s->text));
+    if (!s->k->sync(s->k, e)) return false;
+    for (int b = 0; b < y->n; b++) {
+        const double *p = m->p + b * m->top;
+        if (isnan(*p)) return unsound(e);
+        beam_extend(y, b, m->token + b * m->top, p);
     }
-    beam_step(y, s->logit, s->V, s->facts);
+    beam_step(y, m->each, m->likeliest);
     return true;
 }
 
@@ -292,19 +311,18 @@ static void see_ancestors(const decoding *s, const beam_search *y)
 
 static bool synchronised(decoding *s, reader_text *out, err *e)
 {
-    beam_search y;
-    if (!beam_begin(&y, s->K, s->B, s->d->max_new_tokens, &s->r->generation, s->a, e)) return false;
+    beam_search *y = &s->beams;
     for (int t = 0; t < s->d->max_new_tokens; t++) {
-        if (!go_on(s, e) || !extend_beams(s, &y, e)) return false;
-        if (beam_over(&y)) break;
-        if (s->B == 1 && !emit(s, y.token[y.run[0].node], e)) return false;
+        if (!go_on(s, e) || !extend_beams(s, y, e)) return false;
+        if (beam_over(y)) break;
+        if (s->B == 1 && !emit(s, y->token[y->run[0].node], e)) return false;
         if (t + 1 == s->d->max_new_tokens) break;
         for (int k = 0; k < s->K; k++)
-            for (int b = 0; b < y.n; b++) s->ids[k * y.n + b] = y.token[y.run[b].node];
-        if (s->visible) see_ancestors(s, &y);
-        if (!consume(s, y.n, t, s->visible ? y.n_nodes : 0, e)) return false;
+            for (int b = 0; b < y->n; b++) s->ids[k * y->n + b] = y->token[y->run[b].node];
+        if (s->visible) see_ancestors(s, y);
+        if (!consume(s, y->n, t, s->visible ? y->n_nodes : 0, e)) return false;
     }
-    const beam *best = beam_best(&y, &out->ended);
+    const beam *best = beam_best(y, &out->ended);
     out->logp = (float)best->logp;
     for (int k = 0; k < s->K; k++) {
         out->each[s->from[k]] = (float)best->each[k];
@@ -313,7 +331,7 @@ static bool synchronised(decoding *s, reader_text *out, err *e)
     if (s->B == 1) return true;
     int32_t *ids;
     int      n;
-    if (!beam_tokens(&y, best, &ids, &n, s->a, e)) return false;
+    if (!beam_tokens(y, best, &ids, &n, s->a, e)) return false;
     for (int i = 0; i < n; i++)
         if (!emit(s, ids[i], e)) return false;
     return true;
@@ -333,9 +351,16 @@ static bool a_head_has_ended(const decoding *s, const bool *ended)
     return (all & ~running) != 0;
 }
 
+static bool read_logits(decoding *s, err *e)
+{
+    s->k->logits(s->k, s->logit, s->x, s->K, decoder_head(s->text));
+    return s->k->sync(s->k, e);
+}
+
 static bool unsynchronised(decoding *s, reader_text *out, err *e)
 {
     const generation_config *ends = &s->r->generation;
+    size_t   V = (size_t)s->V;
     int      most = s->d->max_new_tokens;
     double   logp = 0, *each = ARENA_NEW(s->a, double, s->K, e);
     bool    *ended = each ? ARENA_NEW(s->a, bool, s->K, e) : NULL;
@@ -345,20 +370,19 @@ static bool unsynchronised(decoding *s, reader_text *out, err *e)
 
     for (int t = 0; t < most; t++) {
         row_facts pool;
-        if (!go_on(s, e) || !read_logits(s, 1, e)) return false;
-        for (int k = 0; s->told && k < s->K; k++) {
-            uint64_t *set = begin_repeated(s, k);
+        if (!go_on(s, e) || !read_logits(s, e)) return false;
+        for (int k = 0; s->seen && k < s->K; k++) {
+            uint64_t *set = begin_seen(s, (size_t)k, k);
             id_set_add(set, tail + k * most, t);
-            penalise(row_of(s, k, 1, 0), set, s->V, s->d->repetition_penalty);
+            penalise(s->logit + (size_t)k * V, set, s->V, s->d->repetition_penalty);
         }
-        if (!pool_logits(s->p, &pool, s->facts, s->logit, (size_t)s->V, s->w, s->K, s->V, s->part))
-            return unsound(e);
+        if (!pool_logits(s->p, &pool, s->facts, s->logit, V, s->w, s->K, s->V, s->part)) return unsound(e);
         int32_t id = pool.likeliest;
         bool    end = generation_ends(ends, id);
         logp += s->p[id] - pool.lse;
         for (int k = 0; k < s->K; k++) {
             int32_t own = ended[k] ? ends->pad : s->facts[k].likeliest;
-            each[k] += (double)row_of(s, k, 1, 0)[id] - s->facts[k].lse;
+            each[k] += (double)s->logit[(size_t)k * V + (size_t)id] - s->facts[k].lse;
             ended[k] = ended[k] || generation_ends(ends, own);
             if (!(ended[k] ? end : own == id)) out->agrees[s->from[k]] = false;
             s->ids[k] = tail[k * most + t] = own;

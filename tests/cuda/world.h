@@ -11,6 +11,7 @@ typedef struct {
     kernels       *k;
     reader        *r;
     arena         *a;
+    kernels_options on;
     reader_options o;
     image          img[1 + N_PASSAGES]; /* the query's, then the passages' */
     reader_passage z[N_PASSAGES];
@@ -27,8 +28,7 @@ static inline bool load(void *ctx, int64_t id, image *out, arena *a, err *e)
 
 static inline bool device_open(world *w, err *e)
 {
-    kernels_options o = {.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = (size_t)16 << 20};
-    return kernels_open(&w->k, &o, e) && reader_open(&w->r, FIXTURE("qwen2vl-tiny"), &w->o, w->k, e);
+    return kernels_open(&w->k, &w->on, e) && reader_open(&w->r, FIXTURE("qwen2vl-tiny"), &w->o, w->k, e);
 }
 
 static inline void device_close(world *w)
@@ -47,6 +47,7 @@ static inline world *open_world(size_t cache_bytes, size_t cache_host_bytes)
     world *w = calloc(1, sizeof *w);
     assert_non_null(w);
     w->a = arena_new(0);
+    w->on = (kernels_options){.device = "cuda:0", .products = PRECISION_BF16, .scratch_bytes = (size_t)16 << 20};
     w->o = (reader_options){.cache_bytes = cache_bytes, .cache_host_bytes = cache_host_bytes};
     if (!device_open(w, &e) && e.code == ERR_USAGE) {
         arena_free(w->a);

@@ -2,6 +2,7 @@
  * what it keeps. */
 #include "tests/check.h"
 
+#include "kernels/mixture.h"
 #include "reader/beam.h"
 
 enum { V = 4, END = 3, TOP = 8 };
@@ -10,25 +11,23 @@ static const generation_config ENDS = {.end = {END}, .n_end = 1, .pad = END};
 /* Distributions of a made-up reader, by the last token (V: none yet). */
 typedef struct { double p[V + 1][V]; } table;
 
-/* One candidate whose logits are the log-probabilities, so that each[0] must equal logp. */
+/* One candidate, which is the whole mixture: each[0] must equal logp. */
 static void search(beam_search *s, const table *t, int B, int most, arena *a)
 {
-    err       e = {0};
-    float     logit[TOP * V];
-    row_facts facts[TOP];
-    OK(beam_begin(s, 1, B, most, &ENDS, a, &e), e);
+    err     e = {0};
+    int32_t token[TOP * V], likeliest[TOP];
+    double  p[TOP * V], each[TOP * V];
+    OK(beam_begin(s, 1, B, V, most, &ENDS, a, &e), e);
+    assert_int_equal(s->top, B == 1 ? 2 : V);
     for (int i = 0; i < most && !beam_over(s); i++) {
         for (int b = 0; b < s->n; b++) {
-            const double *p = t->p[s->run[b].node < 0 ? V : s->token[s->run[b].node]];
-            int           best = 0;
-            for (int v = 0; v < V; v++) {
-                logit[b * V + v] = (float)log(p[v]);
-                if (p[v] > p[best]) best = v;
-            }
-            facts[b] = (row_facts){0, best};
-            beam_extend(s, b, p, V);
+            int at = b * s->top;
+            likeliest_tokens(token + at, p + at, s->top, t->p[s->run[b].node < 0 ? V : s->token[s->run[b].node]], V);
+            for (int j = at; j < at + s->top; j++) each[j] = log(p[j]);
+            likeliest[b] = token[at];
+            beam_extend(s, b, token + at, p + at);
         }
-        beam_step(s, logit, V, facts);
+        beam_step(s, each, likeliest);
     }
 }
 
