@@ -213,6 +213,19 @@ static double score_bytes(const bench *b, const shape *s)
     return act_bytes(b, (double)s->T * s->K + (double)s->N * s->K);
 }
 
+/* A step of an open answer: T branches, greedy, with room for two tokens that end it. */
+static void run_step(bench *b, const shape *s)
+{
+    enum { TOP = 3 };
+    int32_t      token[TOP], likeliest[64];
+    float        w[64];
+    double       p[TOP], each[TOP * 64];
+    mixture_args m = {
+        .n = 1, .K = s->T, .top = TOP, .w = w, .token = token, .p = p, .each = each, .likeliest = likeliest};
+    for (int i = 0; i < s->T; i++) w[i] = 1.0f / (float)s->T;
+    b->k->mixture(b->k, &m, operand(b, (size_t)s->T * (size_t)s->K), next_weight(b));
+}
+
 /* Qwen2-VL-7B: D 3584, 28 heads of 128 (4 for keys), F 18944, V 152064; tower E 1280, 16 heads of 80, 5120
  * wide. A cold case of design.md, K 10 and 252 px, is some 1,400 patches and 1,600 tokens of prefixes; 4,096
  * rows fill a pass. */
@@ -252,6 +265,7 @@ static const operation FULL[] = {
     {"rope 4096 x 28 heads of 128", run_rope, rope_bytes, {.T = 4096, .heads = 28, .dim = 128}, false},
     {"gather 4096 x 3584 of 152064", run_gather, read_and_write, {.T = 4096, .N = 152064, .K = 3584}, true},
     {"score 10 rows, vocabulary 152064", run_score, score_bytes, {.T = 10, .N = 152064, .K = 3584}, true},
+    {"step of 10 branches, vocabulary 152064", run_step, score_bytes, {.T = 10, .N = 152064, .K = 3584}, true},
 };
 static const operation TINY[] = {
     {"copy", run_copy, read_and_write, {.T = 5, .K = 64}, false},
@@ -271,6 +285,7 @@ static const operation TINY[] = {
     {"rope", run_rope, rope_bytes, {.T = 5, .heads = 2, .dim = 32}, false},
     {"gather", run_gather, read_and_write, {.T = 5, .N = 300, .K = 64}, true},
     {"score", run_score, score_bytes, {.T = 3, .N = 300, .K = 64}, true},
+    {"step", run_step, score_bytes, {.T = 3, .N = 300, .K = 64}, true},
 };
 
 /* ---- timing ---- */
