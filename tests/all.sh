@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # all.sh - `make test`: the suite as it ships, then unit, golden and HTTP tests under AddressSanitizer + UBSan, and the server's
 # under ThreadSanitizer. Ends with 'N passed, M failed, K skipped' over all three.
-# A test is mostly one thread, so two flavours run side by side: as shipped, then ThreadSanitizer, and beside them AddressSanitizer,
-# whose output follows when it is done.
+# A test is mostly one thread, so two lanes run side by side: as shipped, and beside it the sanitizers, whose output follows when
+# they are done.
 set -u
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
@@ -21,12 +21,16 @@ flavour() { # results file, name, make arguments...
 status=0
 # The programs first, alone: both sides use the demonstration index that build/jomed makes.
 make --no-print-directory -j"$jobs" B=build WERROR="$werror" check-programs || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
-flavour asan "AddressSanitizer + UndefinedBehaviorSanitizer" B=build-asan GPU=0 OPT="-O1 -g" \
-    SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" check-sanitized >"$out/asan.log" 2>&1 &
-asan=$!
+sanitizers() {
+    flavour asan "AddressSanitizer + UndefinedBehaviorSanitizer" B=build-asan GPU=0 OPT="-O1 -g" \
+        SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" check-sanitized
+    asan=$?
+    flavour tsan "ThreadSanitizer" B=build-tsan GPU=0 OPT="-O1 -g" SAN="-fsanitize=thread" check-threads && return $asan
+}
+sanitizers >"$out/sanitizers.log" 2>&1 &
+beside=$!
 flavour shipped "as shipped" B=build WERROR="$werror" check || status=1
-flavour tsan "ThreadSanitizer" B=build-tsan GPU=0 OPT="-O1 -g" SAN="-fsanitize=thread" check-threads || status=1
-wait $asan || status=1
-cat "$out/asan.log"
+wait $beside || status=1
+cat "$out/sanitizers.log"
 awk '{p += $1; f += $2; k += $3} END {printf "%d passed, %d failed, %d skipped\n", p, f, k; exit f > 0}' "$out/shipped" "$out/asan" "$out/tsan" || status=1
 exit $status

@@ -42,6 +42,12 @@ VARIANT void tile(float *c, int ldc, const void *x, int ldx, const uint32_t *pan
 {
     vf sum[MR][NV];
     const float *xf = x;
+    const int    x_elements = kind == PRODUCT_F32_BF16 ? 2 * n - odd_k : n;
+    in_bounds(panel, n ? (size_t)((n - 1) * ldp + nv * VL) * sizeof *panel : 0);
+    for (int r = 0; r < mr; r++) {
+        in_bounds(xf + (size_t)r * ldx, (size_t)x_elements * sizeof *xf);
+        in_bounds(c + (size_t)r * ldc, (size_t)(nv * VL) * sizeof *c);
+    }
     UNROLL for (int r = 0; r < mr; r++)
         UNROLL for (int v = 0; v < nv; v++) sum[r][v] = first ? v_zero() : v_load(c + (size_t)r * ldc + v * VL);
 
@@ -186,6 +192,12 @@ VARIANT void stream(const gemm *g, float *c, int t, int n, int cols, int n32, co
     const uint8_t *w = (const uint8_t *)g->w + (size_t)n * row_bytes;
     const float   *x = (const float *)g->x + (size_t)t * g->ldx;
     vf             sum[STREAM_ROWS];
+    const int      x_elements = kind == PRODUCT_F32_BF16 ? 2 * n32 : n32;
+    for (int i = 0; i < cols; i++) in_bounds(w + (size_t)i * row_bytes, (size_t)n32 * sizeof(uint32_t));
+    for (int r = 0; r < mr; r++) {
+        in_bounds(x + (size_t)r * g->ldx, (size_t)x_elements * sizeof *x);
+        in_bounds(c + (size_t)r * NR, VL * sizeof *c);
+    }
     UNROLL for (int r = 0; r < mr; r++) sum[r] = v_zero();
 
     for (int k = 0; k < n32; k += VL) {

@@ -35,7 +35,7 @@ static inline float random_unit(uint32_t *s) { return (float)(random_next(s) >> 
  * outliers. */
 static inline float *random_floats(size_t n, uint32_t seed, bool outliers)
 {
-    float   *p = malloc((n + 1) * sizeof *p);
+    float   *p = malloc(n ? n * sizeof *p : 1); /* to the byte, for AddressSanitizer */
     uint32_t s = seed * 2654435761u + 1;
     assert_non_null(p);
     for (size_t i = 0; i < n; i++) {
@@ -53,7 +53,7 @@ static inline test_weight random_weight(int rows, int cols, dtype type, uint32_t
     size_t      n = (size_t)rows * (size_t)cols;
     test_weight t = {.f32 = random_floats(n, seed, false)};
     if (type == DTYPE_BF16) {
-        uint16_t *b = malloc((n + 1) * sizeof *b);
+        uint16_t *b = malloc(n ? n * sizeof *b : 1);
         assert_non_null(b);
         for (size_t i = 0; i < n; i++) {
             b[i] = bf16_from_f32(t.f32[i]);

@@ -1,6 +1,9 @@
 /* test_linear.c - products against the double reference on every instruction set, and their promise of same bits. */
 #include "tests/kernels/kern.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 /* Rounding of a sum of K products in f32 in any order: K + 3 roundings (bias, unit, residual) of 2^-24,
  * relative to the sum of the absolute terms, at most; and the activation functions' own error. bf16 products
  * round denormals away: 1e-37. */
@@ -193,12 +196,53 @@ static void low_rank_branch_matches_reference(void **state)
             }
 }
 
+#ifdef __SANITIZE_ADDRESS__
+/* The innermost loops are not looked into (kernels/cpu/vec.h): what they are told to read and write must be. */
+static int status_of_product(const isa *on, precision p, int T, dtype type, bool short_x)
+{
+    enum { N = 40, K = 64 };
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        kernels    *k = kern_open(on, p, 1);
+        test_weight w = random_weight(N, K, type, 5);
+        float      *x = random_floats((size_t)T * K - short_x, 1, false), *y = random_floats((size_t)T * N, 2, false);
+        if (!freopen("/dev/null", "w", stderr)) _exit(1);
+        k->linear(k, y, N, x, K, T, &w.w, NULL, UNIT_NONE, NULL);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void reading_past_the_end_is_found(void **state)
+{
+    (void)state;
+    static const int rows[] = {1, 3, 40}; /* streams and tiles */
+    const isa       *sets[4];
+    int              n = cpu_isas(sets);
+    for (int s = 0; s < n; s++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            for (int type = 0; type < 2; type++) {
+                dtype     t = type ? DTYPE_BF16 : DTYPE_F32;
+                precision p = type ? PRECISION_BF16 : PRECISION_F32;
+                assert_int_equal(status_of_product(sets[s], p, rows[i], t, false), 0);
+                assert_int_equal(status_of_product(sets[s], p, rows[i], t, true), 99); /* ASAN_OPTIONS exitcode */
+            }
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_matches_reference),
         cmocka_unit_test(row_bits_do_not_depend_on_batch),
         cmocka_unit_test(low_rank_branch_matches_reference),
+#ifdef __SANITIZE_ADDRESS__
+        cmocka_unit_test(reading_past_the_end_is_found),
+#endif
     };
     return cmocka_run_group_tests_name("kernels linear", tests, NULL, NULL);
 }
