@@ -61,7 +61,7 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
     for (int i = threadIdx.x; i < BM * BN / 8; i += THREADS) {
         int t = t_base + i / (BN / 8), n = n_base + i % (BN / 8) * 8, left = p.N - n;
         if (t >= p.T || left <= 0) continue;
-        float  v[8], r[8];
+        float  v[8], r[8], b[8];
         size_t at = (size_t)t * p.ldy + n;
         load_8(v, sums + i / (BN / 8) * PITCH + i % (BN / 8) * 8, 8, true);
         if (p.start) { /* N % 8 == 0 then */
@@ -69,10 +69,11 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
 #pragma unroll
             for (int j = 0; j < 8; j++) v[j] += r[j];
         }
+        if (p.bias) load_8(b, p.bias + n, left, aligned);
         if (p.residual) load_8(r, p.residual + at, left, aligned);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            float sum = p.bias && j < left ? v[j] + p.bias[n + j] : v[j];
+            float sum = p.bias ? v[j] + b[j] : v[j];
             v[j] = p.residual ? unit_of(sum, p.u) + r[j] : unit_of(sum, p.u);
         }
         store_8(p.y + at, v, left, aligned);
@@ -146,7 +147,7 @@ static bool rows_at_16(const tensor_product &p)
 
 template <class S> static void launch(cuda *g, const tensor_product &p)
 {
-    bool aligned = rows_at_16(p);
+    bool aligned = rows_at_16(p) && aligned_16(p.bias);
     auto kernel = S::kernel;
     dim3 grid(blocks_of(p.T, S::BM), blocks_of(p.N, S::BN));
     LAUNCH(kernel, grid, dim3(S::THREADS), S::SHARED, g->stream, p, (int)aligned);
