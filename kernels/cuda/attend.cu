@@ -357,16 +357,24 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
         }
     }
     cp_async_wait<0>();
+    __syncthreads(); /* without a key it is the first: all queries have come, and query_of is there */
 
+    /* Out by way of the warp's own queries, so that a row is written 16 bytes at a time. */
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int   r = r0 + own + 16 * m + lane / 4 + 8 * half, i = r / h.group;
+            bf16 *y = q + (own + 16 * m + lane / 4 + 8 * half) * PITCH + lane % 4 * 2;
             float total = sum[m][2 * half], f = total > 0 ? 1.0f / total : 0;
-            if (i >= s.n_q) continue;
-            for (int d = 0; d < D8; d++) put_two(out_row<DIM>(s, h, kv_head, r) + 8 * d, o[m][d] + 2 * half, f);
+            for (int d = 0; d < D8; d++) put_two(y + 8 * d, o[m][d] + 2 * half, f);
         }
+    __syncwarp();
+    for (int c = lane; c < 16 * M * D8; c += 32) {
+        const int row = own + c / D8, i = query_of[row], head = kv_head * h.group + r0 + row - i * h.group;
+        if (i >= s.n_q) break;
+        *reinterpret_cast<uint4 *>(static_cast<bf16 *>(s.out) + (size_t)i * s.out_stride + head * DIM + c % D8 * 8) =
+            *reinterpret_cast<const uint4 *>(q + row * PITCH + c % D8 * 8);
+    }
 }
 
 /* ----------------------------------------------------------------------------------------------- few rows
