@@ -7,7 +7,7 @@
  * not depend on T or on alignment. */
 #include "kernels/cuda/cuda.h"
 
-enum { NORM_THREADS = 128, ROW_THREADS = 256, FLAT_THREADS = 256 };
+enum { NORM_THREADS = 128, NORM_WARPS = NORM_THREADS / 32, ROW_THREADS = 256, FLAT_THREADS = 256 };
 
 /* The same accesses are 16 bytes wide in every row if the first row is aligned and rows are whole eights apart. */
 static bool rows_aligned(const void *p, int64_t ld, size_t element)
@@ -23,7 +23,7 @@ static __device__ __forceinline__ float block_sum(float v, float *part)
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
     __syncthreads();
     float sum = 0;
-    for (int i = 0; i < NORM_THREADS / 32; i++) sum += part[i];
+    for (int i = 0; i < NORM_WARPS; i++) sum += part[i];
     return sum;
 }
 
@@ -32,7 +32,7 @@ static __device__ __forceinline__ float block_sum(float v, float *part)
 template <class E> static __global__ void __launch_bounds__(NORM_THREADS)
 layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, float eps, int aligned)
 {
-    __shared__ float part[2][NORM_THREADS / 32];
+    DYNAMIC_SHARED(float, part); /* [2, NORM_WARPS] */
     x += (size_t)blockIdx.x * D;
     y += (size_t)blockIdx.x * D;
     float v[8], sum = 0, sq = 0;
@@ -40,12 +40,12 @@ layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, 
         load_8(v, x + i, D - i, aligned);
         for (int j = 0; j < 8; j++) sum += v[j];
     }
-    float mean = block_sum(sum, part[0]) / (float)D;
+    float mean = block_sum(sum, part) / (float)D;
     for (int i = threadIdx.x * 8; i < D; i += NORM_THREADS * 8) {
         load_8(v, x + i, D - i, aligned);
         for (int j = 0; j < 8 && i + j < D; j++) sq = fmaf(v[j] - mean, v[j] - mean, sq);
     }
-    float rstd = 1.0f / sqrtf(block_sum(sq, part[1]) / (float)D + eps);
+    float rstd = 1.0f / sqrtf(block_sum(sq, part + NORM_WARPS) / (float)D + eps);
     for (int i = threadIdx.x * 8; i < D; i += NORM_THREADS * 8) {
         float g[8], b[8] = {};
         load_8(v, x + i, D - i, aligned);
@@ -60,7 +60,7 @@ layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, 
 template <class E> static __global__ void __launch_bounds__(NORM_THREADS)
 rmsnorm_kernel(E *y, const E *x, int D, const float *gain, float eps, int aligned)
 {
-    __shared__ float part[NORM_THREADS / 32];
+    DYNAMIC_SHARED(float, part); /* [NORM_WARPS] */
     x += (size_t)blockIdx.x * D;
     y += (size_t)blockIdx.x * D;
     float v[8], sq = 0;
@@ -85,8 +85,8 @@ static void run_layernorm(cuda *g, act *y, const act *x, int T, int D, const wei
     auto kernel = layernorm_kernel<E>;
     int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E)) && aligned_16(gain->data) &&
                   (!bias || aligned_16(bias->data));
-    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 0, g->stream, (E *)y, (const E *)x, D, (const float *)gain->data,
-           bias ? (const float *)bias->data : NULL, eps, aligned);
+    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 2 * NORM_WARPS * sizeof(float), g->stream, (E *)y, (const E *)x, D,
+           (const float *)gain->data, bias ? (const float *)bias->data : NULL, eps, aligned);
     cu_launched(&g->k, "layernorm");
 }
 
@@ -103,8 +103,8 @@ template <class E> static void run_rmsnorm(cuda *g, act *y, const act *x, int T,
     auto kernel = rmsnorm_kernel<E>;
     int  aligned =
         rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E)) && aligned_16(gain->data);
-    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 0, g->stream, (E *)y, (const E *)x, D, (const float *)gain->data, eps,
-           aligned);
+    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), NORM_WARPS * sizeof(float), g->stream, (E *)y, (const E *)x, D,
+           (const float *)gain->data, eps, aligned);
     cu_launched(&g->k, "rmsnorm");
 }
 

@@ -1,8 +1,8 @@
 /* check.cc - looks at every access a kernel makes to memory, and reports the first wrong one.
  *
  * g++ -fsanitize=thread puts a call before each load and store; ThreadSanitizer's library would define those
- * functions, here we do. An access may go to the thread's own stack, the kernel's parameters, constants and globals
- * of the program, a block of device memory, or shared memory. Anything else is out of bounds; host memory too, which
+ * functions, here we do. An access may go to the thread's own stack, the kernel's parameters, constants of the
+ * program (to read), a block of device memory, or shared memory. Anything else is out of bounds; host memory too, which
  * a GPU cannot reach.
  *
  * Shared memory is watched word by word, and byte by byte in words of which parts were touched: who wrote it last,
@@ -228,7 +228,10 @@ bool is_shared(const void *p, size_t bytes)
         char where[120];
         memory_describe((const void *)a, where, sizeof where);
         snprintf(what, sizeof what, "%zu bytes of device memory out of bounds: %s", bytes, where);
-    } else
+    } else if (a >= (uintptr_t)__executable_start && a + bytes <= (uintptr_t)_end)
+        snprintf(what, sizeof what, "%zu bytes of an object of the program: in a template __shared__ is that, "
+                 "out of sight; DYNAMIC_SHARED is not", bytes);
+    else
         snprintf(what, sizeof what, "%zu bytes at %p, which is no device memory", bytes, (void *)a);
     report(t, pc, "%s %s", verb(kind), what);
 }
@@ -244,7 +247,7 @@ void access_by(const thread *t, const void *p, size_t bytes, access_kind kind, c
         if (a + bytes <= dynamic.begin + running.dynamic_bytes) return watch(&dynamic, t, a, bytes, kind, pc);
     } else if (a >= fixed.begin && a < fixed.end) {
         if (a + bytes <= fixed.end) return watch(&fixed, t, a, bytes, kind, pc);
-    } else if (a >= (uintptr_t)__executable_start && a + bytes <= (uintptr_t)_end)
+    } else if (kind == READ && a >= (uintptr_t)__executable_start && a + bytes <= (uintptr_t)_end)
         return;
     else if (kind == READ && a - (uintptr_t)running.params < running.params_bytes)
         return;

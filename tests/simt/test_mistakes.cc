@@ -117,6 +117,13 @@ static __global__ void static_past(float *y, int n)
     __syncthreads();
     y[threadIdx.x] = s[1][0];
 }
+template <int N> static __global__ void static_in_a_template(float *y)
+{
+    __shared__ float s[N]; /* g++ leaves it where all statics are: a race would not be seen */
+    s[threadIdx.x] = 1;
+    __syncthreads();
+    y[threadIdx.x] = s[N - 1 - threadIdx.x];
+}
 static __global__ void not_written(float *y)
 {
     DYNAMIC_SHARED(float, s);
@@ -132,6 +139,9 @@ static void shared_memory_out_of_bounds_is_found(void **)
            "shared_past", "thread (31, 0, 0)", "writes 4 bytes of dynamic shared memory at offset 124 of 124");
     caught("static", [] { LAUNCH(static_past, 1, 32, 0, 0, device<float>(32), 17); run(); },
            "static_past", "thread (16, 0, 0)", "out of the array's bounds");
+    caught("static, where it cannot be seen",
+           [] { LAUNCH(static_in_a_template<32>, 1, 32, 0, 0, device<float>(32)); run(); },
+           "static_in_a_template", "writes 4 bytes of an object of the program", "DYNAMIC_SHARED");
 }
 
 static void shared_memory_begins_as_nan(void **)
