@@ -104,6 +104,7 @@ static void release_barrier()
     running.synced = clock_now++;
     for (int i = 0; i < running.n_warps; i++) {
         warp *w = &running.warps[i];
+        if (counting) count_met(w);
         if (w->lanes & ~w->left) make_ready(w, w->lanes & ~w->left);
     }
 }
@@ -159,6 +160,7 @@ static void block_run(uint3 at)
     in_kernel = true;
     go(&host_sp, take_next(&running.warps[0]), false);
     in_kernel = false;
+    for (int i = 0; counting && i < running.n_warps; i++) count_met(&running.warps[i]);
 }
 
 void grid_run(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t dynamic_bytes,
@@ -171,6 +173,7 @@ void grid_run(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t 
     running.params_bytes = params_bytes;
     running.invoke = invoke;
     running.dynamic_bytes = dynamic_bytes;
+    if (counting) count_begin(name);
     running.n_threads = (int)(dim.x * dim.y * dim.z);
     running.n_warps = (running.n_threads + LANES - 1) / LANES;
     simt_here.block_dim = dim;
@@ -223,6 +226,7 @@ void warp_call(const warp_function *f, unsigned mask, void *data)
         wait_for_others(self);
         return;
     }
+    if (counting && mask == ~0u) count_met(w);
     f->work(mask, w->data);
     w->waits &= ~mask;
     if (mask & ~bit) make_ready(w, mask & ~bit);

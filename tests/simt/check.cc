@@ -282,6 +282,7 @@ static inline void seen(const void *p, size_t bytes, access_kind kind, const voi
     uintptr_t a = (uintptr_t)p;
     if (__builtin_expect(in_kernel, 1)) {
         if (a - running.stack_at < STACK_BYTES) return; /* the two most frequent, inline */
+        if (__builtin_expect(counting, 0)) count_access(running.self, p, bytes, kind, pc);
         if (a - device_begin < device_end - device_begin && memory_touch_quickly(a, bytes)) return;
         access_by(running.self, p, bytes, kind, pc);
     } else if (a - device_begin < device_end - device_begin)

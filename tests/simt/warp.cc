@@ -177,6 +177,10 @@ void simt_cp_async(void *dst, const void *src, int bytes_valid)
     if (!is_shared(dst, 16)) report(self, pc, "cp.async: %p is not shared memory", dst);
     if (bytes_valid > 0) access_by(self, src, (size_t)bytes_valid, READ, pc);
     access_by(self, dst, 16, WRITE, pc);
+    if (counting) {
+        if (bytes_valid > 0) count_access(self, src, (size_t)bytes_valid, READ, pc);
+        count_access(self, dst, 16, WRITE, pc);
+    }
     flight_begin(self, dst, 16);
     memset(dst, 0xff, 16);
     self->copies.push_back({(uint8_t *)dst, (const uint8_t *)src, bytes_valid, self->n_groups});
@@ -219,6 +223,11 @@ static void ldmatrix_work(unsigned mask, void *const data[])
                 report(lane_at(w, 8 * m + r), l->pc, "ldmatrix: row at %p is not shared memory",
                        (const void *)l->row);
         }
+    for (int m = 0; counting && m < ((load *)data[0])->n; m++) {
+        void *row[8];
+        for (int r = 0; r < 8; r++) row[r] = (void *)((load *)data[8 * m + r])->row;
+        count_rows(row);
+    }
     for (int lane = 0; lane < LANES; lane++) {
         load   *l = (load *)data[lane];
         thread *t = lane_at(w, lane);
