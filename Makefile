@@ -156,7 +156,7 @@ run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
 check-programs: $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(SIMT_BENCH) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
 check: check-programs ; $(run) $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparison (tests/e2e/test_demo.sh), which runs the same code.
-SANITIZED_SIMT := $(filter $(SIMT)/tests/simt/% $(addprefix $(SIMT)/tests/cuda/test_,linear rows attend score search preprocess),$(SIMT_TESTS))
+SANITIZED_SIMT := $(filter-out %/test_banks,$(filter $(SIMT)/tests/simt/% $(addprefix $(SIMT)/tests/cuda/test_,linear rows attend score search preprocess),$(SIMT_TESTS)))
 check-sanitized: $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh tests/index/test_*.sh tests/e2e/test_cli.sh)
 THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue $(B)/tests/kernels/test_pool $(B)/tests/eval/test_run $(addprefix $(B)/tests/reader/test_,lora prefix_cache)
 check-threads: export JOMED_SAME_BITS_TIMES := 1
