@@ -55,13 +55,12 @@ struct heads { int n_sequences, n_blocks, group, dim; float scale_log2 /* scale 
  * it. */
 static __device__ int find_sequence(sequence *s, const sequence *all, const heads &h)
 {
-    int block = h.n_blocks - 1 - (int)blockIdx.x, low = 0;
-    for (int high = h.n_sequences; high - low > 1;) {
-        int middle = (low + high) / 2;
-        if (all[middle].first_block <= block) low = middle;
-        else high = middle;
+    int block = h.n_blocks - 1 - (int)blockIdx.x, own = 0;
+    for (int i = 1; i < h.n_sequences; i += THREADS) { /* all at once: a search by halves would wait at every step */
+        int other = i + (int)threadIdx.x;
+        own += __syncthreads_count(other < h.n_sequences && all[other].first_block <= block);
     }
-    if (threadIdx.x == 0) *s = all[low];
+    if (threadIdx.x == 0) *s = all[own];
     __syncthreads();
     return block - s->first_block;
 }
