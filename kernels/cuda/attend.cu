@@ -380,7 +380,7 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
  * Decode: 16 rows hold all heads of a group for one or two queries, and reading keys and values is all the work. Warp
  * w makes the scores of the tile's group w of 16 keys and the columns 16 (w + 4 c) of the output, from weights that
  * all have left in shared memory. Two tiles of keys and values are under way. */
-template <int DIM> /* 3 blocks: asked for 4, ptxas 13.0 goes down to 64 registers for sm_90a and spills one */
+template <int DIM> /* 3 blocks: what the tiles of head size 128 leave room for */
 static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequence *all, heads h)
 {
     enum { PITCH = tile<DIM>::PITCH, ELEMENTS = tile<DIM>::ELEMENTS, C = DIM / (16 * WARPS) };
