@@ -105,6 +105,7 @@ static void release_barrier()
     for (int i = 0; i < running.n_warps; i++) {
         warp *w = &running.warps[i];
         if (counting) count_met(w);
+        w->barrier_pc = NULL;
         if (w->lanes & ~w->left) make_ready(w, w->lanes & ~w->left);
     }
 }
@@ -146,6 +147,7 @@ static void block_run(uint3 at)
         int   n = running.n_threads - i * LANES;
         w->lanes = n >= LANES ? ~0u : (1u << n) - 1;
         w->left = w->waits = 0;
+        w->barrier_pc = NULL;
         make_ready(w, w->lanes);
         memset(w->seen, 0, sizeof w->seen);
     }
@@ -241,6 +243,10 @@ int simt_syncthreads(simt_barrier kind, int predicate)
     thread *self = running.self;
     if (running.n_at_barrier > 0 && running.barrier != kind)
         report(self, NULL, "calls %s while others wait in %s", barrier_name(kind), barrier_name(running.barrier));
+    const void *pc = __builtin_return_address(0), *others = warp_of(self)->barrier_pc;
+    if (others && !same_place(pc, others))
+        report(self, pc, "calls %s where other lanes of its warp have called another one", barrier_name(kind));
+    warp_of(self)->barrier_pc = pc;
     running.barrier = kind;
     running.barrier_count += predicate != 0;
     running.n_at_barrier++;

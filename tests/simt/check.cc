@@ -13,6 +13,8 @@
  * thrown away); it shows in the result where it matters. */
 #include "tests/simt/inner.h"
 
+#include <set>
+#include <string>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,18 +69,36 @@ void checks_open()
 /* -------------------------------------------------------------------------------------------------------- reports */
 /* Where in the source, by binutils' addr2line if it is there. pc: behind the call, or behind a function's first
  * byte. */
-static void print_place(const char *what, const void *pc)
+static std::string place_of(const void *pc)
 {
     char path[512], command[700], line[400];
+    std::string lines;
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (!pc || n <= 0) return;
+    if (!pc || n <= 0) return lines;
     path[n] = '\0';
     snprintf(command, sizeof command, "addr2line -ipfC -e '%s' 0x%zx 2>/dev/null", path,
              (size_t)((uintptr_t)pc - 1 - (uintptr_t)__executable_start));
     FILE *f = popen(command, "r");
-    if (!f) return;
-    while (fgets(line, sizeof line, f)) fprintf(stderr, "    %s%s", what, line);
+    if (!f) return lines;
+    while (fgets(line, sizeof line, f)) lines += std::string("    ") + line;
     pclose(f);
+    return lines;
+}
+static void print_place(const char *what, const void *pc)
+{
+    std::string lines = place_of(pc);
+    if (!lines.empty()) fprintf(stderr, "    %s%s", what, lines.c_str() + 4);
+}
+
+/* g++ may have made two of one call; of those that are known, it is asked no more. */
+bool same_place(const void *pc, const void *other)
+{
+    static std::set<std::pair<const void *, const void *>> same;
+    if (pc == other || same.count({pc, other})) return true;
+    std::string place = place_of(pc);
+    if (!place.empty() && place != place_of(other)) return false;
+    same.insert({pc, other});
+    return true;
 }
 void report(const thread *t, const void *pc, const char *fmt, ...)
 {

@@ -47,6 +47,7 @@ struct thread {
 struct warp {
     unsigned lanes, left, waits, ready; /* bits; waits: in a warp function */
     void    *data[LANES];
+    const void *barrier_pc; /* where its first lane waits in a barrier; NULL: none does */
     uint64_t seen[LANES][LANES]; /* [of][by] */
 };
 
@@ -110,6 +111,8 @@ void count_begin(const char *kernel);
 void count_access(const thread *t, const void *p, size_t bytes, access_kind kind, const void *pc);
 void count_rows(void *const row[8]); /* of 16 bytes of shared memory: a matrix of ldmatrix */
 void count_met(const warp *w);       /* all lanes have met: what they did up to now belongs together */
+/* Are two calls one in the source? Yes, where that cannot be told. */
+bool same_place(const void *pc, const void *other);
 [[noreturn]] void report(const thread *t, const void *pc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* memory.cc: device memory. */
