@@ -107,7 +107,7 @@ $(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu
 # calls to tests/simt/check.cc; in a sanitized build the sanitizer looks instead.
 SIMT        := $(B)/simt
 SIMT_WARN    = -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Wno-unused-function $(WERROR)
-SIMT_FLAGS   = -std=c++17 -D_GNU_SOURCE -DJOMED_SIMT -O2 -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing $(SIMT_WARN) -pthread -I. -MMD -MP
+SIMT_FLAGS   = -std=c++17 -D_GNU_SOURCE -DJOMED_SIMT -O2 -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-tree-vectorize -fno-threadsafe-statics $(SIMT_WARN) -pthread -I. -MMD -MP
 SIMT_CHECK   = $(if $(SAN),$(SAN),-fsanitize=thread --param tsan-instrument-func-entry-exit=0 \
                -fsanitize=bounds$(,)alignment$(,)shift$(,)signed-integer-overflow$(,)integer-divide-by-zero)
 SIMT_OBJ    := $(patsubst %.cu,$(SIMT)/obj/%.o,$(wildcard kernels/cuda/*.cu)) \
@@ -156,7 +156,7 @@ run    = @B=$(B) JOMED_DEMO_INDEX=$(DEMO_INDEX) tests/run.sh
 check-programs: $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(SIMT_BENCH) $(REPLAYS) $(B)/jomed $(B)/tests/e2e/compare $(DEMO_INDEX)/manifest.json
 check: check-programs ; $(run) $(TESTS:%=$(B)/%) $(SIMT_TESTS) $(call script,tests/*/test_*.sh)
 # Under AddressSanitizer: everything but the long end-to-end comparison (tests/e2e/test_demo.sh), which runs the same code.
-SANITIZED_SIMT := $(filter $(SIMT)/tests/simt/% $(addprefix $(SIMT)/tests/cuda/test_,linear rows attend score mixture search preprocess),$(SIMT_TESTS))
+SANITIZED_SIMT := $(filter-out %/test_banks,$(filter $(SIMT)/tests/simt/% $(addprefix $(SIMT)/tests/cuda/test_,linear rows attend score mixture search preprocess),$(SIMT_TESTS)))
 check-sanitized: export JOMED_SAME_BITS_TIMES := 2
 check-sanitized: $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(REPLAYS) $(B)/jomed $(DEMO_INDEX)/manifest.json ; $(run) $(TESTS:%=$(B)/%) $(SANITIZED_SIMT) $(call script,tests/http/test_*.sh tests/fuzz/test_*.sh tests/index/test_*.sh tests/e2e/test_cli.sh)
 THREADED := $(B)/tests/server/% $(B)/tests/base/test_queue $(B)/tests/kernels/test_pool $(B)/tests/eval/test_run $(addprefix $(B)/tests/reader/test_,lora prefix_cache)

@@ -30,7 +30,7 @@ typedef struct {
     double   copy_bytes_s, product_flops_s; /* the ceilings; 0: not measured yet */
     weight   w[MAX_WEIGHTS]; /* of the products under way, in turn */
     int      n_w, turn;
-    weight   vector;
+    weight   vector, angles; /* [1,3584] and [1,host_n / 4], f32 */
     float   *host; /* random numbers */
     size_t   host_n;
 } bench;
@@ -149,12 +149,9 @@ static double three_operands(const bench *b, const shape *s) { return act_bytes(
 
 static void run_rope(bench *b, const shape *s)
 {
-    kernels     *k = b->k;
-    size_t       mark = k->mark(k), n = (size_t)s->T * (size_t)s->dim / 2;
-    const float *angle = k->upload(k, b->host, n);
+    const float *angle = b->angles.data; /* on the device already, as for all layers but the first */
     act         *x = operand(b, (size_t)s->T * (size_t)(s->heads * s->dim));
-    k->rope(k, x, s->heads * s->dim, s->T, s->heads, s->dim, angle, angle, s->dim / 2, false);
-    k->back(k, mark);
+    b->k->rope(b->k, x, s->heads * s->dim, s->T, s->heads, s->dim, angle, angle, s->dim / 2, false);
 }
 static double rope_bytes(const bench *b, const shape *s)
 {
@@ -412,6 +409,13 @@ static bool measure_products(bench *b, err *e)
 
 /* ---- */
 
+static bool open_vector(bench *b, weight *w, int64_t n, err *e)
+{
+    tensor t = {.name = "random", .file = "bench", .type = DTYPE_F32, .n_dims = 1, .dim = {n}, .count = n,
+                .bytes = (size_t)n * sizeof(float), .data = b->host};
+    return b->k->weight_open(b->k, w, &t, 1, n, e);
+}
+
 static bool bench_open(bench *b, const char *device, err *e)
 {
     kernels_options o = {.device = device, .products = PRECISION_BF16};
@@ -428,9 +432,8 @@ static bool bench_open(bench *b, const char *device, err *e)
     b->k->put(b->k, b->pool, b->host, b->host_n);
     for (size_t i = b->host_n; i < b->pool_n; i += b->host_n)
         b->k->copy(b->k, act_at(b->k, b->pool, i), b->pool, b->host_n);
-    tensor t = {.name = "random", .file = "bench", .type = DTYPE_F32, .n_dims = 1, .dim = {3584}, .count = 3584,
-                .bytes = 3584 * sizeof(float), .data = b->host};
-    return b->k->weight_open(b->k, &b->vector, &t, 1, 3584, e) && b->k->sync(b->k, e);
+    return open_vector(b, &b->vector, 3584, e) && open_vector(b, &b->angles, (int64_t)b->host_n / 4, e) &&
+           b->k->sync(b->k, e);
 }
 
 static void bench_close(bench *b)
@@ -438,6 +441,7 @@ static void bench_close(bench *b)
     if (b->k) {
         close_weights(b);
         b->k->weight_close(b->k, &b->vector);
+        b->k->weight_close(b->k, &b->angles);
         b->k->free_(b->k, b->pool);
         b->k->close(b->k);
     }

@@ -10,6 +10,11 @@ device=${JOMED_DEVICE:-cuda:0}
 sizes=${*:-2b 7b}
 rounds=${JOMED_ROUNDS:-3}
 
+# cuBLAS and cuBLASLt are loaded by name: from the CUDA that was compiled with, where the system's linker does not know them.
+# For our programs alone: PyTorch brings its own.
+nvcc=$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")
+ours() { LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${nvcc%/bin/nvcc}/lib64" "$@"; }
+
 echo "== $(git describe --always --dirty 2>/dev/null || echo 'a copy without git'), $(date -u +%F)"
 if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,memory.total,memory.used --format=csv || :
@@ -17,7 +22,7 @@ fi
 
 echo "== operations"
 tiny=; [ "$sizes" != tiny ] || tiny=--tiny
-"$B/bench/bench_gpu" --device "$device" $tiny
+ours "$B/bench/bench_gpu" --device "$device" $tiny
 
 torch=
 if python3 -c 'import sys, torch, transformers; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then torch=1; fi
@@ -37,10 +42,10 @@ for size in $sizes; do
         for round in $(seq "$rounds"); do
             echo "== $size, K = $k, $px px, round $round of $rounds"
             # shellcheck disable=SC2086
-            "$B/bench/bench_reader" "$model" --device "$device" --k $k --case-image "$px" --answers 15 $more
+            ours "$B/bench/bench_reader" "$model" --device "$device" --k $k --case-image "$px" --answers 15 $more
             echo "== the same, all products by our own kernels"
             # shellcheck disable=SC2086
-            "$B/bench/bench_reader" "$model" --device "$device" --k $k --case-image "$px" --answers 15 $more --products own
+            ours "$B/bench/bench_reader" "$model" --device "$device" --k $k --case-image "$px" --answers 15 $more --products own
             [ -z "$torch" ] || python3 bench/bench_torch.py "$model" --k $k --image "$px" || echo "(PyTorch failed on this case)"
         done
     done

@@ -45,7 +45,7 @@ struct sequence {
 
 /* Shared memory begins with the sequence of the block. (All of it is dynamic: g++ cannot place static objects of a
  * template where the emulation finds them.) */
-enum { SEQUENCE_BYTES = 128 };
+enum { SEQUENCE_BYTES = 128, ROWS_BYTES = 128 + ROWS_WIDE * (int)sizeof(int) };
 static_assert(sizeof(sequence) <= SEQUENCE_BYTES, "and what follows is aligned to 128");
 
 struct heads { int n_sequences, n_blocks, group, dim; float scale_log2 /* scale * log2(e) */; };
@@ -55,13 +55,12 @@ struct heads { int n_sequences, n_blocks, group, dim; float scale_log2 /* scale 
  * it. */
 static __device__ int find_sequence(sequence *s, const sequence *all, const heads &h)
 {
-    int block = h.n_blocks - 1 - (int)blockIdx.x, low = 0;
-    for (int high = h.n_sequences; high - low > 1;) {
-        int middle = (low + high) / 2;
-        if (all[middle].first_block <= block) low = middle;
-        else high = middle;
+    int block = h.n_blocks - 1 - (int)blockIdx.x, own = 0;
+    for (int i = 1; i < h.n_sequences; i += THREADS) { /* all at once: a search by halves would wait at every step */
+        int other = i + (int)threadIdx.x;
+        own += __syncthreads_count(other < h.n_sequences && all[other].first_block <= block);
     }
-    if (threadIdx.x == 0) *s = all[low];
+    if (threadIdx.x == 0) *s = all[own];
     __syncthreads();
     return block - s->first_block;
 }
@@ -96,11 +95,15 @@ static __device__ int first_masked(const sequence &s, int i)
     return s.mask == ATTEND_TREE ? min(sight, s.n_keys - s.n_tree) : sight;
 }
 
-/* What comes off a score before it is scaled: slope / scale * |i - j| [Press et al. 2022, arXiv:2108.12409]. */
-static __device__ float with_bias(float score, const sequence &s, const sequence *all, int i, int j, int head)
+/* What comes off a score before it is scaled, where there are slopes: slope / scale * |i - j|
+ * [Press et al. 2022, arXiv:2108.12409]. */
+static __device__ float slope_of(const sequence &s, const sequence *all, int head)
 {
-    if (s.slopes_at < 0) return score;
-    return fmaf(-(reinterpret_cast<const float *>(all) + s.slopes_at)[head], (float)abs(i - j), score);
+    return (reinterpret_cast<const float *>(all) + s.slopes_at)[head];
+}
+static __device__ float with_bias(float score, float slope, int i, int j)
+{
+    return fmaf(-slope, (float)abs(i - j), score);
 }
 
 /* Row j of the keys or values of both spans. */
@@ -117,28 +120,65 @@ static __device__ const E *span_row(const sequence &s, const void *const rows[2]
  * different banks. */
 template <int DIM> struct tile { enum { PITCH = DIM + 8, CHUNKS = DIM / 8, ELEMENTS = KEYS * PITCH }; };
 
-/* KEYS rows from key j0 on, DIM elements from `column` on; rows past the last key are zeros. */
+/* The 16-byte chunks of a thread in a tile: they lie THREADS apart, counted along the rows. The next is found
+ * without a division. */
+template <int DIM> struct walk {
+    enum { PITCH = tile<DIM>::PITCH, CHUNKS = tile<DIM>::CHUNKS, ROWS = THREADS / CHUNKS, REST = THREADS % CHUNKS };
+    int row = (int)threadIdx.x / CHUNKS, chunk = (int)threadIdx.x % CHUNKS;
+    __device__ __forceinline__ int  at() const { return row * PITCH + chunk * 8; } /* in shared memory */
+    __device__ __forceinline__ bool wraps() const { return REST != 0 && chunk >= CHUNKS - REST; }
+    __device__ __forceinline__ void step()
+    {
+        bool wrap = wraps();
+        row += ROWS + wrap;
+        chunk += wrap ? REST - CHUNKS : (int)REST;
+    }
+};
+
+/* KEYS rows from key j0 on, DIM elements from `column` on; rows past the last key are zeros, for which nothing is
+ * read. Those of one span, then those of the other: nearly every tile lies in one. */
 template <int DIM>
-static __device__ void load_keys(bf16 *to, const sequence &s, const void *const rows[2], int column, int j0)
+static __device__ __forceinline__ void load_keys(bf16 *to, const sequence &s, const void *const rows[2], int column,
+                                                 int j0)
 {
-    for (int c = threadIdx.x; c < KEYS * tile<DIM>::CHUNKS; c += THREADS) {
-        int row = c / tile<DIM>::CHUNKS, at = c % tile<DIM>::CHUNKS * 8, j = j0 + row;
-        bool real = j < s.n_keys;
-        const bf16 *from = span_row<bf16>(s, rows, real ? j : 0) + column + at;
-        cp_async_16(to + row * tile<DIM>::PITCH + at, from, real ? 16 : 0);
+    typedef walk<DIM> w;
+    static_assert(KEYS * w::CHUNKS % THREADS == 0, "as many chunks a thread");
+    const int n = s.n_keys - j0, border = s.n_first < s.n_keys ? min(max(s.n_first - j0, 0), (int)KEYS) : (int)KEYS;
+#pragma unroll 1
+    for (int second = border == 0; second < (border == KEYS ? 1 : 2); second++) {
+        const int   stride = s.k_stride[second], first = second ? j0 - s.n_first : j0;
+        const int   low = second ? border : 0, high = second ? (int)KEYS : border;
+        const bf16 *from = static_cast<const bf16 *>(rows[second]) + (int64_t)first * stride + column;
+        w           at;
+        from += at.row * stride + at.chunk * 8;
+#pragma unroll
+        for (int i = 0; i < KEYS * w::CHUNKS / THREADS; i++, at.step()) {
+            if ((unsigned)(at.row - low) < (unsigned)(high - low))
+                cp_async_16(to + at.at(), from, at.row < n ? 16 : 0);
+            from += (w::ROWS + at.wraps()) * stride + (at.wraps() ? w::REST - w::CHUNKS : (int)w::REST) * 8;
+        }
     }
 }
 
 /* n rows of queries from row r0 on; those past the last query are zeros. */
-template <int DIM>
-static __device__ void load_queries(bf16 *to, const sequence &s, int group, int kv_head, int r0, int n)
+template <int DIM, int N>
+static __device__ __forceinline__ void load_queries(bf16 *to, const sequence &s, int group, int kv_head, int r0)
 {
-    for (int c = threadIdx.x; c < n * tile<DIM>::CHUNKS; c += THREADS) {
-        int row = c / tile<DIM>::CHUNKS, at = c % tile<DIM>::CHUNKS * 8, i = (r0 + row) / group,
-            h = (r0 + row) % group;
-        bool real = i < s.n_q;
-        const bf16 *from = static_cast<const bf16 *>(s.q) + (kv_head * group + h) * DIM + at;
-        cp_async_16(to + row * tile<DIM>::PITCH + at, real ? from + (size_t)i * s.q_stride : from, real ? 16 : 0);
+    typedef walk<DIM> w;
+    static_assert(N * w::CHUNKS % THREADS == 0, "as many chunks a thread");
+    const int    n_q = s.n_q, per_step = w::ROWS / group, rest = w::ROWS % group;
+    const size_t stride = (size_t)s.q_stride;
+    const bf16  *q = static_cast<const bf16 *>(s.q) + (size_t)kv_head * group * DIM;
+    w   at;
+    int i = (r0 + at.row) / group, h = (r0 + at.row) % group;
+#pragma unroll 4
+    for (int c = 0; c < N * w::CHUNKS / THREADS; c++) {
+        bool real = i < n_q;
+        cp_async_16(to + at.at(), real ? q + (size_t)i * stride + h * DIM + at.chunk * 8 : q, real ? 16 : 0);
+        h += rest + at.wraps();
+        i += per_step;
+        if (h >= group) h -= group, i++;
+        at.step();
     }
 }
 
@@ -179,10 +219,10 @@ static __device__ running next_shift(float shift, float top, float scale_log2)
     return r;
 }
 
-/* Two neighbouring scores of a row to weights, as an operand. */
+/* Two neighbouring scores of a row to weights, as an operand. A row's largest is 1; what is below 2^-126 is 0. */
 static __device__ uint32_t soften(const float score[2], const running &r, float scale_log2)
 {
-    return pack_two(exp2f(fmaf(score[0], scale_log2, -r.used)), exp2f(fmaf(score[1], scale_log2, -r.used)));
+    return pack_two(exp2_fast(fmaf(score[0], scale_log2, -r.used)), exp2_fast(fmaf(score[1], scale_log2, -r.used)));
 }
 
 /* Where this lane's part of row r goes: elements 2 (lane % 4) and the next of every eight. */
@@ -196,16 +236,20 @@ static __device__ void put_two(bf16 *y, const float sum[2], float f)
     *reinterpret_cast<uint32_t *>(y) = pack_two(sum[0] * f + 0.0f, sum[1] * f + 0.0f);
 }
 
-/* Biases and masks on the scores of 16 keys from key `first` of the tile at j0 on, one half of the rows: row r. */
-static __device__ void mask_scores(float c[2][4], int half, uint64_t seen, const sequence &s, const sequence *all,
-                                   const heads &h, int kv_head, int r, int j0, int first)
+/* Scores of 16 keys, one half of the rows: query i. j: the lane's first of these keys. */
+static __device__ __forceinline__ void bias_scores(float c[2][4], int half, float slope, int i, int j)
 {
-    const int own = first + threadIdx.x % 4 * 2;
     for (int e = 0; e < 4; e++) {
-        int    key = own + e / 2 * 8 + e % 2;
         float &x = c[e / 2][2 * half + e % 2];
-        if (s.slopes_at >= 0) x = with_bias(x, s, all, r / h.group, j0 + key, kv_head * h.group + r % h.group);
-        x = seen >> key & 1 ? x : -INFINITY;
+        x = with_bias(x, slope, i, j + e / 2 * 8 + e % 2);
+    }
+}
+/* seen: from that key on. */
+static __device__ __forceinline__ void mask_scores(float c[2][4], int half, uint32_t seen)
+{
+    for (int e = 0; e < 4; e++) {
+        float &x = c[e / 2][2 * half + e % 2];
+        x = seen & 1u << (e / 2 * 8 + e % 2) ? x : -INFINITY;
     }
 }
 
@@ -220,17 +264,20 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
     enum { M = 2, PITCH = tile<DIM>::PITCH, D8 = DIM / 8 };
     DYNAMIC_SHARED(uint8_t, shared);
     sequence &s = *reinterpret_cast<sequence *>(shared);
-    bf16 *q = reinterpret_cast<bf16 *>(shared + SEQUENCE_BYTES), *keys = q + ROWS_WIDE * PITCH;
+    int  *query_of = reinterpret_cast<int *>(shared + SEQUENCE_BYTES); /* of a row: there are no registers left */
+    int  *clear = query_of + ROWS_WIDE; /* keys before it are seen by every row */
+    bf16 *q = reinterpret_cast<bf16 *>(shared + SEQUENCE_BYTES + ROWS_BYTES), *keys = q + ROWS_WIDE * PITCH;
     bf16 *values = keys + tile<DIM>::ELEMENTS;
     const int r0 = find_sequence(&s, all, h) * ROWS_WIDE, kv_head = blockIdx.y, column = kv_head * DIM;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * 16 * M;
     const int last = keys_in_sight(s, min((r0 + ROWS_WIDE - 1) / h.group, s.n_q - 1));
-    const int clear = s.slopes_at >= 0 ? 0 : first_masked(s, r0 / h.group);
 
     float o[M][D8][4] = {}, sum[M][4] = {}, shift[M][2];
     for (int m = 0; m < M; m++) shift[m][0] = shift[m][1] = -INFINITY;
 
-    load_queries<DIM>(q, s, h.group, kv_head, r0, ROWS_WIDE);
+    for (int r = threadIdx.x; r < ROWS_WIDE; r += THREADS) query_of[r] = (r0 + r) / h.group;
+    if (threadIdx.x == 0) *clear = s.slopes_at >= 0 ? 0 : first_masked(s, r0 / h.group);
+    load_queries<DIM, ROWS_WIDE>(q, s, h.group, kv_head, r0);
     if (last > 0) load_keys<DIM>(keys, s, s.k, column, 0);
     cp_async_commit();
     for (int j0 = 0; j0 < last; j0 += KEYS) {
@@ -262,12 +309,17 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
             float factor[2];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                if (j0 + KEYS > clear) {
-                    const int      r = r0 + own + 16 * m + lane / 4 + 8 * half;
-                    const uint64_t seen = keys_seen(s, all, min(r / h.group, s.n_q - 1), j0);
+                if (j0 + KEYS > *clear) {
+                    const int      row = own + 16 * m + lane / 4 + 8 * half, i = query_of[row];
+                    const int      own_key = lane % 4 * 2;
+                    const uint64_t seen = keys_seen(s, all, min(i, s.n_q - 1), j0) >> own_key;
+                    if (s.slopes_at >= 0) {
+                        const float slope = slope_of(s, all, kv_head * h.group + r0 + row - i * h.group);
+                        for (int g = 0; g < GROUPS; g++)
+                            bias_scores(p[m][g], half, slope, i, j0 + 16 * g + own_key);
+                    }
 #pragma unroll
-                    for (int g = 0; g < GROUPS; g++)
-                        mask_scores(p[m][g], half, seen, s, all, h, kv_head, r, j0, 16 * g);
+                    for (int g = 0; g < GROUPS; g++) mask_scores(p[m][g], half, (uint32_t)(seen >> 16 * g));
                 }
                 float top = -INFINITY;
                 for (int g = 0; g < GROUPS; g++)
@@ -304,23 +356,31 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
         }
     }
     cp_async_wait<0>();
+    __syncthreads(); /* without a key it is the first: all queries have come, and query_of is there */
 
+    /* Out by way of the warp's own queries, so that a row is written 16 bytes at a time. */
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int   r = r0 + own + 16 * m + lane / 4 + 8 * half, i = r / h.group;
+            bf16 *y = q + (own + 16 * m + lane / 4 + 8 * half) * PITCH + lane % 4 * 2;
             float total = sum[m][2 * half], f = total > 0 ? 1.0f / total : 0;
-            if (i >= s.n_q) continue;
-            for (int d = 0; d < D8; d++) put_two(out_row<DIM>(s, h, kv_head, r) + 8 * d, o[m][d] + 2 * half, f);
+            for (int d = 0; d < D8; d++) put_two(y + 8 * d, o[m][d] + 2 * half, f);
         }
+    __syncwarp();
+    for (int c = lane; c < 16 * M * D8; c += 32) {
+        const int row = own + c / D8, i = query_of[row], head = kv_head * h.group + r0 + row - i * h.group;
+        if (i >= s.n_q) break;
+        *reinterpret_cast<uint4 *>(static_cast<bf16 *>(s.out) + (size_t)i * s.out_stride + head * DIM + c % D8 * 8) =
+            *reinterpret_cast<const uint4 *>(q + row * PITCH + c % D8 * 8);
+    }
 }
 
 /* ----------------------------------------------------------------------------------------------- few rows
  * Decode: 16 rows hold all heads of a group for one or two queries, and reading keys and values is all the work. Warp
  * w makes the scores of the tile's group w of 16 keys and the columns 16 (w + 4 c) of the output, from weights that
  * all have left in shared memory. Two tiles of keys and values are under way. */
-template <int DIM> /* 3 blocks: asked for 4, ptxas 13.0 goes down to 64 registers for sm_90a and spills one */
+template <int DIM> /* 3 blocks: what the tiles of head size 128 leave room for */
 static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequence *all, heads h)
 {
     enum { PITCH = tile<DIM>::PITCH, ELEMENTS = tile<DIM>::ELEMENTS, C = DIM / (16 * WARPS) };
@@ -336,7 +396,7 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
     const int clear = s.slopes_at >= 0 ? 0 : first_masked(s, r0 / h.group);
 
     float o[2 * C][4] = {}, sum[4] = {}, shift[2] = {-INFINITY, -INFINITY}, factor[2];
-    load_queries<DIM>(q, s, h.group, kv_head, r0, ROWS_NARROW);
+    load_queries<DIM, ROWS_NARROW>(q, s, h.group, kv_head, r0);
     if (last > 0) {
         load_keys<DIM>(stage, s, s.k, column, 0);
         load_keys<DIM>(stage + ELEMENTS, s, s.v, column, 0);
@@ -363,9 +423,13 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
         }
         for (int half = 0; half < 2; half++) {
             const int r = r0 + row + 8 * half;
-            if (j0 + KEYS > clear)
-                mask_scores(p, half, keys_seen(s, all, min(r / h.group, s.n_q - 1), j0), s, all, h, kv_head, r, j0,
-                            16 * warp);
+            if (j0 + KEYS > clear) {
+                const int own_key = 16 * warp + lane % 4 * 2;
+                if (s.slopes_at >= 0)
+                    bias_scores(p, half, slope_of(s, all, kv_head * h.group + r % h.group), r / h.group,
+                                j0 + own_key);
+                mask_scores(p, half, (uint32_t)(keys_seen(s, all, min(r / h.group, s.n_q - 1), j0) >> own_key));
+            }
             float most = fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
             most = quad_max(most);
             if (lane % 4 == 0) top[warp * ROWS_NARROW + row + 8 * half] = most;
@@ -451,7 +515,8 @@ static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *
         }
         for (int n = 0; n < ANY_PER_WARP; n++) {
             int   r = r0 + own + n, i = min(r / h.group, s.n_q - 1), j = j0 + lane;
-            float x = with_bias(score[n], s, all, i, j, kv_head * h.group + r % h.group);
+            float x = score[n];
+            if (s.slopes_at >= 0) x = with_bias(x, slope_of(s, all, kv_head * h.group + r % h.group), i, j);
             if (!(keys_seen(s, all, i, j0) >> lane & 1)) x = -INFINITY;
             running a = next_shift(shift[n], warp_max(x), h.scale_log2);
             float p = exp2f(fmaf(x, h.scale_log2, -a.used));
@@ -486,7 +551,7 @@ struct plan { attend_kernel run; int rows; size_t shared_bytes; };
 template <int DIM> static plan wide_plan()
 {
     size_t elements = (size_t)ROWS_WIDE * tile<DIM>::PITCH + 2 * tile<DIM>::ELEMENTS;
-    return {attend_wide<DIM>, ROWS_WIDE, SEQUENCE_BYTES + elements * sizeof(bf16)};
+    return {attend_wide<DIM>, ROWS_WIDE, SEQUENCE_BYTES + ROWS_BYTES + elements * sizeof(bf16)};
 }
 template <int DIM> static plan narrow_plan()
 {

@@ -15,6 +15,8 @@
  *   ldmatrix_x4, _x4_trans, _x2, _x2_trans     8x8 matrices of 16-bit elements; lane i gives the address of
  *                                              row i % 8 of matrix i / 8
  *   mma_m16n8k16_bf16, _f16(d, a, b, c)        d = a b + c: a [16,16] row-major, b [16,8] by columns, c and d f32
+ *   exp2_fast(x)                               2^x to 2 units in the last place, as exp2f(); 0 below x = -126, where
+ *                                              exp2f() goes on in subnormal numbers for four times the instructions
  *
  * nvcc may not contract a * b + c into a multiply-add by itself (--fmad=false): it would do so in one instance of a
  * template and not in another, and a row's bits would depend on which one served it. Where one is wanted, fmaf() is
@@ -91,6 +93,12 @@ static __device__ __forceinline__ void mma_m16n8k16_f16(float d[4], const uint32
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]),
           "f"(c[3]));
+}
+static __device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 #endif
 

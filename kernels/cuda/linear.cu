@@ -61,7 +61,7 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
     for (int i = threadIdx.x; i < BM * BN / 8; i += THREADS) {
         int t = t_base + i / (BN / 8), n = n_base + i % (BN / 8) * 8, left = p.N - n;
         if (t >= p.T || left <= 0) continue;
-        float  v[8], r[8];
+        float  v[8], r[8], b[8];
         size_t at = (size_t)t * p.ldy + n;
         load_8(v, sums + i / (BN / 8) * PITCH + i % (BN / 8) * 8, 8, true);
         if (p.start) { /* N % 8 == 0 then */
@@ -69,10 +69,11 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
 #pragma unroll
             for (int j = 0; j < 8; j++) v[j] += r[j];
         }
+        if (p.bias) load_8(b, p.bias + n, left, aligned);
         if (p.residual) load_8(r, p.residual + at, left, aligned);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            float sum = p.bias && j < left ? v[j] + p.bias[n + j] : v[j];
+            float sum = p.bias ? v[j] + b[j] : v[j];
             v[j] = p.residual ? unit_of(sum, p.u) + r[j] : unit_of(sum, p.u);
         }
         store_8(p.y + at, v, left, aligned);
@@ -146,7 +147,7 @@ static bool rows_at_16(const tensor_product &p)
 
 template <class S> static void launch(cuda *g, const tensor_product &p)
 {
-    bool aligned = rows_at_16(p);
+    bool aligned = rows_at_16(p) && aligned_16(p.bias);
     auto kernel = S::kernel;
     dim3 grid(blocks_of(p.T, S::BM), blocks_of(p.N, S::BN));
     LAUNCH(kernel, grid, dim3(S::THREADS), S::SHARED, g->stream, p, (int)aligned);
@@ -201,14 +202,31 @@ static void run_tensor(cuda *g, tensor_product p, const weight *w)
  * 64 x 64 outputs a block, 4 x 4 a thread; x and w tiles 16 deep, turned so that k is the slow index. */
 enum { FMA_TILE = 64, FMA_DEPTH = 16, FMA_THREADS = 256 };
 
-template <class E>
-static __device__ __forceinline__ void load_turned(float (*tile)[FMA_TILE + 4], const E *from, int ld, int row0,
-                                                   int n_rows, int k0, int depth)
+typedef float fma_row[FMA_TILE + 4];
+
+/* Four neighbours, those from n on 0. */
+static __device__ __forceinline__ void load_4(float v[4], const float *p, int n, bool aligned)
 {
-    int row = threadIdx.x / 4, k = threadIdx.x % 4 * 4;
-    from += (size_t)(row0 + row) * ld + k0 + k;
-    for (int i = 0; i < 4; i++)
-        tile[k + i][row] = row0 + row < n_rows && k0 + k + i < depth ? widen(from[i]) : 0.0f;
+    if (aligned && n >= 4) {
+        float4 a = *reinterpret_cast<const float4 *>(p);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+    } else
+        for (int i = 0; i < 4; i++) v[i] = i < n ? p[i] : 0.0f;
+}
+static __device__ __forceinline__ void load_4(float v[4], const bf16 *p, int n, bool)
+{
+    for (int i = 0; i < 4; i++) v[i] = i < n ? widen(p[i]) : 0.0f;
+}
+
+template <class E>
+static __device__ __forceinline__ void load_turned(fma_row *tile, const E *from, int ld, int row0, int n_rows, int k0,
+                                                   int depth)
+{
+    int   row = threadIdx.x / 4, k = threadIdx.x % 4 * 4;
+    bool  aligned = ld % 4 == 0 && (uintptr_t)from % 16 == 0;
+    float v[4];
+    load_4(v, from + (size_t)(row0 + row) * ld + k0 + k, row0 + row < n_rows ? depth - k0 - k : 0, aligned);
+    for (int i = 0; i < 4; i++) tile[k + i][row] = v[i];
 }
 
 template <class X, class W>
@@ -223,7 +241,8 @@ static __device__ __forceinline__ void put_one(const product<X, W> &p, int t, in
 /* grid: (ceil(T / 64), ceil(N / 64)) */
 template <class X, class W> static __global__ void __launch_bounds__(FMA_THREADS) fma_kernel(const product<X, W> p)
 {
-    __shared__ __align__(16) float xs[FMA_DEPTH][FMA_TILE + 4], ws[FMA_DEPTH][FMA_TILE + 4];
+    DYNAMIC_SHARED(fma_row, xs); /* [FMA_DEPTH] */
+    fma_row *ws = xs + FMA_DEPTH;
     int t0 = blockIdx.x * FMA_TILE, n0 = blockIdx.y * FMA_TILE, ty = threadIdx.x / 16 * 4,
         tx = threadIdx.x % 16 * 4;
     float acc[4][4] = {};
@@ -275,7 +294,8 @@ static product<X, W> product_of(act *y, int ldy, const act *x, int ldx, int T, c
 template <class X> static void run_fma(cuda *g, const product<X, float> &p)
 {
     auto kernel = fma_kernel<X, float>;
-    LAUNCH(kernel, dim3(blocks_of(p.T, FMA_TILE), blocks_of(p.N, FMA_TILE)), dim3(FMA_THREADS), 0, g->stream, p);
+    LAUNCH(kernel, dim3(blocks_of(p.T, FMA_TILE), blocks_of(p.N, FMA_TILE)), dim3(FMA_THREADS),
+           2 * FMA_DEPTH * sizeof(fma_row), g->stream, p);
     cu_launched(&g->k, "linear");
 }
 

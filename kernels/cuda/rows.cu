@@ -7,7 +7,7 @@
  * not depend on T or on alignment. */
 #include "kernels/cuda/cuda.h"
 
-enum { NORM_THREADS = 128, ROW_THREADS = 256, FLAT_THREADS = 256 };
+enum { NORM_THREADS = 128, NORM_WARPS = NORM_THREADS / 32, ROW_THREADS = 256, FLAT_THREADS = 256 };
 
 /* The same accesses are 16 bytes wide in every row if the first row is aligned and rows are whole eights apart. */
 static bool rows_aligned(const void *p, int64_t ld, size_t element)
@@ -23,7 +23,7 @@ static __device__ __forceinline__ float block_sum(float v, float *part)
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
     __syncthreads();
     float sum = 0;
-    for (int i = 0; i < NORM_THREADS / 32; i++) sum += part[i];
+    for (int i = 0; i < NORM_WARPS; i++) sum += part[i];
     return sum;
 }
 
@@ -32,7 +32,7 @@ static __device__ __forceinline__ float block_sum(float v, float *part)
 template <class E> static __global__ void __launch_bounds__(NORM_THREADS)
 layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, float eps, int aligned)
 {
-    __shared__ float part[2][NORM_THREADS / 32];
+    DYNAMIC_SHARED(float, part); /* [2, NORM_WARPS] */
     x += (size_t)blockIdx.x * D;
     y += (size_t)blockIdx.x * D;
     float v[8], sum = 0, sq = 0;
@@ -40,16 +40,18 @@ layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, 
         load_8(v, x + i, D - i, aligned);
         for (int j = 0; j < 8; j++) sum += v[j];
     }
-    float mean = block_sum(sum, part[0]) / (float)D;
+    float mean = block_sum(sum, part) / (float)D;
     for (int i = threadIdx.x * 8; i < D; i += NORM_THREADS * 8) {
         load_8(v, x + i, D - i, aligned);
         for (int j = 0; j < 8 && i + j < D; j++) sq = fmaf(v[j] - mean, v[j] - mean, sq);
     }
-    float rstd = 1.0f / sqrtf(block_sum(sq, part[1]) / (float)D + eps);
+    float rstd = 1.0f / sqrtf(block_sum(sq, part + NORM_WARPS) / (float)D + eps);
     for (int i = threadIdx.x * 8; i < D; i += NORM_THREADS * 8) {
+        float g[8], b[8] = {};
         load_8(v, x + i, D - i, aligned);
-        for (int j = 0; j < 8 && i + j < D; j++)
-            v[j] = fmaf((v[j] - mean) * rstd, gain[i + j], bias ? bias[i + j] : 0.0f);
+        load_8(g, gain + i, D - i, aligned);
+        if (bias) load_8(b, bias + i, D - i, aligned);
+        for (int j = 0; j < 8; j++) v[j] = fmaf((v[j] - mean) * rstd, g[j], b[j]);
         store_8(y + i, v, D - i, aligned);
     }
 }
@@ -58,7 +60,7 @@ layernorm_kernel(E *y, const E *x, int D, const float *gain, const float *bias, 
 template <class E> static __global__ void __launch_bounds__(NORM_THREADS)
 rmsnorm_kernel(E *y, const E *x, int D, const float *gain, float eps, int aligned)
 {
-    __shared__ float part[NORM_THREADS / 32];
+    DYNAMIC_SHARED(float, part); /* [NORM_WARPS] */
     x += (size_t)blockIdx.x * D;
     y += (size_t)blockIdx.x * D;
     float v[8], sq = 0;
@@ -68,8 +70,10 @@ rmsnorm_kernel(E *y, const E *x, int D, const float *gain, float eps, int aligne
     }
     float rms = 1.0f / sqrtf(block_sum(sq, part) / (float)D + eps);
     for (int i = threadIdx.x * 8; i < D; i += NORM_THREADS * 8) {
+        float g[8];
         load_8(v, x + i, D - i, aligned);
-        for (int j = 0; j < 8 && i + j < D; j++) v[j] = v[j] * rms * gain[i + j];
+        load_8(g, gain + i, D - i, aligned);
+        for (int j = 0; j < 8; j++) v[j] = v[j] * rms * g[j];
         store_8(y + i, v, D - i, aligned);
     }
 }
@@ -79,9 +83,10 @@ static void run_layernorm(cuda *g, act *y, const act *x, int T, int D, const wei
                           float eps)
 {
     auto kernel = layernorm_kernel<E>;
-    int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E));
-    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 0, g->stream, (E *)y, (const E *)x, D, (const float *)gain->data,
-           bias ? (const float *)bias->data : NULL, eps, aligned);
+    int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E)) && aligned_16(gain->data) &&
+                  (!bias || aligned_16(bias->data));
+    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 2 * NORM_WARPS * sizeof(float), g->stream, (E *)y, (const E *)x, D,
+           (const float *)gain->data, bias ? (const float *)bias->data : NULL, eps, aligned);
     cu_launched(&g->k, "layernorm");
 }
 
@@ -96,9 +101,10 @@ void cuda_layernorm(kernels *k, act *y, const act *x, int T, int D, const weight
 template <class E> static void run_rmsnorm(cuda *g, act *y, const act *x, int T, int D, const weight *gain, float eps)
 {
     auto kernel = rmsnorm_kernel<E>;
-    int  aligned = rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E));
-    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), 0, g->stream, (E *)y, (const E *)x, D, (const float *)gain->data, eps,
-           aligned);
+    int  aligned =
+        rows_aligned(x, D, sizeof(E)) && rows_aligned(y, D, sizeof(E)) && aligned_16(gain->data);
+    LAUNCH(kernel, dim3(T), dim3(NORM_THREADS), NORM_WARPS * sizeof(float), g->stream, (E *)y, (const E *)x, D,
+           (const float *)gain->data, eps, aligned);
     cu_launched(&g->k, "rmsnorm");
 }
 
@@ -111,6 +117,11 @@ void cuda_rmsnorm(kernels *k, act *y, const act *x, int T, int D, const weight *
 }
 
 /* ---------------------------------------------------------------------------------------------------- gated units */
+template <unit U> static __device__ __forceinline__ void gate_8(float a[8], const float b[8])
+{
+    for (int j = 0; j < 8; j++) a[j] = unit_of(a[j], U) * b[j];
+}
+
 /* y[t, j] = unit(gate[t, j]) * up[t, j]. grid: T */
 template <class E> static __global__ void __launch_bounds__(ROW_THREADS)
 glu_kernel(E *y, const E *gate, const E *up, int ld, int F, unit u, int aligned)
@@ -122,7 +133,12 @@ glu_kernel(E *y, const E *gate, const E *up, int ld, int F, unit u, int aligned)
         float a[8], b[8];
         load_8(a, gate + i, F - i, aligned);
         load_8(b, up + i, F - i, aligned);
-        for (int j = 0; j < 8; j++) a[j] = unit_of(a[j], u) * b[j];
+        switch (u) { /* once for the eight */
+        case UNIT_NONE: gate_8<UNIT_NONE>(a, b); break;
+        case UNIT_GELU: gate_8<UNIT_GELU>(a, b); break;
+        case UNIT_QUICK_GELU: gate_8<UNIT_QUICK_GELU>(a, b); break;
+        case UNIT_SILU: gate_8<UNIT_SILU>(a, b); break;
+        }
         store_8(y + i, a, F - i, aligned);
     }
 }
@@ -146,12 +162,19 @@ void cuda_glu(kernels *k, act *y, const act *gate, const act *up, int ld, int T,
 }
 
 /* ----------------------------------------------------------------------------------------------- rotary positions */
+static __device__ __forceinline__ void turn(float &a, float &b, float c, float s)
+{
+    float turned = fmaf(a, c, -b * s);
+    b = fmaf(b, c, a * s);
+    a = turned;
+}
+
 /* Both layouts and every kind of position (2-D, M-RoPE, interleaved) come as tables of angles: [T, half]. A thread
  * turns eight pairs of a head: two runs of eight elements half apart, or sixteen neighbours when interleaved.
  * grid: T */
 template <class E> static __global__ void __launch_bounds__(ROW_THREADS)
 rope_kernel(E *x, int ld, int n_heads, int head_dim, const float *cos_, const float *sin_, int half, int interleaved,
-            int aligned)
+            int aligned, int angles_aligned)
 {
     int eights = (half + 7) / 8;
     x += (size_t)blockIdx.x * ld;
@@ -160,19 +183,21 @@ rope_kernel(E *x, int ld, int n_heads, int head_dim, const float *cos_, const fl
     for (int i = threadIdx.x; i < n_heads * eights; i += ROW_THREADS) {
         int   j = i % eights * 8, n = half - j < 8 ? half - j : 8;
         E    *p = x + (size_t)(i / eights) * head_dim + (interleaved ? 2 * j : j), *q = p + (interleaved ? 8 : half);
-        float lo[8], hi[8], c, s;
-        load_8(lo, p, interleaved ? 2 * n : n, aligned);
-        load_8(hi, q, interleaved ? 2 * n - 8 : n, aligned);
-        for (int m = 0; m < 8 && m < n; m++) {
-            c = cos_[j + m], s = sin_[j + m];
-            float &a = !interleaved ? lo[m] : m < 4 ? lo[2 * m] : hi[2 * m - 8];
-            float &b = !interleaved ? hi[m] : m < 4 ? lo[2 * m + 1] : hi[2 * m - 7];
-            float  turned = fmaf(a, c, -b * s);
-            b = fmaf(b, c, a * s);
-            a = turned;
-        }
-        store_8(p, lo, interleaved ? 2 * n : n, aligned);
-        store_8(q, hi, interleaved ? 2 * n - 8 : n, aligned);
+        int   n_lo = interleaved ? 2 * n : n, n_hi = interleaved ? 2 * n - 8 : n;
+        float lo[8], hi[8], c[8], s[8];
+        load_8(c, cos_ + j, n, angles_aligned);
+        load_8(s, sin_ + j, n, angles_aligned);
+        load_8(lo, p, n_lo, aligned);
+        load_8(hi, q, n_hi, aligned);
+        if (interleaved)
+            for (int m = 0; m < 4; m++) {
+                turn(lo[2 * m], lo[2 * m + 1], c[m], s[m]);
+                turn(hi[2 * m], hi[2 * m + 1], c[m + 4], s[m + 4]);
+            }
+        else
+            for (int m = 0; m < 8; m++) turn(lo[m], hi[m], c[m], s[m]);
+        store_8(p, lo, n_lo, aligned);
+        store_8(q, hi, n_hi, aligned);
     }
 }
 
@@ -182,8 +207,9 @@ static void run_rope(cuda *g, act *x, int ld, int T, int n_heads, int head_dim, 
 {
     auto kernel = rope_kernel<E>;
     int  aligned = rows_aligned(x, ld, sizeof(E)) && head_dim % 8 == 0 && (interleaved || half % 8 == 0);
+    int  angles_aligned = aligned_16(cos_) && aligned_16(sin_) && half % 4 == 0;
     LAUNCH(kernel, dim3(T), dim3(ROW_THREADS), 0, g->stream, (E *)x, ld, n_heads, head_dim, cos_, sin_, half,
-           (int)interleaved, aligned);
+           (int)interleaved, aligned, angles_aligned);
     cu_launched(&g->k, "rope");
 }
 

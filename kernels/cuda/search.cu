@@ -85,10 +85,12 @@ static __global__ void __launch_bounds__(THREADS)
 static __device__ void pick(const uint32_t *count, int bins, uint32_t want, uint32_t *bin, uint32_t *left)
 {
     __shared__ uint32_t part[THREADS], found[2];
-    int per = bins / THREADS, t = threadIdx.x;
-    uint32_t sum = 0;
-    for (int i = 0; i < per; i++) sum += count[bins - 1 - t * per - i]; /* thread 0 has the largest keys */
-    part[t] = sum;
+    int per = bins / THREADS, t = threadIdx.x; /* per: 1 or 16, so that neighbouring lanes hold a part */
+    for (int i = 0; i < per; i++) { /* part 0 has the largest keys */
+        uint32_t sum = count[bins - 1 - i * THREADS - t];
+        for (int step = per / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (t % per == 0) part[(i * THREADS + t) / per] = sum;
+    }
     __syncthreads();
     if (t < 32) {
         const int own = THREADS / 32; /* parts of a lane */

@@ -311,6 +311,34 @@ static void packed_sequences_keep_their_bits(void **state)
     k->close(k);
 }
 
+/* More sequences than a block has threads to look for its own: each query by itself, as all in one. */
+static void many_sequences_find_their_blocks(void **state)
+{
+    (void)state;
+    enum { N = 300, WIDTH = 2 * 64 };
+    const attend_case c = {2, 2, 64, N, 0, 5, ATTEND_ALL, 0, false, 0};
+    kernels          *k = gpu_open(PRECISION_BF16);
+    made              m = make_case(k, &c, true);
+    attend_args      *a = calloc(N, sizeof *a);
+    float *one = malloc(N * WIDTH * sizeof *one), *each = calloc(N * WIDTH, sizeof *each);
+    assert_true(a && one && each);
+    k->attend(k, &m.device, 1);
+    fetch_rows(k, &m, one);
+    k->put(k, m.d_out, each, N * WIDTH);
+    for (int i = 0; i < N; i++) {
+        a[i] = m.device;
+        a[i].n_q = 1;
+        a[i].q = act_at(k, m.d_q, (size_t)i * WIDTH);
+        a[i].out = act_at(k, m.d_out, (size_t)i * WIDTH);
+    }
+    k->attend(k, a, N);
+    fetch_rows(k, &m, each);
+    assert_memory_equal(each, one, N * WIDTH * sizeof *one);
+    free(a), free(one), free(each);
+    made_free(k, &m);
+    k->close(k);
+}
+
 /* A chain of answers is a tree too and must give what causal attention gives; and the pairs that are not masked are
  * counted. */
 static void a_chain_as_a_tree_equals_causal(void **state)
@@ -372,7 +400,7 @@ int main(void)
         cmocka_unit_test(attention_survives_outliers),
         cmocka_unit_test(equal_keys_share_the_weight),
         cmocka_unit_test(a_rows_bits_do_not_depend_on_the_others),
-        cmocka_unit_test(packed_sequences_keep_their_bits),
+        cmocka_unit_test(packed_sequences_keep_their_bits), cmocka_unit_test(many_sequences_find_their_blocks),
         cmocka_unit_test(a_chain_as_a_tree_equals_causal),
         cmocka_unit_test(what_cannot_be_done_is_said),
     };

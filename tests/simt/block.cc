@@ -104,6 +104,8 @@ static void release_barrier()
     running.synced = clock_now++;
     for (int i = 0; i < running.n_warps; i++) {
         warp *w = &running.warps[i];
+        if (counting) count_met(w);
+        w->barrier_pc = NULL;
         if (w->lanes & ~w->left) make_ready(w, w->lanes & ~w->left);
     }
 }
@@ -145,6 +147,7 @@ static void block_run(uint3 at)
         int   n = running.n_threads - i * LANES;
         w->lanes = n >= LANES ? ~0u : (1u << n) - 1;
         w->left = w->waits = 0;
+        w->barrier_pc = NULL;
         make_ready(w, w->lanes);
         memset(w->seen, 0, sizeof w->seen);
     }
@@ -159,6 +162,7 @@ static void block_run(uint3 at)
     in_kernel = true;
     go(&host_sp, take_next(&running.warps[0]), false);
     in_kernel = false;
+    for (int i = 0; counting && i < running.n_warps; i++) count_met(&running.warps[i]);
 }
 
 void grid_run(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t dynamic_bytes,
@@ -171,6 +175,7 @@ void grid_run(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t 
     running.params_bytes = params_bytes;
     running.invoke = invoke;
     running.dynamic_bytes = dynamic_bytes;
+    if (counting) count_begin(name);
     running.n_threads = (int)(dim.x * dim.y * dim.z);
     running.n_warps = (running.n_threads + LANES - 1) / LANES;
     simt_here.block_dim = dim;
@@ -223,6 +228,7 @@ void warp_call(const warp_function *f, unsigned mask, void *data)
         wait_for_others(self);
         return;
     }
+    if (counting && mask == ~0u) count_met(w);
     f->work(mask, w->data);
     w->waits &= ~mask;
     if (mask & ~bit) make_ready(w, mask & ~bit);
@@ -237,6 +243,10 @@ int simt_syncthreads(simt_barrier kind, int predicate)
     thread *self = running.self;
     if (running.n_at_barrier > 0 && running.barrier != kind)
         report(self, NULL, "calls %s while others wait in %s", barrier_name(kind), barrier_name(running.barrier));
+    const void *pc = __builtin_return_address(0), *others = warp_of(self)->barrier_pc;
+    if (others && !same_place(pc, others))
+        report(self, pc, "calls %s where other lanes of its warp have called another one", barrier_name(kind));
+    warp_of(self)->barrier_pc = pc;
     running.barrier = kind;
     running.barrier_count += predicate != 0;
     running.n_at_barrier++;

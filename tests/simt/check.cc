@@ -1,8 +1,8 @@
 /* check.cc - looks at every access a kernel makes to memory, and reports the first wrong one.
  *
  * g++ -fsanitize=thread puts a call before each load and store; ThreadSanitizer's library would define those
- * functions, here we do. An access may go to the thread's own stack, the kernel's parameters, constants and globals
- * of the program, a block of device memory, or shared memory. Anything else is out of bounds; host memory too, which
+ * functions, here we do. An access may go to the thread's own stack, the kernel's parameters, constants of the
+ * program (to read), a block of device memory, or shared memory. Anything else is out of bounds; host memory too, which
  * a GPU cannot reach.
  *
  * Shared memory is watched word by word, and byte by byte in words of which parts were touched: who wrote it last,
@@ -13,6 +13,8 @@
  * thrown away); it shows in the result where it matters. */
 #include "tests/simt/inner.h"
 
+#include <set>
+#include <string>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,18 +69,36 @@ void checks_open()
 /* -------------------------------------------------------------------------------------------------------- reports */
 /* Where in the source, by binutils' addr2line if it is there. pc: behind the call, or behind a function's first
  * byte. */
-static void print_place(const char *what, const void *pc)
+static std::string place_of(const void *pc)
 {
     char path[512], command[700], line[400];
+    std::string lines;
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (!pc || n <= 0) return;
+    if (!pc || n <= 0) return lines;
     path[n] = '\0';
     snprintf(command, sizeof command, "addr2line -ipfC -e '%s' 0x%zx 2>/dev/null", path,
              (size_t)((uintptr_t)pc - 1 - (uintptr_t)__executable_start));
     FILE *f = popen(command, "r");
-    if (!f) return;
-    while (fgets(line, sizeof line, f)) fprintf(stderr, "    %s%s", what, line);
+    if (!f) return lines;
+    while (fgets(line, sizeof line, f)) lines += std::string("    ") + line;
     pclose(f);
+    return lines;
+}
+static void print_place(const char *what, const void *pc)
+{
+    std::string lines = place_of(pc);
+    if (!lines.empty()) fprintf(stderr, "    %s%s", what, lines.c_str() + 4);
+}
+
+/* g++ may have made two of one call; of those that are known, it is asked no more. */
+bool same_place(const void *pc, const void *other)
+{
+    static std::set<std::pair<const void *, const void *>> same;
+    if (pc == other || same.count({pc, other})) return true;
+    std::string place = place_of(pc);
+    if (!place.empty() && place != place_of(other)) return false;
+    same.insert({pc, other});
+    return true;
 }
 void report(const thread *t, const void *pc, const char *fmt, ...)
 {
@@ -228,7 +248,10 @@ bool is_shared(const void *p, size_t bytes)
         char where[120];
         memory_describe((const void *)a, where, sizeof where);
         snprintf(what, sizeof what, "%zu bytes of device memory out of bounds: %s", bytes, where);
-    } else
+    } else if (a >= (uintptr_t)__executable_start && a + bytes <= (uintptr_t)_end)
+        snprintf(what, sizeof what, "%zu bytes of an object of the program: in a template __shared__ is that, "
+                 "out of sight; DYNAMIC_SHARED is not", bytes);
+    else
         snprintf(what, sizeof what, "%zu bytes at %p, which is no device memory", bytes, (void *)a);
     report(t, pc, "%s %s", verb(kind), what);
 }
@@ -244,7 +267,7 @@ void access_by(const thread *t, const void *p, size_t bytes, access_kind kind, c
         if (a + bytes <= dynamic.begin + running.dynamic_bytes) return watch(&dynamic, t, a, bytes, kind, pc);
     } else if (a >= fixed.begin && a < fixed.end) {
         if (a + bytes <= fixed.end) return watch(&fixed, t, a, bytes, kind, pc);
-    } else if (a >= (uintptr_t)__executable_start && a + bytes <= (uintptr_t)_end)
+    } else if (kind == READ && a >= (uintptr_t)__executable_start && a + bytes <= (uintptr_t)_end)
         return;
     else if (kind == READ && a - (uintptr_t)running.params < running.params_bytes)
         return;
@@ -279,6 +302,7 @@ static inline void seen(const void *p, size_t bytes, access_kind kind, const voi
     uintptr_t a = (uintptr_t)p;
     if (__builtin_expect(in_kernel, 1)) {
         if (a - running.stack_at < STACK_BYTES) return; /* the two most frequent, inline */
+        if (__builtin_expect(counting, 0)) count_access(running.self, p, bytes, kind, pc);
         if (a - device_begin < device_end - device_begin && memory_touch_quickly(a, bytes)) return;
         access_by(running.self, p, bytes, kind, pc);
     } else if (a - device_begin < device_end - device_begin)

@@ -3,6 +3,7 @@
 #define JOMED_SIMT_CONTROL_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include "tests/simt/runtime.h"
 
 #ifdef __cplusplus
@@ -16,6 +17,15 @@ void simt_set_devices(int n);          /* 0: no GPU in the machine; 1 at start *
 void simt_set_memory(size_t bytes);    /* of the device; 16 GiB at start */
 size_t simt_memory_used(void);         /* bytes allocated on the device: 0 when nothing leaked */
 long simt_handles_used(void);          /* streams, events, graphs, pinned blocks not yet given back */
+
+/* What the kernels launched since simt_count(1) moved (traffic.cc): in sum, or of the one launched by that name (what
+ * LAUNCH was given). Nothing is counted at start, nor in a build with AddressSanitizer. */
+typedef struct {
+    uint64_t shared, shared_least; /* wavefronts of shared memory */
+    uint64_t global, global_least; /* sectors of 32 bytes of device memory */
+} simt_traffic;
+void simt_count(int on);
+simt_traffic simt_counted(const char *kernel);
 
 /* The cuBLASLt that is found next (cublaslt.cc): a letter for each algorithm that it proposes, the first first;
  * NULL: there is none. At start "s".

@@ -47,6 +47,7 @@ struct thread {
 struct warp {
     unsigned lanes, left, waits, ready; /* bits; waits: in a warp function */
     void    *data[LANES];
+    const void *barrier_pc; /* where its first lane waits in a barrier; NULL: none does */
     uint64_t seen[LANES][LANES]; /* [of][by] */
 };
 
@@ -103,6 +104,15 @@ void access_by(const thread *t, const void *p, size_t bytes, access_kind kind, c
 void flight_begin(const thread *t, void *dst, size_t bytes);  /* cp.async: may not be read before its wait */
 void flight_end(const thread *t, void *dst, size_t bytes);
 bool is_shared(const void *p, size_t bytes);
+
+/* traffic.cc: what the accesses cost, while a test asks. */
+extern bool counting;
+void count_begin(const char *kernel);
+void count_access(const thread *t, const void *p, size_t bytes, access_kind kind, const void *pc);
+void count_rows(void *const row[8]); /* of 16 bytes of shared memory: a matrix of ldmatrix */
+void count_met(const warp *w);       /* all lanes have met: what they did up to now belongs together */
+/* Are two calls one in the source? Yes, where that cannot be told. */
+bool same_place(const void *pc, const void *other);
 [[noreturn]] void report(const thread *t, const void *pc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* memory.cc: device memory. */

@@ -40,7 +40,7 @@ static void every_thread_of_every_block_runs_once(void **)
 template <int N, bool DOUBLE> static __global__ void block_sum(const float *x, float *y)
 {
     DYNAMIC_SHARED(float, s);
-    __shared__ float scale;
+    float &scale = s[N];
     if (threadIdx.x == 0) scale = DOUBLE ? 2 : 1;
     s[threadIdx.x] = x[blockIdx.x * N + threadIdx.x];
     for (int step = N / 2; step > 0; step /= 2) {
@@ -55,7 +55,7 @@ static void a_sum_through_shared_memory_is_right(void **)
     for (int i = 0; i < 3 * 1024; i++) x[i] = (float)i;
     float *dx = device<float>(3 * 1024), *y = device<float>(3);
     assert_int_equal(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice), cudaSuccess);
-    LAUNCH((block_sum<1024, true>), 3, 1024, 1024 * sizeof(float), 0, dx, y);
+    LAUNCH((block_sum<1024, true>), 3, 1024, 1025 * sizeof(float), 0, dx, y);
     fetch(got, y, 3);
     for (int b = 0; b < 3; b++) assert_true(got[b] == 2.0f * (1024.0f * 1024 * b + 1023 * 512));
     cudaFree(dx);

@@ -117,6 +117,13 @@ static __global__ void static_past(float *y, int n)
     __syncthreads();
     y[threadIdx.x] = s[1][0];
 }
+template <int N> static __global__ void static_in_a_template(float *y)
+{
+    __shared__ float s[N]; /* g++ leaves it where all statics are: a race would not be seen */
+    s[threadIdx.x] = 1;
+    __syncthreads();
+    y[threadIdx.x] = s[N - 1 - threadIdx.x];
+}
 static __global__ void not_written(float *y)
 {
     DYNAMIC_SHARED(float, s);
@@ -132,6 +139,9 @@ static void shared_memory_out_of_bounds_is_found(void **)
            "shared_past", "thread (31, 0, 0)", "writes 4 bytes of dynamic shared memory at offset 124 of 124");
     caught("static", [] { LAUNCH(static_past, 1, 32, 0, 0, device<float>(32), 17); run(); },
            "static_past", "thread (16, 0, 0)", "out of the array's bounds");
+    caught("static, where it cannot be seen",
+           [] { LAUNCH(static_in_a_template<32>, 1, 32, 0, 0, device<float>(32)); run(); },
+           "static_in_a_template", "writes 4 bytes of an object of the program", "DYNAMIC_SHARED");
 }
 
 static void shared_memory_begins_as_nan(void **)
@@ -405,6 +415,41 @@ static __global__ void two_barriers(int *y)
     if (threadIdx.x < 32) __syncthreads();
     else y[0] = __syncthreads_or(1);
 }
+static __global__ void barriers_in_two_branches(int *y)
+{
+    __shared__ int s[64];
+    s[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x % 32 < 16) {
+        __syncthreads();
+        y[threadIdx.x] = s[63 - threadIdx.x];
+    } else {
+        __syncthreads();
+        y[threadIdx.x] = 2 * s[63 - threadIdx.x] + 1;
+    }
+}
+static __global__ void barriers_of_two_warps(int *y) /* right: a warp is of one mind */
+{
+    __shared__ int s[64];
+    s[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x < 32) {
+        __syncthreads();
+        y[threadIdx.x] = s[63 - threadIdx.x];
+    } else {
+        __syncthreads();
+        y[threadIdx.x] = 2 * s[63 - threadIdx.x] + 1;
+    }
+}
+static __global__ void products_in_two_branches(float *y)
+{
+    uint32_t a[4] = {}, b[2] = {threadIdx.x, 1};
+    float    c[4] = {}, d[4];
+    if (threadIdx.x < 8) mma_m16n8k16_bf16(d, a, b, c);
+    else {
+        c[threadIdx.x % 4] = 1;
+        mma_m16n8k16_bf16(d, a, b, c);
+    }
+    y[threadIdx.x] = d[threadIdx.x % 4];
+}
 static __global__ void ldmatrix_outside(uint32_t *y)
 {
     DYNAMIC_SHARED(uint16_t, s);
@@ -455,6 +500,16 @@ static void lanes_that_do_not_meet_are_found(void **)
         "short_warp", "__shfl_sync", "its warp has the lanes 0x000fffff");
     caught("another barrier", [] { LAUNCH(two_barriers, 1, 64, 0, 0, device<int>(1)); run(); },
            "two_barriers", "calls __syncthreads_or", "wait in __syncthreads");
+    if (system("addr2line --version >/dev/null 2>&1") == 0) { /* else two calls cannot be told apart */
+        caught("barriers in two branches",
+               [] { LAUNCH(barriers_in_two_branches, 1, 64, 0, 0, device<int>(64)); run(); },
+               "barriers_in_two_branches", "thread (16, 0, 0): calls __syncthreads where other lanes", "another one");
+        caught("mma in two branches",
+               [] { LAUNCH(products_in_two_branches, 1, 32, 0, 0, device<float>(32)); run(); },
+               "products_in_two_branches", "thread (8, 0, 0): calls mma where lane 0", "another one");
+    }
+    outcome o = in_child([] { LAUNCH(barriers_of_two_warps, 1, 64, 0, 0, device<int>(64)); run(); });
+    assert_int_equal(o.status, 0);
     caught("ldmatrix bounds", [] { LAUNCH(ldmatrix_outside, 1, 32, 31 * 16, 0, device<uint32_t>(32)); run(); },
            "ldmatrix_outside", "thread (31, 0, 0)", "is not shared memory");
     caught("ldmatrix race", [] { LAUNCH(ldmatrix_race, 1, 32, 512, 0, device<uint32_t>(32)); run(); },

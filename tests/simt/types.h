@@ -5,17 +5,41 @@
 #include <stdint.h>
 #include <string.h>
 
+namespace simt {
+/* The whole of a vector at once, so that the checks see one access as a GPU makes it and not one a member. */
+template <int BYTES> struct whole;
+#define SIMT_WHOLE(n, T) \
+    template <> struct whole<n> { typedef T type __attribute__((may_alias)); };
+SIMT_WHOLE(2, uint16_t)
+SIMT_WHOLE(4, uint32_t)
+SIMT_WHOLE(8, uint64_t)
+SIMT_WHOLE(16, unsigned __int128)
+#undef SIMT_WHOLE
+template <class T> static inline void move_whole(T *to, const T *from)
+{
+    typedef typename whole<sizeof(T)>::type all;
+    *reinterpret_cast<all *>(to) = *reinterpret_cast<const all *>(from);
+}
+} // namespace simt
+
 /* Loads and stores of these are single instructions on a GPU and fault when misaligned, so the alignment is CUDA's
  * and the kernels are compiled with -fsanitize=alignment. */
+#define SIMT_COPIES_WHOLE(name) \
+    name() = default; \
+    name(const name &o) { simt::move_whole(this, &o); } \
+    name &operator=(const name &o) { simt::move_whole(this, &o); return *this; }
 #define SIMT_VECTOR2(T, name, align) \
-    struct alignas(align) name##2 { T x, y; }; \
-    static inline name##2 make_##name##2(T x, T y) { return {x, y}; }
+    struct alignas(align) name##2 { T x, y; SIMT_COPIES_WHOLE(name##2) name##2(T x_, T y_) : x(x_), y(y_) {} }; \
+    static inline name##2 make_##name##2(T x, T y) { return name##2(x, y); }
 #define SIMT_VECTOR3(T, name) \
     struct name##3 { T x, y, z; }; \
     static inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }
 #define SIMT_VECTOR4(T, name, align) \
-    struct alignas(align) name##4 { T x, y, z, w; }; \
-    static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+    struct alignas(align) name##4 { \
+        T x, y, z, w; \
+        SIMT_COPIES_WHOLE(name##4) name##4(T x_, T y_, T z_, T w_) : x(x_), y(y_), z(z_), w(w_) {} \
+    }; \
+    static inline name##4 make_##name##4(T x, T y, T z, T w) { return name##4(x, y, z, w); }
 
 SIMT_VECTOR2(signed char, char, 2)
 SIMT_VECTOR4(signed char, char, 4)
@@ -41,6 +65,7 @@ SIMT_VECTOR2(unsigned long long, ulonglong, 16)
 #undef SIMT_VECTOR2
 #undef SIMT_VECTOR3
 #undef SIMT_VECTOR4
+#undef SIMT_COPIES_WHOLE
 
 struct dim3 {
     unsigned x, y, z;

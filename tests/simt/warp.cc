@@ -177,6 +177,10 @@ void simt_cp_async(void *dst, const void *src, int bytes_valid)
     if (!is_shared(dst, 16)) report(self, pc, "cp.async: %p is not shared memory", dst);
     if (bytes_valid > 0) access_by(self, src, (size_t)bytes_valid, READ, pc);
     access_by(self, dst, 16, WRITE, pc);
+    if (counting) {
+        if (bytes_valid > 0) count_access(self, src, (size_t)bytes_valid, READ, pc);
+        count_access(self, dst, 16, WRITE, pc);
+    }
     flight_begin(self, dst, 16);
     memset(dst, 0xff, 16);
     self->copies.push_back({(uint8_t *)dst, (const uint8_t *)src, bytes_valid, self->n_groups});
@@ -197,6 +201,13 @@ void simt_cp_async_wait(int n_left)
     self->copies.erase(self->copies.begin(), self->copies.begin() + (ptrdiff_t)n);
 }
 
+/* ldmatrix and mma are .aligned: all lanes must come to the same instruction, not to another one of its kind. */
+static void check_aligned(int lane, const void *pc, const void *first, const char *name)
+{
+    if (pc != first && !same_place(pc, first))
+        report(lane_at(warp_of(running.self), lane), pc, "calls %s where lane 0 has called another one", name);
+}
+
 /* ------------------------------------------------------------------------------------------------------- ldmatrix */
 struct load { const uint8_t *row; const void *pc; int n, transposed; uint32_t got[4]; };
 
@@ -210,6 +221,7 @@ static void ldmatrix_work(unsigned mask, void *const data[])
     for (int m = 0; m < ((load *)data[0])->n; m++)
         for (int r = 0; r < 8; r++) {
             const load *l = (const load *)data[8 * m + r];
+            check_aligned(8 * m + r, l->pc, ((load *)data[0])->pc, "ldmatrix");
             if (l->n != ((load *)data[0])->n || l->transposed != ((load *)data[0])->transposed)
                 report(lane_at(w, 8 * m + r), l->pc, "ldmatrix of another kind than lane 0's");
             if ((uintptr_t)l->row % 16)
@@ -219,6 +231,11 @@ static void ldmatrix_work(unsigned mask, void *const data[])
                 report(lane_at(w, 8 * m + r), l->pc, "ldmatrix: row at %p is not shared memory",
                        (const void *)l->row);
         }
+    for (int m = 0; counting && m < ((load *)data[0])->n; m++) {
+        void *row[8];
+        for (int r = 0; r < 8; r++) row[r] = (void *)((load *)data[8 * m + r])->row;
+        count_rows(row);
+    }
     for (int lane = 0; lane < LANES; lane++) {
         load   *l = (load *)data[lane];
         thread *t = lane_at(w, lane);
@@ -249,7 +266,7 @@ simt_u32x4 simt_ldmatrix(const void *row, int n_matrices, int transposed)
 }
 
 /* ------------------------------------------------------------------------------------------------------------ mma */
-struct product { simt_u32x4 a; uint64_t b; simt_f32x4 c; };
+struct product { simt_u32x4 a; uint64_t b; simt_f32x4 c; const void *pc; };
 
 template <float (*WIDEN)(uint16_t)> static void mma_work(unsigned mask, void *const data[])
 {
@@ -258,6 +275,7 @@ template <float (*WIDEN)(uint16_t)> static void mma_work(unsigned mask, void *co
     for (int lane = 0; lane < LANES; lane++) {
         const product *p = (const product *)data[lane];
         int            g = lane / 4, j = lane % 4;
+        check_aligned(lane, p->pc, ((const product *)data[0])->pc, "mma");
         for (int i = 0; i < 4; i++) {
             int row = g + i % 2 * 8, col = 2 * j + i / 2 * 8;
             A[row][col] = WIDEN((uint16_t)p->a[i]);
@@ -276,13 +294,13 @@ static const warp_function mma_bf16 = {"mma.m16n8k16.bf16", mma_work<bf16_to_flo
                            mma_f16 = {"mma.m16n8k16.f16", mma_work<half_to_float>};
 simt_f32x4 simt_mma_bf16(simt_u32x4 a, uint64_t b, simt_f32x4 c)
 {
-    product p = {a, b, c};
+    product p = {a, b, c, __builtin_return_address(0)};
     warp_call(&mma_bf16, ~0u, &p);
     return p.c;
 }
 simt_f32x4 simt_mma_f16(simt_u32x4 a, uint64_t b, simt_f32x4 c)
 {
-    product p = {a, b, c};
+    product p = {a, b, c, __builtin_return_address(0)};
     warp_call(&mma_f16, ~0u, &p);
     return p.c;
 }
