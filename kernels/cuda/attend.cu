@@ -41,6 +41,7 @@ struct sequence {
     int         mask, n_tree, tree_words, visible_at; /* bits [n_tree, tree_words] */
     int         slopes_at;                            /* -1: no bias. [n_heads] f32: slope / scale */
     int         first_block;                          /* of this sequence, for each key/value head */
+    const uint32_t *words;                            /* of the block's copy: where *_at count from */
 };
 
 /* Shared memory begins with the sequence of the block. (All of it is dynamic: g++ cannot place static objects of a
@@ -50,17 +51,27 @@ static_assert(sizeof(sequence) <= SEQUENCE_BYTES, "and what follows is aligned t
 
 struct heads { int n_sequences, n_blocks, group, dim; float scale_log2 /* scale * log2(e) */; };
 
+/* All that a launch attends to: its sequences, one behind the other, then their trees and slopes. What fits comes with
+ * the launch, as a kernel's parameters do: a copy of its own would cost as much as a launch, in every layer. */
+enum { INSIDE = 2048 };
+struct work { heads h; const sequence *staged; /* NULL: inside */ uint8_t inside alignas(16)[INSIDE]; };
+
 /* The sequence that a block works on, to shared memory; returns the block's number in it. The last blocks go first:
  * under a causal mask they have most keys, and a long block that starts last would leave the device idle behind
  * it. */
-static __device__ int find_sequence(sequence *s, const sequence *all, const heads &h)
+static __device__ int find_sequence(sequence *s, const work &todo)
 {
-    int block = h.n_blocks - 1 - (int)blockIdx.x, own = 0;
+    const heads    &h = todo.h;
+    const sequence *all = todo.staged ? todo.staged : reinterpret_cast<const sequence *>(todo.inside);
+    int             block = h.n_blocks - 1 - (int)blockIdx.x, own = 0;
     for (int i = 1; i < h.n_sequences; i += THREADS) { /* all at once: a search by halves would wait at every step */
         int other = i + (int)threadIdx.x;
         own += __syncthreads_count(other < h.n_sequences && all[other].first_block <= block);
     }
-    if (threadIdx.x == 0) *s = all[own];
+    if (threadIdx.x == 0) {
+        *s = all[own];
+        s->words = reinterpret_cast<const uint32_t *>(all);
+    }
     __syncthreads();
     return block - s->first_block;
 }
@@ -74,12 +85,12 @@ static __device__ int keys_in_sight(const sequence &s, int i)
 }
 
 /* Bit j - j0 is set if query i sees key j; 64 keys from j0 on. */
-static __device__ uint64_t keys_seen(const sequence &s, const sequence *all, int i, int j0)
+static __device__ uint64_t keys_seen(const sequence &s, int i, int j0)
 {
     const int      n = keys_in_sight(s, i) - j0, node = i - (s.n_q - s.n_tree), tree = s.n_keys - s.n_tree - j0;
     const uint64_t sight = n >= 64 ? ~(uint64_t)0 : n <= 0 ? 0 : ((uint64_t)1 << n) - 1;
     if (s.mask != ATTEND_TREE || node < 0 || tree >= 64) return sight;
-    const uint32_t *bits = reinterpret_cast<const uint32_t *>(all) + s.visible_at + node * s.tree_words;
+    const uint32_t *bits = s.words + s.visible_at + node * s.tree_words;
     uint64_t        seen = tree > 0 ? ((uint64_t)1 << tree) - 1 : 0; /* what stands before the tree */
     for (int w = tree < 0 ? -tree / 32 : 0; w < s.tree_words && tree + 32 * w < 64; w++) {
         int at = tree + 32 * w; /* of the word's first bit */
@@ -97,9 +108,9 @@ static __device__ int first_masked(const sequence &s, int i)
 
 /* What comes off a score before it is scaled, where there are slopes: slope / scale * |i - j|
  * [Press et al. 2022, arXiv:2108.12409]. */
-static __device__ float slope_of(const sequence &s, const sequence *all, int head)
+static __device__ float slope_of(const sequence &s, int head)
 {
-    return (reinterpret_cast<const float *>(all) + s.slopes_at)[head];
+    return reinterpret_cast<const float *>(s.words)[s.slopes_at + head];
 }
 static __device__ float with_bias(float score, float slope, int i, int j)
 {
@@ -259,8 +270,9 @@ static __device__ __forceinline__ void mask_scores(float c[2][4], int half, uint
  * values arrive, while the output is summed the next keys do. Bounds: 2 blocks of 128 threads leave 255 registers a
  * thread. */
 template <int DIM>
-static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence *all, heads h)
+static __global__ void __launch_bounds__(THREADS, 2) attend_wide(GRID_CONSTANT(work, todo))
 {
+    const heads &h = todo.h;
     enum { M = 2, PITCH = tile<DIM>::PITCH, D8 = DIM / 8 };
     DYNAMIC_SHARED(uint8_t, shared);
     sequence &s = *reinterpret_cast<sequence *>(shared);
@@ -268,7 +280,7 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
     int  *clear = query_of + ROWS_WIDE; /* keys before it are seen by every row */
     bf16 *q = reinterpret_cast<bf16 *>(shared + SEQUENCE_BYTES + ROWS_BYTES), *keys = q + ROWS_WIDE * PITCH;
     bf16 *values = keys + tile<DIM>::ELEMENTS;
-    const int r0 = find_sequence(&s, all, h) * ROWS_WIDE, kv_head = blockIdx.y, column = kv_head * DIM;
+    const int r0 = find_sequence(&s, todo) * ROWS_WIDE, kv_head = blockIdx.y, column = kv_head * DIM;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * 16 * M;
     const int last = keys_in_sight(s, min((r0 + ROWS_WIDE - 1) / h.group, s.n_q - 1));
 
@@ -312,9 +324,9 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
                 if (j0 + KEYS > *clear) {
                     const int      row = own + 16 * m + lane / 4 + 8 * half, i = query_of[row];
                     const int      own_key = lane % 4 * 2;
-                    const uint64_t seen = keys_seen(s, all, min(i, s.n_q - 1), j0) >> own_key;
+                    const uint64_t seen = keys_seen(s, min(i, s.n_q - 1), j0) >> own_key;
                     if (s.slopes_at >= 0) {
-                        const float slope = slope_of(s, all, kv_head * h.group + r0 + row - i * h.group);
+                        const float slope = slope_of(s, kv_head * h.group + r0 + row - i * h.group);
                         for (int g = 0; g < GROUPS; g++)
                             bias_scores(p[m][g], half, slope, i, j0 + 16 * g + own_key);
                     }
@@ -381,8 +393,9 @@ static __global__ void __launch_bounds__(THREADS, 2) attend_wide(const sequence 
  * w makes the scores of the tile's group w of 16 keys and the columns 16 (w + 4 c) of the output, from weights that
  * all have left in shared memory. Two tiles of keys and values are under way. */
 template <int DIM> /* 3 blocks: what the tiles of head size 128 leave room for */
-static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequence *all, heads h)
+static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(GRID_CONSTANT(work, todo))
 {
+    const heads &h = todo.h;
     enum { PITCH = tile<DIM>::PITCH, ELEMENTS = tile<DIM>::ELEMENTS, C = DIM / (16 * WARPS) };
     DYNAMIC_SHARED(uint8_t, shared);
     sequence &s = *reinterpret_cast<sequence *>(shared);
@@ -390,7 +403,7 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
     uint32_t *weights = reinterpret_cast<uint32_t *>(top + WARPS * ROWS_NARROW); /* [ROWS_NARROW, P_PITCH] bf16 */
     bf16     *q = reinterpret_cast<bf16 *>(weights) + ROWS_NARROW * P_PITCH;
     bf16     *stage = q + ROWS_NARROW * PITCH; /* [2] of keys, then values */
-    const int r0 = find_sequence(&s, all, h) * ROWS_NARROW, kv_head = blockIdx.y, column = kv_head * DIM;
+    const int r0 = find_sequence(&s, todo) * ROWS_NARROW, kv_head = blockIdx.y, column = kv_head * DIM;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4;
     const int last = keys_in_sight(s, min((r0 + ROWS_NARROW - 1) / h.group, s.n_q - 1));
     const int clear = s.slopes_at >= 0 ? 0 : first_masked(s, r0 / h.group);
@@ -426,9 +439,9 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
             if (j0 + KEYS > clear) {
                 const int own_key = 16 * warp + lane % 4 * 2;
                 if (s.slopes_at >= 0)
-                    bias_scores(p, half, slope_of(s, all, kv_head * h.group + r % h.group), r / h.group,
+                    bias_scores(p, half, slope_of(s, kv_head * h.group + r % h.group), r / h.group,
                                 j0 + own_key);
-                mask_scores(p, half, (uint32_t)(keys_seen(s, all, min(r / h.group, s.n_q - 1), j0) >> own_key));
+                mask_scores(p, half, (uint32_t)(keys_seen(s, min(r / h.group, s.n_q - 1), j0) >> own_key));
             }
             float most = fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
             most = quad_max(most);
@@ -476,15 +489,16 @@ static __global__ void __launch_bounds__(THREADS, 3) attend_narrow(const sequenc
  * Four rows a warp. Scores: a lane owns a key of the tile; output: a lane owns every 32nd element of the head. All in
  * f32. */
 template <class E>
-static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *all, heads h)
+static __global__ void __launch_bounds__(THREADS, 4) attend_any(GRID_CONSTANT(work, todo))
 {
+    const heads &h = todo.h;
     enum { OWN = MAX_DIM / 32 };
     DYNAMIC_SHARED(uint8_t, shared);
     sequence &s = *reinterpret_cast<sequence *>(shared);
     const int padded = (h.dim + 3) / 4 * 4, k_pitch = padded + 1; /* odd: 32 keys fall into 32 banks */
     float *q = reinterpret_cast<float *>(shared + SEQUENCE_BYTES), *keys = q + ANY_ROWS * padded;
     float *values = keys + ANY_KEYS * k_pitch, *weights = values + ANY_KEYS * padded;
-    const int r0 = find_sequence(&s, all, h) * ANY_ROWS, kv_head = blockIdx.y, column = kv_head * h.dim;
+    const int r0 = find_sequence(&s, todo) * ANY_ROWS, kv_head = blockIdx.y, column = kv_head * h.dim;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = warp * ANY_PER_WARP;
     const int last = keys_in_sight(s, min((r0 + ANY_ROWS - 1) / h.group, s.n_q - 1));
 
@@ -516,8 +530,8 @@ static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *
         for (int n = 0; n < ANY_PER_WARP; n++) {
             int   r = r0 + own + n, i = min(r / h.group, s.n_q - 1), j = j0 + lane;
             float x = score[n];
-            if (s.slopes_at >= 0) x = with_bias(x, slope_of(s, all, kv_head * h.group + r % h.group), i, j);
-            if (!(keys_seen(s, all, i, j0) >> lane & 1)) x = -INFINITY;
+            if (s.slopes_at >= 0) x = with_bias(x, slope_of(s, kv_head * h.group + r % h.group), i, j);
+            if (!(keys_seen(s, i, j0) >> lane & 1)) x = -INFINITY;
             running a = next_shift(shift[n], warp_max(x), h.scale_log2);
             float p = exp2f(fmaf(x, h.scale_log2, -a.used));
             sum[n] = fmaf(sum[n], a.factor, warp_sum(p));
@@ -545,7 +559,7 @@ static __global__ void __launch_bounds__(THREADS, 4) attend_any(const sequence *
 }
 
 /* --------------------------------------------------------------------------------------------------- launch */
-typedef void (*attend_kernel)(const sequence *, heads);
+typedef decltype(&attend_any<float>) attend_kernel;
 struct plan { attend_kernel run; int rows; size_t shared_bytes; };
 
 template <int DIM> static plan wide_plan()
@@ -617,7 +631,7 @@ static void describe(sequence *s, const attend_args *a, int rows_per_block, uint
 {
     *s = {a->q, {a->span[0].k, a->span[1].k}, {a->span[0].v, a->span[1].v}, a->out, a->q_stride, a->out_stride,
           {a->span[0].row_stride, a->span[1].row_stride}, a->n_q, a->span[0].n, a->span[0].n + a->span[1].n,
-          a->mask, a->mask == ATTEND_TREE ? a->n_tree : 0, tree_words(a), (int)*at, -1, *block};
+          a->mask, a->mask == ATTEND_TREE ? a->n_tree : 0, tree_words(a), (int)*at, -1, *block, NULL};
     for (int i = 0; i < s->n_tree; i++, *at += (size_t)s->tree_words)
         for (int j = 0; j < s->n_tree; j++)
             if (a->visible[(size_t)i * s->n_tree + j]) words[*at + (size_t)j / 32] |= 1u << (j % 32);
@@ -631,48 +645,49 @@ static void describe(sequence *s, const attend_args *a, int rows_per_block, uint
     *block += blocks_of((int64_t)a->n_q * (a->n_heads / a->n_kv_heads), rows_per_block);
 }
 
-/* All sequences in one piece of host memory, then in scratch. */
-static const sequence *upload(cuda *g, const attend_args *a, int n, int rows_per_block, heads *h)
+/* All sequences in one piece: inside, or by way of host memory in scratch. */
+static bool lay_out(cuda *g, work *w, const attend_args *a, int n, int rows_per_block)
 {
-    size_t extra = 0, head = (size_t)h->n_sequences * sizeof(sequence), at = head / sizeof(uint32_t);
+    size_t extra = 0, head = (size_t)w->h.n_sequences * sizeof(sequence), at = head / sizeof(uint32_t);
     for (int i = 0; i < n; i++) extra += extra_words(&a[i]) * sizeof(uint32_t);
-    uint8_t *host = (uint8_t *)mem_zalloc(1, head + extra);
+    bool     fits = head + extra <= INSIDE;
+    uint8_t *host = fits ? w->inside : (uint8_t *)mem_zalloc(1, head + extra);
     if (!host) {
         kernels_fail(&g->k, ERR_MEMORY, "kernels: out of memory for an attention's description");
-        return NULL;
+        return false;
     }
     sequence *s = (sequence *)host;
     for (int i = 0; i < n; i++)
-        if (a[i].n_q > 0) describe(s++, &a[i], rows_per_block, (uint32_t *)host, &at, &h->n_blocks);
-    const void *device = cuda_stage(g, host, head + extra);
+        if (a[i].n_q > 0) describe(s++, &a[i], rows_per_block, (uint32_t *)host, &at, &w->h.n_blocks);
+    if (fits) return true;
+    w->staged = (const sequence *)cuda_stage(g, host, head + extra);
     mem_free(host);
-    return (const sequence *)device;
+    return w->staged != NULL;
 }
 
 void cuda_attend(kernels *k, const attend_args *a, int n)
 {
     cuda *g = cuda_of(k);
-    heads h = {};
+    work w = {};
     uint64_t flops = 0;
     for (int i = 0; g && i < n; i++) {
         if (a[i].n_q == 0) continue;
-        h.n_sequences++;
+        w.h.n_sequences++;
         flops += 4 * attend_pairs(&a[i]) * (uint64_t)a[i].n_heads * (uint64_t)a[i].head_dim;
     }
-    if (h.n_sequences == 0) return;
+    if (w.h.n_sequences == 0) return;
     if (a->n_kv_heads < 1 || a->n_heads % a->n_kv_heads != 0 || a->head_dim > MAX_DIM) {
         kernels_fail(k, ERR_BUG,
                      "kernels: attention of more than 256 dimensions a head, or heads that do not divide");
         return;
     }
     plan p = choose(g, a, n);
-    h.group = a->n_heads / a->n_kv_heads;
-    h.dim = a->head_dim;
-    h.scale_log2 = a->scale * 1.44269504088896340736f;
+    w.h.group = a->n_heads / a->n_kv_heads;
+    w.h.dim = a->head_dim;
+    w.h.scale_log2 = a->scale * 1.44269504088896340736f;
     size_t mark = k->mark(k);
-    const sequence *all = upload(g, a, n, p.rows, &h);
-    if (all) {
-        LAUNCH(p.run, dim3(h.n_blocks, a->n_kv_heads), dim3(THREADS), p.shared_bytes, g->stream, all, h);
+    if (lay_out(g, &w, a, n, p.rows)) {
+        LAUNCH(p.run, dim3(w.h.n_blocks, a->n_kv_heads), dim3(THREADS), p.shared_bytes, g->stream, w);
         if (cu_launched(k, "attention")) k->flops += flops;
     }
     k->back(k, mark);

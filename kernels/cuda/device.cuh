@@ -7,6 +7,7 @@
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)
  *                                  kernel<<<grid, block, shared_bytes, stream>>>(args...);
  *                                  a template with a comma in its arguments goes in parentheses
+ *   GRID_CONSTANT(type, name)      a parameter that all threads read in one place and may take pointers into
  *   DYNAMIC_SHARED(type, name)     type *name = the block's dynamic shared memory, aligned to 128
  *   cp_async_16(shared, global, bytes_valid)   16 bytes, both 16-aligned; those from bytes_valid (0..16) on
  *                                              are zeros. Seen by the issuing thread after cp_async_wait, by
@@ -36,6 +37,7 @@
 #include <cuda_runtime.h>
 
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+#define GRID_CONSTANT(type, name) const __grid_constant__ type name
 #define DYNAMIC_SHARED(type, name) \
     extern __shared__ __align__(128) unsigned char dynamic_shared_memory[]; \
     type *name = reinterpret_cast<type *>(dynamic_shared_memory)

@@ -25,7 +25,8 @@
 #define __device__
 #define __host__
 #define __constant__
-#define __grid_constant__
+/* One object that all threads of a grid read. */
+#define GRID_CONSTANT(type, name) const type &name
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
@@ -193,7 +194,7 @@ static inline int nvtxRangePop(void) { return 0; }
 
 namespace simt {
 template <class... P> struct kernel_call {
-    typedef std::tuple<P...> params;
+    typedef std::tuple<std::decay_t<P>...> params;
     static void invoke(const void *kernel, const void *p)
     {
         auto k = reinterpret_cast<void (*)(P...)>(const_cast<void *>(kernel));
@@ -204,8 +205,8 @@ template <class... P, class... A>
 static inline void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, A... args)
 {
-    static_assert((std::is_trivially_copyable<P>::value && ...), "a kernel's parameters are copied as bytes");
-    typename kernel_call<P...>::params params(static_cast<P>(args)...);
+    static_assert((std::is_trivially_copyable<std::decay_t<P>>::value && ...), "a kernel's parameters are copied as bytes");
+    typename kernel_call<P...>::params params(static_cast<const std::decay_t<P> &>(args)...);
     simt_launch(name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, stream,
                 kernel_call<P...>::invoke, &params, sizeof params);
 }
