@@ -99,6 +99,17 @@ static void run_copy(bench *b, const shape *s)
     act   *x = operand(b, n), *y = operand(b, n);
     b->k->copy(b->k, y, x, n);
 }
+/* The keys and values of a step of decoding to their T candidates, a row of K each. */
+static void run_copies(bench *b, const shape *s)
+{
+    act_copy c[64];
+    int      n = 2 * s->T;
+    size_t   K = (size_t)s->K;
+    act     *x = operand(b, (size_t)n * K), *y = operand(b, (size_t)n * K);
+    for (int i = 0; i < n; i++) c[i] = (act_copy){act_at(b->k, y, (size_t)i * K), act_at(b->k, x, (size_t)i * K), K};
+    b->k->copies(b->k, c, n);
+}
+static double copies_bytes(const bench *b, const shape *s) { return act_bytes(b, 4.0 * s->T * s->K); }
 static double read_and_write(const bench *b, const shape *s) { return act_bytes(b, 2.0 * s->T * s->K); }
 
 static void run_linear(bench *b, const shape *s)
@@ -259,6 +270,7 @@ static const operation FULL[] = {
     {"layernorm 4096 x 1280", run_layernorm, read_and_write, {.T = 4096, .K = 1280}, false},
     {"glu 4096 x 18944", run_glu, three_operands, {.T = 4096, .K = 18944}, false},
     {"add 4096 x 3584", run_add, three_operands, {.T = 4096, .K = 3584}, false},
+    {"copies, keys and values of 10 candidates", run_copies, copies_bytes, {.T = 10, .K = 512}, false},
     {"rope 4096 x 28 heads of 128", run_rope, rope_bytes, {.T = 4096, .heads = 28, .dim = 128}, false},
     {"gather 4096 x 3584 of 152064", run_gather, read_and_write, {.T = 4096, .N = 152064, .K = 3584}, true},
     {"score 10 rows, vocabulary 152064", run_score, score_bytes, {.T = 10, .N = 152064, .K = 3584}, true},
@@ -279,6 +291,7 @@ static const operation TINY[] = {
     {"layernorm", run_layernorm, read_and_write, {.T = 5, .K = 64}, false},
     {"glu", run_glu, three_operands, {.T = 5, .K = 64}, false},
     {"add", run_add, three_operands, {.T = 5, .K = 64}, false},
+    {"copies", run_copies, copies_bytes, {.T = 3, .K = 64}, false},
     {"rope", run_rope, rope_bytes, {.T = 5, .heads = 2, .dim = 32}, false},
     {"gather", run_gather, read_and_write, {.T = 5, .N = 300, .K = 64}, true},
     {"score", run_score, score_bytes, {.T = 3, .N = 300, .K = 64}, true},

@@ -122,6 +122,9 @@ typedef struct {
     int            patch, merge, temporal;
 } pixel_plan;
 
+/* Activations that go from one place of the device to another. */
+typedef struct { act *to; const act *from; size_t n; } act_copy;
+
 typedef struct kernels kernels;
 struct kernels {
     const char *name;      /* "cpu avx512-bf16, 2 threads" */
@@ -145,6 +148,9 @@ struct kernels {
     void (*put)(kernels *k, act *dst, const float *src, size_t n); /* host f32 -> device */
     void (*get)(kernels *k, float *dst, const act *src, size_t n); /* device -> host f32; waits */
     void (*copy)(kernels *k, act *dst, const act *src, size_t n);  /* device -> device */
+    /* n of them, none of which writes what another reads or writes. For many short ones, each of which would cost a
+     * launch. What c points to is read before it returns. */
+    void (*copies)(kernels *k, const act_copy *c, int n);
     /* Pinned host memory, which the device copies to and from by itself, and those copies, of device memory as it
      * is. They are done, and may be read, after sync(). These five are NULL where the device's memory is the host's
      * (CPU). */

@@ -146,6 +146,7 @@ typedef struct {
     bool         in_line;      /* own rows of the sequences lie one behind the other: products write them in place */
     angles       all, last;    /* of all rows; of those wanted */
     attend_args *at;           /* [n] */
+    act_copy    *moves;        /* [2 n] */
     act         *x, *h, *q, *o; /* residual stream; normed input; queries; attended */
     act         *keys, *values; /* [T, kv_heads * head_dim] where not in_line */
     act         *out;
@@ -229,29 +230,33 @@ static void keys_and_values(const decoder *d, kernels *k, const packed *b, int i
     linear_run(k, &y->k, adapter, keys, KV, b->h, b->T, UNIT_NONE, NULL);
     linear_run(k, &y->v, adapter, values, KV, b->h, b->T, UNIT_NONE, NULL);
     k->rope(k, keys, KV, b->T, c->kv_heads, c->head_dim, b->all.cos_, b->all.sin_, c->head_dim / 2, false);
+    if (b->in_line) return;
     size_t at = 0;
-    for (int s = 0; !b->in_line && s < b->n; s++) {
+    for (int s = 0; s < b->n; s++) {
         const kv *own = b->p[s].own;
         size_t    n = (size_t)b->p[s].T * (size_t)KV;
-        k->copy(k, kv_row(d, k, own, i, 0, own->n), act_at(k, keys, at), n);
-        k->copy(k, kv_row(d, k, own, i, 1, own->n), act_at(k, values, at), n);
+        b->moves[2 * s] = (act_copy){kv_row(d, k, own, i, 0, own->n), act_at(k, keys, at), n};
+        b->moves[2 * s + 1] = (act_copy){kv_row(d, k, own, i, 1, own->n), act_at(k, values, at), n};
         at += n;
     }
+    k->copies(k, b->moves, 2 * b->n);
 }
 
 /* The residual stream goes on with the rows that are wanted alone. */
 static void keep_wanted(const decoder *d, kernels *k, packed *b)
 {
     size_t D = (size_t)d->c.D, from = 0, to = 0;
+    int    n_moves = 0;
     for (int s = 0; s < b->n; s++) {
         const decoder_pass *p = &b->p[s];
         size_t              n = (size_t)(p->T - p->want) * D;
         const act          *x = act_at(k, b->x, from + (size_t)p->want * D);
         act                *y = act_at(k, b->out, to);
-        if (n && x != y) k->copy(k, y, x, n);
+        if (n && x != y) b->moves[n_moves++] = (act_copy){y, x, n};
         from += (size_t)p->T * D;
         to += n;
     }
+    k->copies(k, b->moves, n_moves);
     b->x = b->out;
 }
 
@@ -321,7 +326,8 @@ bool decoder_forward_packed(const decoder *d, kernels *k, const decoder_pass *p,
     arena_mark am = arena_here(a);
     size_t     mark = k->mark(k), T = (size_t)b.T, Q = (size_t)d->c.N * (size_t)d->c.head_dim;
     b.at = ARENA_NEW(a, attend_args, n, e);
-    bool ok = b.at && rope_tables(d, k, &b, a, e);
+    b.moves = b.at ? ARENA_NEW(a, act_copy, 2 * (size_t)n, e) : NULL;
+    bool ok = b.moves && rope_tables(d, k, &b, a, e);
     if (ok) {
         b.h = k->take(k, T * (size_t)d->c.D);
         b.q = k->take(k, T * Q);

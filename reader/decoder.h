@@ -63,8 +63,8 @@ typedef struct {
 bool decoder_forward(const decoder *d, kernels *k, const decoder_pass *p, arena *a, err *e);
 
 /* n passes at once, to the same bits as one by one. p[i].x lies right behind p[i-1].x; all have p[0]'s adapter
- * and tap. The rows that are wanted, of one sequence behind the other's, go to out [sum of T - want, D]; what x
- * holds then is undefined. out: NULL where nothing is wanted. */
+ * and tap. The rows that are wanted, of one sequence behind the other's, go to out [sum of T - want, D], apart
+ * from x or where all of them lie already; what x holds then is undefined. out: NULL where nothing is wanted. */
 bool decoder_forward_packed(const decoder *d, kernels *k, const decoder_pass *p, int n, act *out, arena *a, err *e);
 
 /* x[n_ids, D]: rows of the embedding, and vision tokens ([..., D], in the order of the spans) at the pictures. */

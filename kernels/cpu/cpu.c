@@ -54,6 +54,11 @@ static void cpu_copy(kernels *k, act *dst, const act *src, size_t n)
     if (cpu_of(k) && n) memmove(dst, src, n * sizeof(float));
 }
 
+static void cpu_copies(kernels *k, const act_copy *c, int n)
+{
+    for (int i = 0; i < n; i++) cpu_copy(k, c[i].to, c[i].from, c[i].n);
+}
+
 static const float *cpu_upload(kernels *k, const float *src, size_t n)
 {
     (void)k, (void)n;
@@ -139,6 +144,7 @@ static const kernels TABLE = {.act_bytes = sizeof(float),
                               .put = cpu_put,
                               .get = cpu_get,
                               .copy = cpu_copy,
+                              .copies = cpu_copies,
                               .upload = cpu_upload,
                               .pixels = cpu_pixels,
                               .weight_open = cpu_weight_open,

@@ -303,7 +303,7 @@ static kernels table(bool f32)
     k.pass_tokens = GPU_PASS_TOKENS;
     k.alloc = gpu_alloc, k.free_ = gpu_free;
     k.take = gpu_take, k.mark = gpu_mark, k.back = gpu_back;
-    k.put = gpu_put, k.get = gpu_get, k.copy = gpu_copy, k.upload = gpu_upload;
+    k.put = gpu_put, k.get = gpu_get, k.copy = gpu_copy, k.copies = cuda_copies, k.upload = gpu_upload;
     k.pixels = cuda_pixels;
     k.alloc_host = gpu_alloc_host, k.free_host = gpu_free_host, k.save = gpu_save, k.restore = gpu_restore;
     k.free_bytes = gpu_free_bytes;

@@ -133,6 +133,7 @@ void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, con
                int half, bool interleaved);
 void cuda_gather(kernels *k, act *y, const weight *table, const int32_t *id, int T, int D);
 void cuda_add(kernels *k, act *y, const act *x, size_t n);
+void cuda_copies(kernels *k, const act_copy *c, int n);
 void cuda_mean_rows(kernels *k, act *y, const act *x, int T, int D);
 /* On the device: n f32 to bf16 and back. */
 void cuda_round(cuda *g, bf16 *dst, const float *src, size_t n);

@@ -222,7 +222,7 @@ void cuda_rope(kernels *k, act *x, int ld, int T, int n_heads, int head_dim, con
     else run_rope<bf16>(g, x, ld, T, n_heads, head_dim, cos_, sin_, half, interleaved);
 }
 
-/* ---------------------------------------------------------------------------------------- gather, add, mean, pack */
+/* ---------------------------------------------------------------------------------- gather, add, copy, mean, pack */
 /* y[t] = table[id[t]], D elements; with id NULL row t itself. grid: T */
 template <class E, class W> static __global__ void __launch_bounds__(ROW_THREADS)
 gather_kernel(E *y, int ldy, const W *table, int ld, const int32_t *id, int D, int aligned)
@@ -294,6 +294,46 @@ void cuda_add(kernels *k, act *y, const act *x, size_t n)
         LAUNCH(add_kernel<float>, grid, dim3(FLAT_THREADS), 0, g->stream, (float *)y, (const float *)x, n, aligned);
     else LAUNCH(add_kernel<bf16>, grid, dim3(FLAT_THREADS), 0, g->stream, (bf16 *)y, (const bf16 *)x, n, aligned);
     cu_launched(k, "add");
+}
+
+/* Many short copies: the keys and values of a step of decoding, a row each. They come with the launch. grid:
+ * (ceil(longest / eight a thread), copies) */
+enum { COPIES = 64 };
+struct copy_list { act_copy c[COPIES]; };
+
+template <class E> static __global__ void __launch_bounds__(FLAT_THREADS) copies_kernel(GRID_CONSTANT(copy_list, all))
+{
+    const act_copy &c = all.c[blockIdx.y];
+    size_t          i = ((size_t)blockIdx.x * FLAT_THREADS + threadIdx.x) * 8;
+    if (i >= c.n) return;
+    const E *from = static_cast<const E *>(c.from) + i;
+    E       *to = static_cast<E *>(c.to) + i;
+    if (c.n - i >= 8 && ((uintptr_t)from | (uintptr_t)to) % 16 == 0) {
+#pragma unroll
+        for (int j = 0; j < (int)(8 * sizeof(E) / sizeof(uint4)); j++)
+            reinterpret_cast<uint4 *>(to)[j] = reinterpret_cast<const uint4 *>(from)[j];
+    } else
+        for (size_t j = 0; j < 8 && i + j < c.n; j++) to[j] = from[j];
+}
+
+void cuda_copies(kernels *k, const act_copy *c, int n)
+{
+    cuda *g = cuda_of(k);
+    for (int done = 0; g && done < n;) {
+        copy_list all;
+        size_t    longest = 0;
+        int       m = 0;
+        for (; done < n && m < COPIES; done++) {
+            if (c[done].n == 0) continue;
+            if (c[done].n > longest) longest = c[done].n;
+            all.c[m++] = c[done];
+        }
+        if (m == 0) return;
+        dim3 grid(blocks_of((int64_t)longest, FLAT_THREADS * 8), m);
+        if (g->f32) LAUNCH(copies_kernel<float>, grid, dim3(FLAT_THREADS), 0, g->stream, all);
+        else LAUNCH(copies_kernel<bf16>, grid, dim3(FLAT_THREADS), 0, g->stream, all);
+        if (!cu_launched(k, "copies")) return;
+    }
 }
 
 /* One thread a column, rows in order, so that the sum of a column has one order; neighbours read neighbours. grid:

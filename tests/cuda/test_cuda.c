@@ -233,6 +233,7 @@ static void nothing_is_done_after_a_failure(void **state)
     k->mean_rows(k, d, d, 1, 2);
     k->put(k, d, y, 4);
     k->copy(k, d, act_at(k, d, 2), 2);
+    k->copies(k, &(act_copy){d, act_at(k, d, 2), 2}, 1);
     k->get(k, y, d, 4);
     assert_true(y[0] == 1 && y[1] == 2 && y[2] == 3 && y[3] == 4);
     assert_null(k->take(k, 1));

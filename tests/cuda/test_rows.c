@@ -1,4 +1,4 @@
-/* test_rows.c - the GPU's norms, gated units, rotary positions, gather, add and mean against the double reference, in
+/* test_rows.c - the GPU's norms, gated units, rotary positions, gather, add, copies and mean against the double reference, in
  * both element types; widths around a thread's eight elements and a block's pass, first elements that are not
  * aligned. */
 #include "tests/cuda/gpu.h"
@@ -240,6 +240,41 @@ static void add_of_any_length(void **state)
     }
 }
 
+/* More copies than a launch takes, of lengths around a thread's eight and a block's 2,048, from and to any element; what
+ * lies between them stays. */
+static void many_copies_in_one_call(void **state)
+{
+    (void)state;
+    enum { LENGTHS = 9, COPIES = 15 * LENGTHS };
+    static const size_t length[LENGTHS] = {0, 1, 7, 8, 9, 16, 2047, 2048, 2049};
+    for (int p = 0; p < 2; p++) {
+        kernels *k = gpu_table(p ? PRECISION_BF16 : PRECISION_F32);
+        act_copy c[COPIES];
+        size_t   at[COPIES], n = 3;
+        for (int i = 0; i < COPIES; i++) { /* five of each length from an aligned place to an aligned one */
+            n = i % 3 ? n + 1 : (n + 7) / 8 * 8;
+            at[i] = n;
+            n += length[i / 3 % LENGTHS];
+        }
+        n += 5;
+        float *x = random_floats(n, 51, false), *y = random_floats(n, 52, false), *got = malloc(n * sizeof *got);
+        act   *from = gpu_acts(k, x, n), *to = gpu_acts(k, y, n);
+        for (int i = 0; i < COPIES; i++) {
+            size_t m = length[i / 3 % LENGTHS];
+            c[i] = (act_copy){act_at(k, to, at[i]), act_at(k, from, at[i] + (i % 2 ? 2 : 0)), m};
+            memcpy(y + at[i], x + at[i] + (i % 2 ? 2 : 0), m * sizeof *y);
+        }
+        k->copies(k, c, COPIES);
+        k->copies(k, c, 0);
+        k->copies(k, c, 1); /* of nothing */
+        k->get(k, got, to, n);
+        kern_ok(k);
+        assert_memory_equal(got, y, n * sizeof *got);
+        k->free_(k, from), k->free_(k, to);
+        free(x), free(y), free(got);
+    }
+}
+
 /* The mean of no rows is zeros, as on the CPU. */
 static void mean_of_no_rows(void **state)
 {
@@ -260,7 +295,8 @@ int main(void)
         cmocka_unit_test(norms_match_reference),  cmocka_unit_test(layernorm_without_bias),
         cmocka_unit_test(glu_matches_reference),  cmocka_unit_test(glu_in_place),
         cmocka_unit_test(rope_matches_reference), cmocka_unit_test(gather_add_mean),
-        cmocka_unit_test(add_of_any_length),      cmocka_unit_test(mean_of_no_rows),
+        cmocka_unit_test(add_of_any_length),      cmocka_unit_test(many_copies_in_one_call),
+        cmocka_unit_test(mean_of_no_rows),
     };
     return cmocka_run_group_tests_name("cuda rows", tests, NULL, gpu_close_all);
 }
