@@ -107,8 +107,8 @@ $(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu
 # calls to tests/simt/check.cc; in a sanitized build the sanitizer looks instead.
 SIMT        := $(B)/simt
 SIMT_WARN    = -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Wno-unused-function $(WERROR)
-SIMT_FLAGS   = -std=c++17 -D_GNU_SOURCE -DJOMED_SIMT -O2 -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-tree-vectorize -fno-threadsafe-statics $(SIMT_WARN) -pthread -I. -MMD -MP
-SIMT_CHECK   = $(if $(SAN),$(SAN),-fsanitize=thread --param tsan-instrument-func-entry-exit=0 \
+SIMT_FLAGS   = -std=c++17 -D_GNU_SOURCE -DJOMED_SIMT -O2 -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-threadsafe-statics $(SIMT_WARN) -pthread -I. -MMD -MP
+SIMT_CHECK   = $(if $(SAN),$(SAN),-fsanitize=thread --param tsan-instrument-func-entry-exit=0 -fno-tree-vectorize \
                -fsanitize=bounds$(,)alignment$(,)shift$(,)signed-integer-overflow$(,)integer-divide-by-zero)
 SIMT_OBJ    := $(patsubst %.cu,$(SIMT)/obj/%.o,$(wildcard kernels/cuda/*.cu)) \
                $(patsubst %.cc,$(SIMT)/obj/%.o,$(filter-out tests/simt/test_%,$(wildcard tests/simt/*.cc)))
