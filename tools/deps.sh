@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="gcc g++ make libc6-dev dpkg-dev ca-certificates curl wrk
+PACKAGES="gcc g++ make libc6-dev dpkg-dev ca-certificates curl wrk groff-base
  libmicrohttpd-dev libgnutls28-dev nettle-dev libinih-dev libjansson-dev libsqlite3-dev libzip-dev libjpeg-dev libpng-dev zlib1g-dev
  libpcre2-dev libutf8proc-dev libopenblas-dev libcmocka-dev"
 [ "${1:-}" != fuzz ] || PACKAGES="$PACKAGES clang"

@@ -209,8 +209,10 @@ ok $? "cases that failed are not counted and listed"
 ok $? "predictions do not have a line for each case"
 tail -n 1 "$dir/mixed.jsonl" >"$dir/open.jsonl"
 gives 0 "1 cases scored, all decoded" "a set of open questions is not answered" run --jsonl "$dir/open.jsonl" --images $demo/synthetic
-gives 0 "2/2 \[=*\] [0-9.]*/s, 0:00:00 left" "eval on a terminal does not show how far it is, its rate and the time left" \
-    script -qec "$jomed eval $models --jsonl $demo/synthetic/breast_val.jsonl --limit 2" /dev/null
+if script -qec true /dev/null >"$dir/out" 2>&1 </dev/null; then
+    gives 0 "2/2 \[=*\] [0-9.]*/s, 0:00:00 left" "eval on a terminal does not show how far it is, its rate and the time left" \
+        script -qec "$jomed eval $models --jsonl $demo/synthetic/breast_val.jsonl --limit 2" /dev/null
+else echo "ok - eval on a terminal # SKIP $(head -n 1 "$dir/out")"; fi # no /dev/pts: a bare chroot
 # Ctrl-C: whole lines, a report of what was answered, status 1.
 rm -f "$dir/p"
 for i in $(seq 40); do cat $demo/synthetic/breast_val.jsonl; done >"$dir/long.jsonl"
