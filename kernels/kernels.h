@@ -122,6 +122,9 @@ typedef struct {
     int            patch, merge, temporal;
 } pixel_plan;
 
+/* One of several products of the same rows: y[T, w.rows] = x w^T + bias; bias may be NULL; rows of y ldy apart. */
+typedef struct { act *y; int ldy; const weight *w, *bias; } product_out;
+
 /* Activations that go from one place of the device to another. */
 typedef struct { act *to; const act *from; size_t n; } act_copy;
 
@@ -174,7 +177,10 @@ struct kernels {
      * be residual. ldx, ldy: elements between rows of x and of y (and of residual: ldy). */
     void (*linear)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                    unit u, const act *residual);
-    /* The same with a low-rank branch: y = unit(x w^T + bias + (x a^T) b^T) (+ residual); a [r, w.cols], b
+    /* n products of the rows x [T, cols], to linear()'s bits; their y are apart from each other and from x. Where few
+     * rows leave a device idle they share a launch. What p points to is read before it returns. */
+    void (*linears)(kernels *k, const product_out *p, int n, const act *x, int ldx, int T);
+    /* linear() with a low-rank branch: y = unit(x w^T + bias + (x a^T) b^T) (+ residual); a [r, w.cols], b
      * [w.rows, r] of w's type. [Hu et al. 2021, arXiv:2106.09685, eq. 3] */
     void (*linear_low_rank)(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
                             const weight *bias, const weight *a, const weight *b, unit u, const act *residual);

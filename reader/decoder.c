@@ -191,8 +191,8 @@ static void feed_forward(const decoder *d, kernels *k, const layer *y, int adapt
     for (int t = 0; t < T; t += step) {
         int  n = T - t < step ? T - t : step;
         act *ht = act_at(k, h, (size_t)t * (size_t)D), *xt = act_at(k, x, (size_t)t * (size_t)D);
-        linear_run(k, &y->gate, adapter, gate, F, ht, n, UNIT_NONE, NULL);
-        linear_run(k, &y->up, adapter, up, F, ht, n, UNIT_NONE, NULL);
+        const linear_out both[] = {{&y->gate, gate, F}, {&y->up, up, F}};
+        linears_run(k, both, 2, adapter, ht, n);
         k->glu(k, gate, gate, up, F, n, F, UNIT_SILU);
         linear_run(k, &y->down, adapter, xt, D, gate, n, UNIT_NONE, xt);
     }
@@ -219,16 +219,17 @@ static bool lay_out(const decoder *d, kernels *k, packed *b, err *e)
     return true;
 }
 
-/* Keys and values of all rows, straight into own where they lie in line, else by way of scratch. */
-static void keys_and_values(const decoder *d, kernels *k, const packed *b, int i)
+/* Keys and values of all rows, straight into own where they lie in line, else by way of scratch; and but in the last
+ * layer their queries. */
+static void keys_and_values(const decoder *d, kernels *k, const packed *b, int i, bool last)
 {
     const decoder_config *c = &d->c;
     const layer          *y = &d->layers[i];
     int    KV = c->kv_heads * c->head_dim, n0 = b->p[0].own->n, adapter = b->p[0].adapter;
     act   *keys = b->in_line ? kv_row(d, k, b->p[0].own, i, 0, n0) : b->keys;
     act   *values = b->in_line ? kv_row(d, k, b->p[0].own, i, 1, n0) : b->values;
-    linear_run(k, &y->k, adapter, keys, KV, b->h, b->T, UNIT_NONE, NULL);
-    linear_run(k, &y->v, adapter, values, KV, b->h, b->T, UNIT_NONE, NULL);
+    const linear_out out[] = {{&y->k, keys, KV}, {&y->v, values, KV}, {&y->q, b->q, c->N * c->head_dim}};
+    linears_run(k, out, last ? 2 : 3, adapter, b->h, b->T);
     k->rope(k, keys, KV, b->T, c->kv_heads, c->head_dim, b->all.cos_, b->all.sin_, c->head_dim / 2, false);
     if (b->in_line) return;
     size_t at = 0;
@@ -302,13 +303,13 @@ static void run_layers(const decoder *d, kernels *k, packed *b)
         const angles at = last ? b->last : b->all;
 
         k->rmsnorm(k, b->h, b->x, b->T, D, &y->norm1, c->eps);
-        keys_and_values(d, k, b, i);
+        keys_and_values(d, k, b, i, last);
         if (R == 0) break; /* prefixes: nobody reads the last layer's output */
         if (last) {
             keep_wanted(d, k, b);
             k->rmsnorm(k, b->h, b->x, R, D, &y->norm1, c->eps);
+            linear_run(k, &y->q, adapter, b->q, Q, b->h, R, UNIT_NONE, NULL);
         }
-        linear_run(k, &y->q, adapter, b->q, Q, b->h, R, UNIT_NONE, NULL);
         k->rope(k, b->q, Q, R, c->N, hd, at.cos_, at.sin_, hd / 2, false);
         attend_all(d, k, b, i, last);
         linear_run(k, &y->o, adapter, b->x, D, b->o, R, UNIT_NONE, b->x);

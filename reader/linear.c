@@ -224,6 +224,21 @@ void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const
     else k->linear(k, y, ldy, x, cols, T, &l->w, bias, u, residual);
 }
 
+void linears_run(kernels *k, const linear_out *o, int n, int adapter, const act *x, int T)
+{
+    enum { MOST = 3 };
+    product_out p[MOST];
+    bool        bare = n <= MOST;
+    for (int i = 0; bare && i < n; i++) {
+        const linear *l = o[i].l;
+        bare = !branch_of(l, adapter);
+        p[i] = (product_out){o[i].y, o[i].ldy, &l->w, l->has_bias ? &l->bias : NULL};
+    }
+    if (bare) k->linears(k, p, n, x, (int)o->l->w.cols, T);
+    else
+        for (int i = 0; i < n; i++) linear_run(k, o[i].l, adapter, o[i].y, o[i].ldy, x, T, UNIT_NONE, NULL);
+}
+
 uint64_t linear_branch_flops(const linear *l, int adapter)
 {
     const low_rank *b = branch_of(l, adapter);

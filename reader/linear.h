@@ -53,6 +53,10 @@ void linear_close(kernels *k, linear *x); /* a zeroed one is fine */
 void linear_run(kernels *k, const linear *l, int adapter, act *y, int ldy, const act *x, int T, unit u,
                 const act *residual);
 
+/* Several layers of the same rows, without unit or residual: kernels->linears where no adapter changes them. */
+typedef struct { const linear *l; act *y; int ldy; } linear_out;
+void linears_run(kernels *k, const linear_out *o, int n, int adapter, const act *x, int T);
+
 /* FLOPs of the adapter's branch for one row: 2 r (in + out). */
 uint64_t linear_branch_flops(const linear *l, int adapter);
 

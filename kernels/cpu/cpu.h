@@ -39,6 +39,7 @@ void cpu_weight_close(kernels *k, weight *w);
 /* linear.c */
 void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                 unit u, const act *residual);
+void cpu_linears(kernels *k, const product_out *p, int n, const act *x, int ldx, int T);
 void cpu_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
                          const weight *bias, const weight *a, const weight *b, unit u, const act *residual);
 void cpu_logits(kernels *k, float *out, const act *x, int R, const weight *w);

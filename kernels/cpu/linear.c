@@ -105,6 +105,11 @@ void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const
     k->back(k, mark);
 }
 
+void cpu_linears(kernels *k, const product_out *p, int n, const act *x, int ldx, int T)
+{
+    for (int i = 0; i < n; i++) cpu_linear(k, p[i].y, p[i].ldy, x, ldx, T, p[i].w, p[i].bias, UNIT_NONE, NULL);
+}
+
 /* The branch's sums go on where the product's ended, so that it costs neither a pass over y nor a second
  * rounding of x.
  * TRAP: a of rank 1 is a vector to weight_open(), hence f32 whatever w is: then x is taken as it came. */

@@ -309,7 +309,7 @@ static kernels table(bool f32)
     k.free_bytes = gpu_free_bytes;
     k.weight_open = cuda_weight_open, k.weight_close = cuda_weight_close;
     k.sync = gpu_sync, k.close = gpu_close;
-    k.linear = cuda_linear, k.linear_low_rank = cuda_linear_low_rank;
+    k.linear = cuda_linear, k.linears = cuda_linears, k.linear_low_rank = cuda_linear_low_rank;
     k.layernorm = cuda_layernorm, k.rmsnorm = cuda_rmsnorm, k.glu = cuda_glu, k.rope = cuda_rope;
     k.attend = cuda_attend, k.gather = cuda_gather, k.add = cuda_add, k.mean_rows = cuda_mean_rows;
     k.logits = cuda_logits, k.score = cuda_score, k.mixture = cuda_mixture;

@@ -120,6 +120,7 @@ void cuda_weight_close(kernels *k, weight *w);
 bool cuda_linear_open(cuda *g); /* lets its kernels have the shared memory they want */
 void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                  unit u, const act *residual);
+void cuda_linears(kernels *k, const product_out *p, int n, const act *x, int ldx, int T);
 void cuda_linear_low_rank(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w,
                           const weight *bias, const weight *a, const weight *b, unit u, const act *residual);
 /* preprocess.cu */

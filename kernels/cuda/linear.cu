@@ -12,6 +12,8 @@
  * of K; decoding has N / 8 chains side by side instead, each with 256 elements of k in a stage, so that a barrier is
  * paid once in 16 steps. What lies past K is zeros, and adding 0 * 0 changes nothing.
  *
+ * Products of the same few rows share a launch in a step of decoding (linears): a block is of one of them.
+ *
  * Large products are cuBLASLt's where it is there (cublaslt.cu); what it cannot finish as we do goes on from its sums
  * here.
  *
@@ -21,6 +23,8 @@
  * section 5), and it serves the vectors (rows == 1), which are f32 in a bf16 table too. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/tile.cuh"
+
+#include <limits.h>
 
 /* What one launch multiplies. The branch (low, b) of depth R goes on where x w^T ended; R = 0: none. start: x w^T as
  * the library made it, then K is 0. */
@@ -80,16 +84,29 @@ static __device__ __forceinline__ void finish(const tensor_product &p, const flo
     }
 }
 
-/* grid: (ceil(T / BM), ceil(N / BN)), so that blocks that run together share tiles of w. BLOCKS: a multiprocessor's,
- * which bounds the registers. */
-template <int BM, int BN, int BK, int WM, int WN, int STAGES, int BLOCKS>
-static __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BLOCKS)
-tensor_kernel(const tensor_product p, int aligned)
+/* The shapes of a tile: BM x BN outputs a block, WM x WN a warp, BK deep, STAGES of it in shared memory. BLOCKS: a
+ * multiprocessor's, which bounds the registers. Each wants more than the 48 KB of shared memory that a kernel gets
+ * unasked, and at most the 99 KB of sm_86 and sm_89. */
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, int BLOCKS_> struct shape {
+    static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_, BLOCKS = BLOCKS_;
+    static constexpr int THREADS = BM / WM * (BN / WN) * 32, STAGE = (BM + BN) * BK;
+    static constexpr int SHARED = STAGES * STAGE * (int)sizeof(bf16);
+    static_assert(SHARED <= 99 * 1024, "more shared memory than sm_86 has");
+    static_assert(BM * (BN + 8) * (int)sizeof(float) <= SHARED, "the sums of a tile go where its operands were");
+};
+typedef shape<16, 32, 256, 16, 8, 4, 2>   narrow_shape;
+typedef shape<64, 32, 128, 16, 32, 4, 2>  few_shape;
+typedef shape<64, 64, 64, 32, 32, 4, 3>   medium_shape;
+typedef shape<128, 128, 64, 64, 32, 3, 2> wide_shape;
+
+/* One block's outputs: BM rows from t_base on by BN columns from n_base on. */
+template <class S>
+static __device__ __forceinline__ void tensor_tile(const tensor_product &p, int aligned, int t_base, int n_base)
 {
-    constexpr int THREADS = BM / WM * (BN / WN) * 32, STAGE = (BM + BN) * BK;
+    constexpr int BM = S::BM, BN = S::BN, BK = S::BK, WM = S::WM, WN = S::WN;
+    constexpr int STAGES = S::STAGES, THREADS = S::THREADS, STAGE = S::STAGE;
     DYNAMIC_SHARED(bf16, shared);
     int   lane = threadIdx.x % 32, warp = threadIdx.x / 32, m0 = warp / (BN / WN) * WM, n0 = warp % (BN / WN) * WN;
-    int   t_base = blockIdx.x * BM, n_base = blockIdx.y * BN;
     int   tiles_x = (p.K + BK - 1) / BK, tiles = tiles_x + (p.R + BK - 1) / BK;
     float acc[WM / 16][WN / 8][4] = {};
 
@@ -126,45 +143,70 @@ tensor_kernel(const tensor_product p, int aligned)
     finish<BM, BN, THREADS, PITCH>(p, sums, t_base, n_base, aligned);
 }
 
-/* The four shapes. Each wants more than the 48 KB of shared memory that a kernel gets unasked, and at most the 99 KB
- * of sm_86 and sm_89. */
-template <int BM_, int BN_, int BK_, int WM, int WN, int STAGES, int BLOCKS> struct shape {
-    static constexpr int BM = BM_, BN = BN_, THREADS = BM_ / WM * (BN_ / WN) * 32;
-    static constexpr int SHARED = STAGES * (BM_ + BN_) * BK_ * (int)sizeof(bf16);
-    static constexpr auto kernel = tensor_kernel<BM_, BN_, BK_, WM, WN, STAGES, BLOCKS>;
-    static_assert(SHARED <= 99 * 1024, "more shared memory than sm_86 has");
-    static_assert(BM_ * (BN_ + 8) * (int)sizeof(float) <= SHARED, "the sums of a tile go where its operands were");
-};
-typedef shape<16, 32, 256, 16, 8, 4, 2>   narrow_shape;
-typedef shape<64, 32, 128, 16, 32, 4, 2>  few_shape;
-typedef shape<64, 64, 64, 32, 32, 4, 3>   medium_shape;
-typedef shape<128, 128, 64, 64, 32, 3, 2> wide_shape;
+/* grid: (ceil(T / BM), ceil(N / BN)), so that blocks that run together share tiles of w. */
+template <class S> static __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
+tensor_kernel(const tensor_product p, int aligned)
+{
+    tensor_tile<S>(p, aligned, blockIdx.x * S::BM, blockIdx.y * S::BN);
+}
+
+/* Up to GROUP products of the same rows. One with few outputs (keys, values: 512) has not the blocks to draw what the
+ * memory gives. grid: (ceil(T / BM), the sum of their ceil(N / BN)) */
+enum { GROUP = 3 };
+struct tensor_group { tensor_product p[GROUP]; int aligned[GROUP], begin[GROUP]; /* first block; INT_MAX: none */ };
+
+template <class S> static __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
+group_kernel(GRID_CONSTANT(tensor_group, all))
+{
+    const int block = blockIdx.y, i = (block >= all.begin[1]) + (block >= all.begin[2]);
+    tensor_tile<S>(all.p[i], all.aligned[i], blockIdx.x * S::BM, (block - all.begin[i]) * S::BN);
+}
 
 static bool rows_at_16(const tensor_product &p)
 {
     return p.ldy % 8 == 0 && aligned_16(p.y) && aligned_16(p.residual);
 }
 
+static int ends_at_16(const tensor_product &p) { return rows_at_16(p) && aligned_16(p.bias); }
+
 template <class S> static void launch(cuda *g, const tensor_product &p)
 {
-    bool aligned = rows_at_16(p) && aligned_16(p.bias);
-    auto kernel = S::kernel;
+    auto kernel = tensor_kernel<S>;
     dim3 grid(blocks_of(p.T, S::BM), blocks_of(p.N, S::BN));
-    LAUNCH(kernel, grid, dim3(S::THREADS), S::SHARED, g->stream, p, (int)aligned);
+    LAUNCH(kernel, grid, dim3(S::THREADS), S::SHARED, g->stream, p, ends_at_16(p));
     cu_launched(&g->k, "linear");
 }
 
-template <class S> static bool allow_shared(kernels *k)
+template <class S> static void launch_group(cuda *g, const tensor_product *p, int n)
 {
-    return cu_ok(k, cudaFuncSetAttribute(S::kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED),
-                 "linear");
+    auto         kernel = group_kernel<S>;
+    tensor_group all = {};
+    int          blocks = 0;
+    for (int i = 0; i < GROUP; i++) {
+        all.begin[i] = i < n ? blocks : INT_MAX;
+        if (i >= n) continue;
+        all.p[i] = p[i];
+        all.aligned[i] = ends_at_16(p[i]);
+        blocks += blocks_of(p[i].N, S::BN);
+    }
+    LAUNCH(kernel, dim3(blocks_of(p->T, S::BM), blocks), dim3(S::THREADS), S::SHARED, g->stream, all);
+    cu_launched(&g->k, "linear");
+}
+
+template <class S, class F> static bool allow_shared(kernels *k, F *kernel)
+{
+    return cu_ok(k, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED), "linear");
 }
 
 bool cuda_linear_open(cuda *g)
 {
     kernels *k = &g->k;
-    return allow_shared<narrow_shape>(k) && allow_shared<few_shape>(k) && allow_shared<medium_shape>(k) &&
-           allow_shared<wide_shape>(k);
+    return allow_shared<narrow_shape>(k, tensor_kernel<narrow_shape>)
+        && allow_shared<few_shape>(k, tensor_kernel<few_shape>)
+        && allow_shared<medium_shape>(k, tensor_kernel<medium_shape>)
+        && allow_shared<wide_shape>(k, tensor_kernel<wide_shape>)
+        && allow_shared<narrow_shape>(k, group_kernel<narrow_shape>)
+        && allow_shared<few_shape>(k, group_kernel<few_shape>);
 }
 
 /* By the library what a weight's plan gives it: by its epilogue, never by T. Where y lies is as much the place's:
@@ -316,6 +358,34 @@ void cuda_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, cons
 {
     cuda *g = cuda_of(k);
     if (g) run(g, y, ldy, x, ldx, T, w, bias, branch_of{}, u, residual);
+}
+
+/* What is the library's at any T stays its own. */
+static bool may_share(const cuda *g, const product_out *p, int n, int T)
+{
+    bool ok = !g->f32 && n > 1 && n <= GROUP && T <= few_shape::BM && (g->own_products || g->k.decoding);
+    for (int i = 0; i < n; i++) ok = ok && p[i].w->type == DTYPE_BF16 && p[i].w->rows > 0;
+    return ok;
+}
+
+void cuda_linears(kernels *k, const product_out *p, int n, const act *x, int ldx, int T)
+{
+    cuda *g = cuda_of(k);
+    if (!g || T == 0) return;
+    if (!may_share(g, p, n, T)) {
+        for (int i = 0; i < n; i++) cuda_linear(k, p[i].y, p[i].ldy, x, ldx, T, p[i].w, p[i].bias, UNIT_NONE, NULL);
+        return;
+    }
+    size_t         mark = k->mark(k);
+    tensor_product all[GROUP];
+    const bf16    *rows = cuda_pack_rows(g, (const bf16 *)x, &ldx, T, (int)p->w->cols);
+    for (int i = 0; i < n; i++)
+        all[i] = product_of<bf16, bf16>(p[i].y, p[i].ldy, rows, ldx, T, p[i].w, p[i].bias, branch_of{}, UNIT_NONE,
+                                        NULL);
+    if (rows && T <= narrow_shape::BM) launch_group<narrow_shape>(g, all, n);
+    else if (rows) launch_group<few_shape>(g, all, n);
+    k->back(k, mark);
+    for (int i = 0; rows && i < n; i++) k->flops += product_flops(T, p[i].w);
 }
 
 /* x a^T is kept as activations are, as the CPU's bf16 products round it; rows padded so that cp.async can read

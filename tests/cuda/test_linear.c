@@ -198,6 +198,62 @@ static void low_rank_branch_matches_reference(void **state)
     }
 }
 
+/* Products of the same rows, together and one by one: the same bits, in a step of decoding and out of it; widths around
+ * the blocks' borders, y where its rows are not aligned, more of them than a launch takes. */
+static void products_of_the_same_rows_keep_their_bits(void **state)
+{
+    (void)state;
+    enum { MOST = 4, K = 200, MAX_N = 130 };
+    static const struct { int n, N[MOST], T; } cases[] = {
+        {1, {7}, 3},           {2, {40, 33}, 1},    {3, {130, 32, 33}, 10}, {3, {8, 1, 64}, 16},
+        {3, {32, 32, 96}, 17}, {2, {130, 31}, 64},  {3, {40, 8, 8}, 65},    {4, {16, 8, 24, 40}, 5},
+        {3, {40, 0, 8}, 5},    {3, {40, 24, 8}, 0},
+    };
+    for (int c = 0; c < (int)(sizeof cases / sizeof *cases); c++)
+        for (int p = 0; p < 4; p++) {
+            kernels    *k = gpu_table(p % 2 ? PRECISION_BF16 : PRECISION_F32);
+            int         T = cases[c].T, n = cases[c].n;
+            size_t      len = (size_t)T * MAX_N + 1;
+            float      *x = random_floats((size_t)T * K, 91, true), *bias = random_floats(MAX_N, 92, false);
+            float      *one = malloc(len * sizeof *one), *all = malloc(len * sizeof *all);
+            act        *at, *dx = gpu_acts_off(k, x, (size_t)T * K, &at);
+            act        *dy[MOST], *dz = k->alloc(k, len * (size_t)k->act_bytes);
+            test_weight w[MOST];
+            weight      dw[MOST], db[MOST];
+            product_out out[MOST];
+            uint64_t    flops = 0;
+            for (int i = 0; i < n; i++) {
+                int N = cases[c].N[i];
+                w[i] = random_weight(N, K, DTYPE_BF16, 93 + (uint32_t)i);
+                dw[i] = gpu_weight(k, &w[i]);
+                db[i] = gpu_vector(k, bias, N ? N : 1);
+                dy[i] = k->alloc(k, len * (size_t)k->act_bytes);
+                out[i] = (product_out){act_at(k, dy[i], (size_t)(i == 1)), N, &dw[i], i ? &db[i] : NULL};
+                flops += 2 * (uint64_t)T * (uint64_t)N * K;
+            }
+            k->decoding = p >= 2;
+            k->flops = 0;
+            k->linears(k, out, n, c % 2 ? at : dx, K, T);
+            assert_int_equal(k->flops, flops);
+            for (int i = 0; i < n; i++) {
+                int    N = cases[c].N[i];
+                size_t m = (size_t)T * (size_t)N;
+                k->linear(k, act_at(k, dz, (size_t)(i == 1)), N, c % 2 ? at : dx, K, T, &dw[i], out[i].bias, UNIT_NONE,
+                          NULL);
+                k->get(k, one, act_at(k, dz, (size_t)(i == 1)), m);
+                k->get(k, all, out[i].y, m);
+                kern_ok(k);
+                assert_memory_equal(all, one, m * sizeof *one);
+                k->free_(k, dy[i]);
+                k->weight_close(k, &dw[i]), k->weight_close(k, &db[i]);
+                random_weight_free(&w[i]);
+            }
+            k->decoding = false;
+            k->free_(k, dx), k->free_(k, dz);
+            free(x), free(bias), free(one), free(all);
+        }
+}
+
 /* x and y that begin at an odd element, as windows of wider rows do. */
 static void windows_of_rows_need_no_alignment(void **state)
 {
@@ -232,6 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_matches_reference),          cmocka_unit_test(wide_tiles_match_reference),
         cmocka_unit_test(row_bits_do_not_depend_on_batch),   cmocka_unit_test(low_rank_branch_matches_reference),
+        cmocka_unit_test(products_of_the_same_rows_keep_their_bits),
         cmocka_unit_test(windows_of_rows_need_no_alignment),
     };
     return cmocka_run_group_tests_name("cuda linear", tests, NULL, gpu_close_all);
