@@ -213,16 +213,15 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->rmsnorm(k, h, x, P, E, &b->norm1, RMS_EPS);
-        linear_run(k, &b->q, adapter, qkv, 3 * E, h, P, UNIT_NONE, NULL);
-        linear_run(k, &b->k, adapter, keys, 3 * E, h, P, UNIT_NONE, NULL);
-        linear_run(k, &b->v, adapter, values, 3 * E, h, P, UNIT_NONE, NULL);
+        const linear_out out[] = {{&b->q, qkv, 3 * E}, {&b->k, keys, 3 * E}, {&b->v, values, 3 * E}};
+        linears_run(k, out, 3, adapter, h, P);
         k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
         k->attend(k, at, n);
         linear_run(k, &b->o, adapter, x, E, h, P, UNIT_NONE, x);
 
         k->rmsnorm(k, h, x, P, E, &b->norm2, RMS_EPS);
-        linear_run(k, &b->gate, adapter, gate, F, h, P, UNIT_NONE, NULL);
-        linear_run(k, &b->up, adapter, up, F, h, P, UNIT_NONE, NULL);
+        const linear_out both[] = {{&b->gate, gate, F}, {&b->up, up, F}};
+        linears_run(k, both, 2, adapter, h, P);
         k->glu(k, gate, gate, up, F, P, F, c->act);
         linear_run(k, &b->down, adapter, x, E, gate, P, UNIT_NONE, x);
         tap_see(t, "vision.layer", i, k, x, P, E);

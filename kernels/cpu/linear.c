@@ -5,6 +5,7 @@
 #include <math.h>
 
 enum {
+    GROUP = 3,                 /* products that are run together */
     SERIAL_FLOPS = 500 * 1000, /* below this, waking another core costs more than it saves */
     SCORE_COLUMNS = 512,       /* of the vocabulary in a block: fixed, since sums are grouped by it */
     SCORE_ROWS = 64            /* rows of x that one pass over the vocabulary serves */
@@ -62,34 +63,66 @@ static bool operands(cpu *c, gemm *g, const float *x, int ldx, int T, const weig
     return true;
 }
 
+/* The same rows by another weight of that type: x is rounded once for both. */
+static void same_operands(gemm *g, const gemm *as, const weight *w)
+{
+    g->kind = as->kind;
+    g->T = as->T;
+    g->N = (int)w->rows;
+    g->K = as->K;
+    g->w = w->data;
+    g->x = as->x;
+    g->ldx = as->ldx;
+}
+
 /* ------------------------------------------------------------------------------------------------------ products */
-typedef struct { cpu *c; const gemm *g; int n_step, t_step, n_parts; } split;
+/* A product in parts of n_step outputs by t_step rows. */
+typedef struct { const gemm *g; int n_step, t_step, n_parts, tasks; } split;
+typedef struct { cpu *c; split part[GROUP]; } splits;
 
 static void run_part(void *ctx, int task, int worker)
 {
-    const split *s = ctx;
-    const gemm  *g = s->g;
+    const splits *all = ctx;
+    const split  *s = all->part;
+    for (; task >= s->tasks; s++) task -= s->tasks;
+    const gemm *g = s->g;
     int n = task % s->n_parts * s->n_step, t = task / s->n_parts * s->t_step;
     int n1 = n + s->n_step < g->N ? n + s->n_step : g->N, t1 = t + s->t_step < g->T ? t + s->t_step : g->T;
-    s->c->isa->gemm(g, t, t1, n, n1, s->c->space[worker].gemm);
+    all->c->isa->gemm(g, t, t1, n, n1, all->c->space[worker].gemm);
 }
 
 /* By columns, in runs of panels so that a worker can ask for its next one in time; by rows as well where there
  * are hardly more panels than workers. */
-static void run_gemm(cpu *c, const gemm *g)
+static split split_gemm(const cpu *c, const gemm *g, int threads)
 {
-    int nr = c->isa->nr, panels = (g->N + nr - 1) / nr, threads = pool_threads(c->pool);
-    double flops = 2.0 * g->T * g->N * g->K;
-    if (g->T == 0 || g->N == 0) return;
+    int   nr = c->isa->nr, panels = (g->N + nr - 1) / nr, run = panels / (4 * threads);
+    if (run == 0) run = 1;
+    split s = {.g = g, .n_step = nr * run, .t_step = g->T, .n_parts = (panels + run - 1) / run};
+    if (panels < 2 * threads && g->T > 1) s.t_step = (g->T + threads - 1) / threads;
+    s.tasks = g->T ? s.n_parts * ((g->T + s.t_step - 1) / s.t_step) : 0;
+    return s;
+}
+
+/* n <= GROUP products that do not need each other: the workers are woken once. */
+static void run_gemms(cpu *c, const gemm *g, int n)
+{
+    int    threads = pool_threads(c->pool), tasks = 0;
+    double flops = 0;
+    splits all = {.c = c};
+    for (int i = 0; i < n; i++) flops += 2.0 * g[i].T * g[i].N * g[i].K;
     if (threads == 1 || flops < SERIAL_FLOPS) {
-        c->isa->gemm(g, 0, g->T, 0, g->N, c->space[0].gemm);
+        for (int i = 0; i < n; i++)
+            if (g[i].T && g[i].N) c->isa->gemm(&g[i], 0, g[i].T, 0, g[i].N, c->space[0].gemm);
         return;
     }
-    int   run = panels / (4 * threads) > 0 ? panels / (4 * threads) : 1;
-    split s = {.c = c, .g = g, .n_step = nr * run, .t_step = g->T, .n_parts = (panels + run - 1) / run};
-    if (panels < 2 * threads && g->T > 1) s.t_step = (g->T + threads - 1) / threads;
-    pool_run(c->pool, run_part, &s, s.n_parts * ((g->T + s.t_step - 1) / s.t_step));
+    for (int i = 0; i < n; i++) {
+        all.part[i] = split_gemm(c, &g[i], threads);
+        tasks += all.part[i].tasks;
+    }
+    pool_run(c->pool, run_part, &all, tasks);
 }
+
+static void run_gemm(cpu *c, const gemm *g) { run_gemms(c, g, 1); }
 
 void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const weight *w, const weight *bias,
                 unit u, const act *residual)
@@ -107,7 +140,24 @@ void cpu_linear(kernels *k, act *y, int ldy, const act *x, int ldx, int T, const
 
 void cpu_linears(kernels *k, const product_out *p, int n, const act *x, int ldx, int T)
 {
-    for (int i = 0; i < n; i++) cpu_linear(k, p[i].y, p[i].ldy, x, ldx, T, p[i].w, p[i].bias, UNIT_NONE, NULL);
+    cpu *c = cpu_of(k);
+    if (!c) return;
+    gemm   g[GROUP];
+    size_t mark = k->mark(k);
+    for (int done = 0, m; done < n; done += m) {
+        m = n - done < GROUP ? n - done : GROUP;
+        bool ok = true;
+        for (int i = 0; ok && i < m; i++) {
+            const product_out *q = &p[done + i];
+            g[i] = (gemm){.bias = q->bias ? q->bias->data : NULL, .y = q->y, .ldy = q->ldy};
+            if (i > 0 && q->w->type == p[done].w->type) same_operands(&g[i], g, q->w);
+            else ok = operands(c, &g[i], x, ldx, T, q->w);
+        }
+        if (!ok) break;
+        run_gemms(c, g, m);
+        for (int i = 0; i < m; i++) k->flops += product_flops(T, p[done + i].w);
+    }
+    k->back(k, mark);
 }
 
 /* The branch's sums go on where the product's ended, so that it costs neither a pass over y nor a second

@@ -196,6 +196,53 @@ static void low_rank_branch_matches_reference(void **state)
             }
 }
 
+/* Products of the same rows, together and one by one: the same bits, and what they count; widths that leave some
+ * threads idle, of two types, more than are run together. */
+static void products_of_the_same_rows_keep_their_bits(void **state)
+{
+    (void)state;
+    enum { MOST = 4, K = 130, MAX_N = 400 };
+    static const struct { int n, N[MOST], T; bool mixed; } cases[] = {
+        {1, {7}, 3, false},           {2, {400, 33}, 1, false},    {3, {130, 32, 33}, 10, false},
+        {3, {8, 0, 64}, 40, false},   {3, {320, 64, 64}, 1, true}, {4, {16, 8, 240, 40}, 33, true},
+        {3, {40, 24, 8}, 0, false},
+    };
+    const isa *sets[4];
+    int        n_sets = cpu_isas(sets);
+    for (int s = 0; s < n_sets; s++)
+        for (int c = 0; c < (int)(sizeof cases / sizeof *cases); c++)
+            for (int v = 0; v < 4; v++) {
+                kernels    *k = kern_open(sets[s], v % 2 ? PRECISION_BF16 : PRECISION_F32, v < 2 ? 1 : 3);
+                int         T = cases[c].T, n = cases[c].n;
+                float      *x = random_floats((size_t)T * K, 1, true), *bias = random_floats(MAX_N, 2, false);
+                float      *one = random_floats((size_t)T * MAX_N, 3, false), *y[MOST];
+                weight      b[MOST];
+                test_weight w[MOST];
+                product_out out[MOST];
+                for (int i = 0; i < n; i++) {
+                    int N = cases[c].N[i];
+                    w[i] = random_weight(N, K, cases[c].mixed && i == 1 ? DTYPE_F32 : DTYPE_BF16, 5 + (uint32_t)i);
+                    b[i] = vector_weight(bias, N);
+                    y[i] = random_floats((size_t)T * N, 4, false);
+                    out[i] = (product_out){y[i], N, &w[i].w, i ? &b[i] : NULL};
+                }
+                k->linears(k, out, n, x, K, T);
+                uint64_t flops = k->flops;
+                k->flops = 0;
+                for (int i = 0; i < n; i++) {
+                    int N = cases[c].N[i];
+                    k->linear(k, one, N, x, K, T, &w[i].w, out[i].bias, UNIT_NONE, NULL);
+                    assert_memory_equal(y[i], one, (size_t)T * (size_t)N * sizeof *one);
+                    free(y[i]);
+                    random_weight_free(&w[i]);
+                }
+                kern_ok(k);
+                assert_int_equal(flops, k->flops);
+                free(x), free(bias), free(one);
+                k->close(k);
+            }
+}
+
 #ifdef __SANITIZE_ADDRESS__
 /* The innermost loops are not looked into (kernels/cpu/vec.h): what they are told to read and write must be. */
 static int status_of_product(const isa *on, precision p, int T, dtype type, bool short_x)
@@ -240,6 +287,7 @@ int main(void)
         cmocka_unit_test(linear_matches_reference),
         cmocka_unit_test(row_bits_do_not_depend_on_batch),
         cmocka_unit_test(low_rank_branch_matches_reference),
+        cmocka_unit_test(products_of_the_same_rows_keep_their_bits),
 #ifdef __SANITIZE_ADDRESS__
         cmocka_unit_test(reading_past_the_end_is_found),
 #endif
