@@ -213,8 +213,8 @@ static bool pixtral_encode(const model *base, kernels *k, int adapter, const pic
     for (int i = 0; i < c->depth; i++) {
         const block *b = &m->blocks[i];
         k->rmsnorm(k, h, x, P, E, &b->norm1, RMS_EPS);
-        const linear_out out[] = {{&b->q, qkv, 3 * E}, {&b->k, keys, 3 * E}, {&b->v, values, 3 * E}};
-        linears_run(k, out, 3, adapter, h, P);
+        const linear_out sides[] = {{&b->q, qkv, 3 * E}, {&b->k, keys, 3 * E}, {&b->v, values, 3 * E}};
+        linears_run(k, sides, 3, adapter, h, P);
         k->rope(k, qkv, 3 * E, P, 2 * c->heads, hd, cos_, sin_, hd / 2, false); /* q and k lie side by side */
         k->attend(k, at, n);
         linear_run(k, &b->o, adapter, x, E, h, P, UNIT_NONE, x);
