@@ -12,8 +12,8 @@ rounds=${JOMED_ROUNDS:-3}
 
 # cuBLAS and cuBLASLt are loaded by name: from the CUDA that was compiled with, where the system's linker does not know them.
 # For our programs alone: PyTorch brings its own.
-nvcc=$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")
-ours() { LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${nvcc%/bin/nvcc}/lib64" "$@"; }
+cuda_libs=$(tools/cuda_libs.sh)
+ours() { LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$cuda_libs" "$@"; }
 
 echo "== $(git describe --always --dirty 2>/dev/null || echo 'a copy without git'), $(date -u +%F)"
 if command -v nvidia-smi >/dev/null; then

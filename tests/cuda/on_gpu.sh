@@ -7,8 +7,7 @@ set -u
 cd "$(dirname "$0")/../.."
 export B=${B:-build-gpu}
 # cuBLASLt is loaded by name: from the CUDA that was compiled with, where the system's linker does not know it.
-nvcc=$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")
-export LD_LIBRARY_PATH="third_party/lib:${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${nvcc%/bin/nvcc}/lib64" CMOCKA_MESSAGE_OUTPUT=TAP JOMED_TEST_SECONDS=${JOMED_TEST_SECONDS:-900}
+export LD_LIBRARY_PATH="third_party/lib:${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(tools/cuda_libs.sh)" CMOCKA_MESSAGE_OUTPUT=TAP JOMED_TEST_SECONDS=${JOMED_TEST_SECONDS:-900}
 failed=0
 step() { echo "== $1"; shift; "$@" || failed=$((failed + 1)); }
 
