@@ -397,9 +397,13 @@ static void a_passage_comes_back_as_it_was_given(void **state)
 
 /* ---- Damage ---- */
 
-/* FAISS's own reader leaks what it has made when a file ends early; everything else must be freed. */
+/* FAISS's own reader leaks what it has made when a file ends early; everything else must be freed. Where it was built
+ * without frame pointers (1.7.2 of Ubuntu 22.04) its codes are seen to come from a vector alone; no vector is ours. */
 const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:faiss::read_index\n"; }
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:faiss::read_index\nleak:std::vector<unsigned char\n";
+}
 
 /* Change a member of the manifest, dotted one deep. */
 static void edit_manifest(const sample *s, const char *outer, const char *inner, json_t *value)
