@@ -63,18 +63,6 @@ static bool operands(cpu *c, gemm *g, const float *x, int ldx, int T, const weig
     return true;
 }
 
-/* The same rows by another weight of that type: x is rounded once for both. */
-static void same_operands(gemm *g, const gemm *as, const weight *w)
-{
-    g->kind = as->kind;
-    g->T = as->T;
-    g->N = (int)w->rows;
-    g->K = as->K;
-    g->w = w->data;
-    g->x = as->x;
-    g->ldx = as->ldx;
-}
-
 /* ------------------------------------------------------------------------------------------------------ products */
 /* A product in parts of n_step outputs by t_step rows. */
 typedef struct { const gemm *g; int n_step, t_step, n_parts, tasks; } split;
@@ -149,9 +137,14 @@ void cpu_linears(kernels *k, const product_out *p, int n, const act *x, int ldx,
         bool ok = true;
         for (int i = 0; ok && i < m; i++) {
             const product_out *q = &p[done + i];
-            g[i] = (gemm){.bias = q->bias ? q->bias->data : NULL, .y = q->y, .ldy = q->ldy};
-            if (i > 0 && q->w->type == p[done].w->type) same_operands(&g[i], g, q->w);
-            else ok = operands(c, &g[i], x, ldx, T, q->w);
+            bool               same = i > 0 && q->w->type == p[done].w->type; /* x is rounded once for both */
+            g[i] = same ? g[0] : (gemm){0};
+            if (!same) ok = operands(c, &g[i], x, ldx, T, q->w);
+            g[i].N = (int)q->w->rows;
+            g[i].w = q->w->data;
+            g[i].bias = q->bias ? q->bias->data : NULL;
+            g[i].y = q->y;
+            g[i].ldy = q->ldy;
         }
         if (!ok) break;
         run_gemms(c, g, m);
