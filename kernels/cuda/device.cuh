@@ -114,7 +114,7 @@ template <> __device__ __forceinline__ float narrow<float>(float v) { return v; 
 template <> __device__ __forceinline__ bf16 narrow<bf16>(float v) { return __float2bfloat16_rn(v); }
 
 /* Sum and largest over the 32 lanes of a warp, the same in every lane: lanes pair up by 16, 8, 4, 2, 1. */
-static __device__ __forceinline__ float warp_sum(float v)
+template <class T> static __device__ __forceinline__ T warp_sum(T v)
 {
     for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
     return v;

@@ -48,12 +48,6 @@ struct mixing {
 
 static __device__ bool before(const entry &x, const entry &y) { return x.p > y.p || (x.p == y.p && x.id < y.id); }
 
-static __device__ double warp_sum(double v)
-{
-    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
-    return v;
-}
-
 /* The largest over the lanes of a warp and its place, the lowest of equals, in every lane. */
 static __device__ void warp_first(float *max, int32_t *at)
 {

@@ -205,7 +205,8 @@ template <class... P, class... A>
 static inline void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, A... args)
 {
-    static_assert((std::is_trivially_copyable<std::decay_t<P>>::value && ...), "a kernel's parameters are copied as bytes");
+    static_assert((std::is_trivially_copyable<std::decay_t<P>>::value && ...),
+                  "a kernel's parameters are copied as bytes");
     typename kernel_call<P...>::params params(static_cast<const std::decay_t<P> &>(args)...);
     simt_launch(name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, stream,
                 kernel_call<P...>::invoke, &params, sizeof params);
